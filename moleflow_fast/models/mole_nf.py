@@ -1,0 +1,301 @@
+"""The continual normalizing flow: one shared base, and an expert per task.
+
+x -> input adapter of t -> spatial mixer -> base flow with the LoRA of t -> DIA of t -> z, log|det J|.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moleflow_fast.config.ablation import BARE_MODEL_CONFIG, AblationConfig
+from moleflow_fast.models import reference_format
+from moleflow_fast.models.adapters import FeatureStatistics, SpatialContextMixer, create_task_adapter
+from moleflow_fast.models.coupling import CouplingFlow
+from moleflow_fast.models.dia import DeepInvertibleAdapter
+from moleflow_fast.models.lora_linear import LoRALinear
+from moleflow_fast.models.subnets import MoLEContextSubnet, MoLESubnet
+
+
+class MoLESpatialAwareNF(nn.Module):
+    """Normalizing flow over patch features (B, H, W, D) with low-rank experts per task.
+
+    Args:
+        embed_dim: D.
+        coupling_layers: blocks of the base flow; 0 leaves the task flows (DIA) alone.
+        clamp_alpha: bound of the log-scales.
+        lora_rank, lora_alpha: rank and scale of the LoRA parts.
+        ablation_config: switches; None means the published bare model (soft_ln adapter, no DIA).
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 512,
+        coupling_layers: int = 8,
+        clamp_alpha: float = 1.9,
+        lora_rank: int = 32,
+        lora_alpha: float = 1.0,
+        device: torch.device | str = "cpu",
+        ablation_config: AblationConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.coupling_layers = coupling_layers
+        self.clamp_alpha = clamp_alpha
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.config = ablation_config or BARE_MODEL_CONFIG
+        self.feature_statistics = FeatureStatistics(device)
+        self.current_task_id: int | None = None
+        self.task_ids: list[int] = []
+
+        self.flow = self._new_flow(expert_layers=True)
+        self.flow.requires_grad_(True)
+        self._set_global_affine_trainable(self.flow, False)
+        self.input_adapters = nn.ModuleDict()
+        self.dia_adapters = nn.ModuleDict()
+        self.task_flows = nn.ModuleDict()
+        self.spatial_mixer: SpatialContextMixer | None = None
+        if self.config.use_spatial_context:
+            self.spatial_mixer = SpatialContextMixer(
+                embed_dim, self.config.spatial_context_mode, self.config.spatial_context_kernel
+            )
+        self.to(device)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    # -- tasks ---------------------------------------------------------------------------------------
+
+    def add_task(self, task_id: int) -> None:
+        """Create the expert of a task and make the task active; a task that exists is only made active."""
+        if task_id not in self.task_ids:
+            self._create_expert(task_id)
+            self.task_ids.append(task_id)
+        self.set_active_task(task_id)
+
+    def set_active_task(self, task_id: int | None) -> None:
+        """Choose the expert used by `forward`; None means the base alone.
+
+        Raises:
+            KeyError: a task that was never added.
+        """
+        if task_id is not None and task_id not in self.task_ids:
+            raise KeyError(f"task {task_id} is unknown; known tasks: {self.task_ids}")
+        self.current_task_id = task_id
+        for block in self.flow.module_list:
+            block.subnet.set_active_task(task_id)  # type: ignore[union-attr, operator]
+
+    def freeze_all_base(self) -> None:
+        """Freeze everything that tasks share: base flow, context convolutions, mixer."""
+        self.flow.requires_grad_(False)
+        for layer in self._base_layers():
+            layer.freeze_base()
+        if self.spatial_mixer is not None:
+            self.spatial_mixer.requires_grad_(False)
+        for task_id in self.task_ids:
+            for parameter in self.get_fast_params(task_id):
+                parameter.requires_grad_(True)
+
+    def unfreeze_all_base(self) -> None:
+        """Let the shared parts train again (sequential training), all but the global scale and offset."""
+        self.flow.requires_grad_(True)
+        self._set_global_affine_trainable(self.flow, False)
+        for layer in self._base_layers():
+            layer.unfreeze_base()
+        if self.spatial_mixer is not None:
+            self.spatial_mixer.requires_grad_(True)
+
+    def get_fast_params(self, task_id: int) -> list[nn.Parameter]:
+        """What a later task trains: its LoRA parts and biases, input adapter and DIA."""
+        prefixes = (f"input_adapters.{task_id}.", f"dia_adapters.{task_id}.")
+        suffixes = tuple(f".{store}.{task_id}" for store in ("lora_A", "lora_B", "task_biases"))
+        own_layers = f".task_layers.{task_id}."
+        return [
+            parameter
+            for name, parameter in self.named_parameters()
+            if name.startswith(prefixes)
+            or (name.startswith("flow.") and (name.endswith(suffixes) or own_layers in name))
+        ]
+
+    def get_trainable_params(self, task_id: int) -> list[nn.Parameter]:
+        """What `task_id` trains: everything but the other tasks' experts for the first task, the fast
+        parameters for later ones, and with `use_task_separated` also the task's own flow."""
+        if task_id == 0 or self.config.no_freeze_base:
+            own = {id(p) for p in self.get_fast_params(task_id)}
+            expert = {id(p) for t in self.task_ids for p in self.get_fast_params(t)}
+            return [p for p in self.parameters() if p.requires_grad and (id(p) in own or id(p) not in expert)]
+        if str(task_id) in self.task_flows:
+            return [*self.task_flows[str(task_id)].parameters(), *self.get_fast_params(task_id)]
+        return self.get_fast_params(task_id)
+
+    def get_slow_params(self, blocks: int) -> list[nn.Parameter]:
+        """Base weights and biases of the last `blocks` coupling blocks (the slow stage)."""
+        chosen = list(self.flow.module_list)[-blocks:] if blocks > 0 else []
+        layers = [m for block in chosen for m in block.modules() if isinstance(m, LoRALinear)]
+        return [p for layer in layers for p in layer.base_linear.parameters()]
+
+    # -- reference statistics ------------------------------------------------------------------------
+
+    def update_reference_stats(self, features: Tensor) -> None:
+        """Take in features with positions (..., D) of the first task."""
+        self.feature_statistics.update(features)
+
+    def finalize_reference_stats(self) -> None:
+        """From now on new tasks know that reference statistics exist."""
+        self.feature_statistics.finalize()
+
+    # -- the map and its density ---------------------------------------------------------------------
+
+    def forward(self, x: Tensor, reverse: bool = False) -> tuple[Tensor, Tensor]:
+        """The map of the active task and its log-determinant.
+
+        Args:
+            x: patches with positions added, (B, H, W, D); with `reverse` the latent z.
+
+        Returns:
+            z (B, H, W, D) and log|det| (B, H, W) of flow and DIA. With `reverse` the true inverse (DIA first,
+            then the flow) back to the flow's input, and the inverse's log-determinant: adapter and mixer are
+            not inverted.
+
+        Raises:
+            ValueError: x is not (B, H, W, embed_dim).
+        """
+        if x.dim() != 4 or x.shape[-1] != self.embed_dim:
+            raise ValueError(f"expected patches (B, H, W, {self.embed_dim}), got {tuple(x.shape)}")
+        if reverse:
+            return self._inverse(x)
+        x = self.condition(x)
+        z, logdet = self._active_flow()(x)
+        dia = self._active_dia()
+        if dia is None:
+            return z, logdet
+        z, dia_logdet = dia(z)
+        return z, logdet + dia_logdet
+
+    def condition(self, x: Tensor) -> Tensor:
+        """Input adapter and spatial mixer of the active task: what the flow takes in, (B, H, W, D)."""
+        key = str(self.current_task_id)
+        if key in self.input_adapters:
+            x = self.input_adapters[key](x)
+        return x if self.spatial_mixer is None else self.spatial_mixer(x)
+
+    def log_prob_patch(self, x: Tensor) -> Tensor:
+        """log p per patch (B, H, W) = -|z|^2 / 2 - D/2 ln(2 pi) + logdet."""
+        z, logdet = self(x)
+        return -0.5 * (z**2).sum(-1) - 0.5 * self.embed_dim * math.log(2 * math.pi) + logdet
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p per image (B,): the sum over its patches."""
+        return self.log_prob_patch(x).sum((1, 2))
+
+    def _inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        dia = self._active_dia()
+        logdet = z.new_zeros(z.shape[:-1])
+        if dia is not None:
+            z, logdet = dia(z, reverse=True)
+        x, flow_logdet = self._active_flow()(z, reverse=True)
+        return x, logdet + flow_logdet
+
+    # -- state dicts ---------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load our own or the published names; experts of tasks not yet known are created first.
+
+        Permutations may be dense matrices, integer vectors (newer FrEIA) or our `perm_index`.
+        """
+        state = reference_format.to_native(state_dict)
+        for task_id in reference_format.task_ids(state):
+            if task_id not in self.task_ids:
+                self.add_task(task_id)
+        return super().load_state_dict(state, strict=strict, assign=assign)
+
+    def reference_state_dict(self) -> dict[str, Tensor]:
+        """The state under the published names, with dense `w_perm` and `w_perm_inv`."""
+        return reference_format.to_reference(self.state_dict())
+
+    # -- construction --------------------------------------------------------------------------------
+
+    def _create_expert(self, task_id: int) -> None:
+        key, config = str(task_id), self.config
+        statistics = self.feature_statistics
+        reference = (None, None)
+        if task_id > 0 and statistics.is_finalized:
+            reference = (statistics.mean, statistics.std)  # type: ignore[assignment]
+        separated = config.use_task_separated and task_id > 0
+        if separated:
+            self.task_flows[key] = self._new_flow(expert_layers=False).to(self.flow_like())
+        else:
+            for block in self.flow.module_list:
+                block.subnet.add_task_adapter(task_id)  # type: ignore[union-attr, operator]
+        if config.use_task_adapter:
+            self.input_adapters[key] = create_task_adapter(
+                config.effective_adapter_mode,
+                self.embed_dim,
+                *reference,
+                task_id=task_id,
+                soft_ln_init_scale=config.soft_ln_init_scale,
+            ).to(self.flow_like())
+        if config.use_dia:
+            self.dia_adapters[key] = DeepInvertibleAdapter(
+                self.embed_dim, task_id, config.dia_n_blocks, config.dia_hidden_ratio, self.clamp_alpha
+            ).to(self.flow_like())
+
+    def flow_like(self) -> Tensor:
+        """A tensor on the device and in the dtype that new parts of the model take on."""
+        for parameter in self.parameters():
+            return parameter
+        return torch.empty(0)
+
+    def _new_flow(self, expert_layers: bool) -> CouplingFlow:
+        return CouplingFlow(
+            self.embed_dim,
+            self.coupling_layers,
+            lambda dims_in, dims_out: self._new_subnet(dims_in, dims_out, expert_layers),
+            self.clamp_alpha,
+        )
+
+    def _new_subnet(self, dims_in: int, dims_out: int, expert_layers: bool) -> nn.Module:
+        config = self.config
+        use_lora = config.use_lora and expert_layers
+        use_task_bias = use_lora and config.use_task_bias
+        lora = (self.lora_rank, self.lora_alpha, use_lora, use_task_bias)
+        if config.use_scale_context:
+            return MoLEContextSubnet(
+                dims_in,
+                dims_out,
+                *lora,
+                context_kernel=config.scale_context_kernel,
+                context_init_scale=config.scale_context_init_scale,
+                context_max_alpha=config.scale_context_max_alpha,
+            )
+        own_layers = config.use_regular_linear and expert_layers
+        return MoLESubnet(
+            dims_in,
+            dims_out,
+            *lora,
+            use_regular_linear=own_layers,
+            use_spectral_norm=config.use_spectral_norm,
+        )
+
+    def _active_flow(self) -> CouplingFlow:
+        key = str(self.current_task_id)
+        return self.task_flows[key] if key in self.task_flows else self.flow  # type: ignore[return-value]
+
+    def _active_dia(self) -> DeepInvertibleAdapter | None:
+        key = str(self.current_task_id)
+        return self.dia_adapters[key] if key in self.dia_adapters else None  # type: ignore[return-value]
+
+    def _base_layers(self) -> Iterator[LoRALinear]:
+        return (module for module in self.flow.modules() if isinstance(module, LoRALinear))
+
+    @staticmethod
+    def _set_global_affine_trainable(flow: CouplingFlow, trainable: bool) -> None:
+        for block in flow.module_list:
+            block.global_scale.requires_grad_(trainable)  # type: ignore[union-attr, operator]
+            block.global_offset.requires_grad_(trainable)  # type: ignore[union-attr, operator]

@@ -1,0 +1,62 @@
+"""Between our state dicts and those of the published implementation.
+
+The only differences: the published code stores each permutation as two dense matrices `w_perm` and
+`w_perm_inv` (newer FrEIA: integer vectors) where we keep one index, and it stores adapters for separated task
+flows that never act, which loading drops.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_INERT = re.compile(r"^task_flows\.\d+\..*\.(lora_A|lora_B|task_biases)\.\d+$")
+_TASK = re.compile(
+    r"^(?:input_adapters|dia_adapters|task_flows)\.(\d+)\.|\.(?:lora_A|lora_B|task_biases|task_layers)\.(\d+)(?:\.|$)"
+)
+
+
+def to_native(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Our names for a state dict under either naming."""
+    native = {}
+    for name, value in state_dict.items():
+        if _INERT.match(name) or name.endswith(".w_perm_inv"):
+            continue
+        if name.endswith(".w_perm"):
+            native[name.removesuffix("w_perm") + "perm_index"] = _as_index(name, value)
+            continue
+        native[name] = value
+    return native
+
+
+def to_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published names for one of our state dicts; permutations become dense matrices."""
+    reference = {}
+    for name, value in state_dict.items():
+        if not name.endswith(".perm_index"):
+            reference[name] = value
+            continue
+        stem = name.removesuffix("perm_index")
+        reference[stem + "w_perm"] = torch.eye(len(value), device=value.device)[value]
+        reference[stem + "w_perm_inv"] = reference[stem + "w_perm"].T.contiguous()
+    return reference
+
+
+def task_ids(state_dict: Mapping[str, Any]) -> list[int]:
+    """The tasks whose experts a state dict holds, ascending."""
+    found = (match for name in state_dict for match in _TASK.finditer(name))
+    return sorted({int(match.group(1) or match.group(2)) for match in found})
+
+
+def _as_index(name: str, permutation: Tensor) -> Tensor:
+    dense = permutation.dim() == 2
+    index = permutation.argmax(dim=1) if dense else permutation.long()
+    if not torch.equal(index.sort().values, torch.arange(len(index), device=index.device)):
+        raise ValueError(f"{name} is not a permutation of {len(index)} channels")
+    if dense and not torch.equal(permutation.to(torch.bool).sum(dim=1), torch.ones_like(index)):
+        raise ValueError(f"{name} is a learned or soft permutation; only hard ones are supported")
+    return index

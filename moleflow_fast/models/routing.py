@@ -1,0 +1,115 @@
+"""Which task an image belongs to: one Gaussian prototype per task, the nearest one wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+REGULARISATION = 1e-5
+
+
+class TaskPrototype:
+    """Mean and covariance of a task's image-level features (mean over patches, before positions).
+
+    The first update takes the unbiased covariance plus 1e-5 I; a later one with m rows of unbiased covariance S
+    and mean difference d merges as C <- (n C + m S + (n m / (n + m)) d d^T) / (n + m).
+    """
+
+    def __init__(
+        self,
+        task_id: int,
+        task_classes: Sequence[str] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.task_id = task_id
+        self.task_classes = list(task_classes or [])
+        self.device = torch.device(device)
+        self.n_samples = 0
+        self.mean: Tensor | None = None  # (D,)
+        self.covariance: Tensor | None = None  # (D, D)
+        self.precision: Tensor | None = None  # (D, D), set by finalize
+
+    @torch.no_grad()
+    def update(self, features: Tensor) -> None:
+        """Take in features (n, D)."""
+        rows = features.detach().to(self.device)
+        m = rows.shape[0]
+        mean = rows.mean(0)
+        centered = rows - mean
+        covariance = centered.T @ centered / max(m - 1, 1)
+        self.precision = None
+        if self.mean is None or self.covariance is None:
+            identity = torch.eye(rows.shape[1], dtype=rows.dtype, device=self.device)
+            self.mean, self.covariance, self.n_samples = mean, covariance + REGULARISATION * identity, m
+            return
+        n, total = self.n_samples, self.n_samples + m
+        difference = mean - self.mean
+        between = torch.outer(difference, difference) * (n * m / total)
+        self.covariance = (n * self.covariance + m * covariance + between) / total
+        self.mean = self.mean + difference * (m / total)
+        self.n_samples = total
+
+    @torch.no_grad()
+    def finalize(self) -> None:
+        """Invert the covariance (pseudo-inverse where it is singular)."""
+        if self.covariance is None:
+            raise RuntimeError(f"the prototype of task {self.task_id} has seen no features: call update first")
+        inverse, info = torch.linalg.inv_ex(self.covariance)
+        singular = bool(info.item()) or not bool(torch.isfinite(inverse).all())
+        self.precision = torch.linalg.pinv(self.covariance) if singular else inverse
+
+    def mahalanobis_distance(self, features: Tensor) -> Tensor:
+        """sqrt((x - mean)^T precision (x - mean)) of features (n, D), (n,)."""
+        if self.precision is None:
+            self.finalize()
+        assert self.mean is not None and self.precision is not None
+        difference = features.to(self.mean) - self.mean
+        # Rounding can make the square of a tiny distance negative; a NaN distance stays NaN.
+        return ((difference @ self.precision) * difference).sum(-1).clamp_min(0).sqrt()
+
+    def euclidean_distance(self, features: Tensor) -> Tensor:
+        """|x - mean| of features (n, D), (n,)."""
+        if self.mean is None:
+            raise RuntimeError(f"the prototype of task {self.task_id} has seen no features: call update first")
+        return (features.to(self.mean) - self.mean).norm(dim=-1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        if self.mean is None or self.covariance is None:
+            raise RuntimeError(f"the prototype of task {self.task_id} has seen no features: call update first")
+        return {"mean": self.mean, "covariance": self.covariance, "n_samples": torch.tensor(self.n_samples)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.mean = state["mean"].to(self.device)
+        self.covariance = state["covariance"].to(self.device)
+        self.n_samples = int(state["n_samples"])
+        self.finalize()
+
+
+class PrototypeRouter:
+    """Routes each image to the task whose prototype is nearest."""
+
+    def __init__(self, device: torch.device | str = "cpu", use_mahalanobis: bool = True) -> None:
+        self.device = torch.device(device)
+        self.use_mahalanobis = use_mahalanobis
+        self.prototypes: dict[int, TaskPrototype] = {}
+
+    def add_prototype(self, prototype: TaskPrototype) -> None:
+        """Add or replace the prototype of a task."""
+        prototype.finalize()
+        self.prototypes[prototype.task_id] = prototype
+
+    @torch.no_grad()
+    def distances(self, features: Tensor) -> Tensor:
+        """Distance of features (n, D) to each prototype in order of addition, (n, tasks)."""
+        if not self.prototypes:
+            raise RuntimeError("the router has no prototype yet: train a task first")
+        metric = "mahalanobis_distance" if self.use_mahalanobis else "euclidean_distance"
+        return torch.stack([getattr(p, metric)(features) for p in self.prototypes.values()], dim=1)
+
+    def route(self, features: Tensor) -> Tensor:
+        """The task id of each row of features (n, D), (n,); a NaN distance never wins over a number."""
+        distances = self.distances(features)
+        nearest = distances.nan_to_num(nan=torch.inf).argmin(dim=1)
+        return torch.tensor(list(self.prototypes), device=nearest.device)[nearest]

@@ -1,0 +1,51 @@
+"""Running mean and standard deviation of the first task's features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class FeatureStatistics:
+    """Exact mean and unbiased deviation per channel over every batch seen (parallel update of Chan et al.).
+
+    `std` carries 1e-6 under the root.
+    """
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        self.device = device
+        self.count = 0
+        self.is_finalized = False
+        self._mean: Tensor | None = None  # (D,) float64: hundreds of batches must not drift
+        self._squares: Tensor | None = None  # (D,) sum of squared deviations
+
+    @torch.no_grad()
+    def update(self, features: Tensor) -> None:
+        """Take in features (..., D); the leading dimensions are samples."""
+        rows = features.detach().reshape(-1, features.shape[-1])
+        n = rows.shape[0]
+        variance, mean = torch.var_mean(rows, dim=0, correction=0)
+        mean, squares = mean.double(), variance.double() * n
+        if self._mean is None or self._squares is None:
+            self._mean, self._squares, self.count = mean, squares, n
+            return
+        total = self.count + n
+        delta = mean - self._mean
+        self._squares = self._squares + squares + delta**2 * (self.count * n / total)
+        self._mean = self._mean + delta * (n / total)
+        self.count = total
+
+    def finalize(self) -> None:
+        self.is_finalized = self.count > 0
+
+    @property
+    def mean(self) -> Tensor | None:
+        """(D,) float32, or None before the first update."""
+        return None if self._mean is None else self._mean.float()
+
+    @property
+    def std(self) -> Tensor | None:
+        """(D,) float32, or None before the first update."""
+        if self._squares is None:
+            return None
+        return (self._squares / max(self.count - 1, 1) + 1e-6).sqrt().float()

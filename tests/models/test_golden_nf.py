@@ -1,0 +1,158 @@
+"""Parity with the published implementation: outputs, log-dets, losses and every gradient."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moleflow_fast.config import AblationConfig
+from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CASES = sorted(path.stem for path in GOLDEN.glob("nf_*.npz"))
+DTYPES = [torch.float32, torch.float64]
+
+
+class Golden:
+    def __init__(self, case: str, dtype: torch.dtype = torch.float32) -> None:
+        self.arrays = np.load(GOLDEN / f"{case}.npz", allow_pickle=False)
+        self.meta = json.loads(str(self.arrays["meta"]))
+        self.dtype = dtype
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(self.arrays[name]).to(self.dtype)
+
+    def under(self, prefix: str) -> dict[str, torch.Tensor]:
+        names = [n for n in self.arrays.files if n.startswith(prefix)]
+        return {n.removeprefix(prefix): torch.from_numpy(self.arrays[n]) for n in names}
+
+    def model(self) -> MoLESpatialAwareNF:
+        meta = self.meta
+        model = MoLESpatialAwareNF(
+            meta["embed_dim"],
+            meta["coupling_layers"],
+            meta["clamp_alpha"],
+            meta["lora_rank"],
+            meta["lora_alpha"],
+            ablation_config=AblationConfig(**meta["config"]),
+        )
+        model.load_state_dict(self.under("sd/"))
+        return model.to(self.dtype)
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, what: str, scale: float | None = None) -> None:
+    """Largest difference relative to the largest magnitude of the expected tensor (or to `scale`)."""
+    assert actual.shape == expected.shape, what
+    magnitude = expected.double().abs().max().item() if scale is None else scale
+    error = (actual.detach().double() - expected.double()).abs().max().item() / max(magnitude, 1e-12)
+    assert error < 1e-5, f"{what}: relative error {error:.2e}"
+
+
+def context_scale_magnitude(model: MoLESpatialAwareNF, name: str) -> float:
+    """Sum of the absolute terms that make up the gradient of `context_scale_param`.
+
+    That gradient is one number, (1 - sigmoid(p)) * sum(W * dW + b * db) over the context convolution; where its
+    terms cancel to 1e-8, the golden files' own fp32 rounding is all that is left of a relative error.
+    """
+    subnet = model.get_submodule(name.rpartition(".")[0])
+    conv = subnet.context_conv
+    terms = (conv.weight * conv.weight.grad).abs().sum() + (conv.bias * conv.bias.grad).abs().sum()
+    return float((1 - torch.sigmoid(subnet.context_scale_param)) * terms)
+
+
+def golden_loss(z: torch.Tensor, logdet: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss that the golden files were made with (their meta states it)."""
+    dim = z.shape[-1]
+    nll = 0.5 * (z**2).sum(-1) + 0.5 * dim * np.log(2 * np.pi) - logdet
+    k = max(1, int(nll[0].numel() * 0.1))
+    loss = 0.5 * nll.mean() + 0.5 * nll.flatten(1).topk(k, dim=1).values.mean() + 1e-2 * (logdet**2).mean()
+    return nll, loss
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "fp64"])
+@pytest.mark.parametrize("task", [0, 1])
+@pytest.mark.parametrize("case", CASES)
+def test_outputs_and_gradients(case: str, task: int, dtype: torch.dtype) -> None:
+    golden = Golden(case, dtype)
+    model = golden.model().requires_grad_(True)
+    model.set_active_task(task)
+    x = golden.tensor("x").requires_grad_(True)
+    z, logdet = model(x)
+    nll, loss = golden_loss(z, logdet)
+    loss.backward()
+
+    prefix = f"t{task}/"
+    assert_close(z, golden.tensor(prefix + "z"), "z")
+    assert_close(logdet, golden.tensor(prefix + "logdet"), "logdet")
+    assert_close(nll, golden.tensor(prefix + "nll"), "nll")
+    assert_close(loss, golden.tensor(prefix + "loss"), "loss")
+    assert_close(x.grad, golden.tensor(prefix + "grad_x"), "grad_x")
+    assert_close(model.log_prob(x), golden.tensor(prefix + "log_prob"), "log_prob")
+
+    expected = golden.under(prefix + "grad/")
+    actual = {n: p.grad for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert set(actual) == set(expected)
+    for name, gradient in expected.items():
+        scale = context_scale_magnitude(model, name) if name.endswith("context_scale_param") else None
+        assert_close(actual[name], gradient, name, scale)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_trainable_parameter_names(case: str) -> None:
+    golden = Golden(case)
+    if "trainable_params_task0" not in golden.meta:
+        pytest.skip("the published code has no list for this configuration")
+    model = MoLESpatialAwareNF(
+        golden.meta["embed_dim"],
+        golden.meta["coupling_layers"],
+        lora_rank=golden.meta["lora_rank"],
+        ablation_config=AblationConfig(**golden.meta["config"]),
+    )
+    model.add_task(0)
+    assert _names(model, model.get_trainable_params(0)) == golden.meta["trainable_params_task0"]
+    model.freeze_all_base()
+    model.add_task(1)
+    assert _names(model, model.get_fast_params(1)) == golden.meta["fast_params_task1"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_published_names_round_trip(case: str) -> None:
+    golden = Golden(case)
+    published = golden.under("sd/")
+    written = golden.model().reference_state_dict()
+    inert = {n for n in published if n.startswith("task_flows.") and (".lora_" in n or ".task_biases." in n)}
+    assert set(written) == set(published) - inert
+    for name, value in written.items():
+        torch.testing.assert_close(value, published[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("task", [0, 1])
+@pytest.mark.parametrize("case", CASES)
+def test_reverse_is_a_true_inverse(case: str, task: int) -> None:
+    golden = Golden(case, torch.float64)
+    model = golden.model()
+    model.set_active_task(task)
+    with torch.no_grad():
+        conditioned = model.condition(golden.tensor("x"))
+        z, logdet = model(golden.tensor("x"))
+        restored, inverse_logdet = model(z, reverse=True)
+    torch.testing.assert_close(restored, conditioned, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(inverse_logdet, -logdet, rtol=1e-10, atol=1e-10)
+
+
+def test_integer_permutation_is_taken() -> None:
+    golden = Golden("nf_default")
+    published = golden.under("sd/")
+    integer = {n: v.argmax(1) if n.endswith("w_perm") else v for n, v in published.items()}
+    model = golden.model()
+    before = model.state_dict()
+    model.load_state_dict(integer)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def _names(model: MoLESpatialAwareNF, parameters: list[torch.nn.Parameter]) -> list[str]:
+    names = {id(p): n for n, p in model.named_parameters()}
+    return [names[id(p)] for p in parameters]
