@@ -32,6 +32,8 @@ class MoLESpatialAwareNF(nn.Module):
         ablation_config: switches; None means the published bare model (soft_ln adapter, no DIA).
     """
 
+    _anchor: Tensor
+
     def __init__(
         self,
         embed_dim: int = 512,
@@ -52,6 +54,8 @@ class MoLESpatialAwareNF(nn.Module):
         self.feature_statistics = FeatureStatistics(device)
         self.current_task_id: int | None = None
         self.task_ids: list[int] = []
+        # New experts take on this empty tensor's device and dtype; a flow of zero blocks has no other to ask.
+        self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
         self.flow = self._new_flow(expert_layers=True)
         self.flow.requires_grad_(True)
@@ -68,7 +72,7 @@ class MoLESpatialAwareNF(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return self._anchor.device
 
     # -- tasks ---------------------------------------------------------------------------------------
 
@@ -229,7 +233,7 @@ class MoLESpatialAwareNF(nn.Module):
             reference = (statistics.mean, statistics.std)  # type: ignore[assignment]
         separated = config.use_task_separated and task_id > 0
         if separated:
-            self.task_flows[key] = self._new_flow(expert_layers=False).to(self.flow_like())
+            self.task_flows[key] = self._new_flow(expert_layers=False).to(self._anchor)
         else:
             for block in self.flow.module_list:
                 block.subnet.add_task_adapter(task_id)  # type: ignore[union-attr, operator]
@@ -240,17 +244,11 @@ class MoLESpatialAwareNF(nn.Module):
                 *reference,
                 task_id=task_id,
                 soft_ln_init_scale=config.soft_ln_init_scale,
-            ).to(self.flow_like())
+            ).to(self._anchor)
         if config.use_dia:
             self.dia_adapters[key] = DeepInvertibleAdapter(
                 self.embed_dim, task_id, config.dia_n_blocks, config.dia_hidden_ratio, self.clamp_alpha
-            ).to(self.flow_like())
-
-    def flow_like(self) -> Tensor:
-        """A tensor on the device and in the dtype that new parts of the model take on."""
-        for parameter in self.parameters():
-            return parameter
-        return torch.empty(0)
+            ).to(self._anchor)
 
     def _new_flow(self, expert_layers: bool) -> CouplingFlow:
         return CouplingFlow(

@@ -38,6 +38,11 @@ class FeatureStatistics:
     def finalize(self) -> None:
         self.is_finalized = self.count > 0
 
+    def restore(self, mean: Tensor, std: Tensor) -> None:
+        """Take on finalised statistics from a checkpoint; their count is not kept, so they end here."""
+        self._mean, self._squares, self.count = mean.double(), (std.double() ** 2 - 1e-6), 1
+        self.is_finalized = True
+
     @property
     def mean(self) -> Tensor | None:
         """(D,) float32, or None before the first update."""

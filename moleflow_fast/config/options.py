@@ -1,0 +1,265 @@
+"""The options of a run: one dataclass, one parser, one place for every default."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from moleflow_fast.config.ablation import AblationConfig, add_ablation_args, parse_ablation_args
+
+DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder")
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Everything that decides a run. Field names are the option names; see `python -m moleflow_fast.train --help`."""
+
+    dataset: str = "demo"
+    data_path: str | None = None
+    task_classes: tuple[str, ...] | None = None
+    cl_scenario: str = "1-1"
+    img_size: int = 224
+    msk_size: int | None = None
+    use_rotation_aug: bool = False
+    rotation_degrees: float = 180.0
+
+    backbone_name: str = "wide_resnet50_2"
+    backbone_weights: str | None = None
+    random_backbone: bool = False
+    backbone_layers: tuple[str, ...] | None = None
+    vit_blocks: tuple[int, ...] | None = None
+    use_high_res: bool = False
+    embed_dim: int | None = None
+
+    num_coupling_layers: int = 8
+    lora_rank: int = 64
+    lora_alpha: float = 1.0
+    ablation: AblationConfig = field(default_factory=lambda: AblationConfig(lambda_logdet=1e-5))
+
+    num_epochs: int = 60
+    lr: float = 2e-4
+    batch_size: int = 16
+    seed: int = 0
+    enable_slow_stage: bool = False
+    slow_lr_ratio: float = 0.2
+    slow_blocks_k: int = 2
+
+    score_smooth_sigma: float = 4.0
+    interp_mode: str = "bilinear"
+    heatmaps: int = 6
+
+    log_dir: str = "runs"
+    experiment_name: str | None = None
+    resume: bool = False
+    load_checkpoint: str | None = None
+    final_eval_only: bool = False
+    run_diagnostics: bool = False
+    tensorboard: bool = False
+    quiet: bool = False
+
+    device: str = "auto"
+    num_workers: int = 2
+    no_feature_cache: bool = False
+    cache_dir: str | None = None
+    cache_limit_gb: float = 20.0
+    device_cache_gb: float = 4.0
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "img_size", "num_epochs", "batch_size", "lora_rank")
+        _at_least(0, self, "num_coupling_layers", "num_workers", "slow_blocks_k", "heatmaps", "score_smooth_sigma")
+        if self.lr <= 0:
+            raise ValueError(f"--lr must be positive, got {self.lr}")
+        if self.dataset != "demo" and not self.data_path:
+            raise ValueError(f"--dataset {self.dataset} needs --data_path, the folder that holds the class folders")
+        if self.embed_dim is not None and self.embed_dim % 4:
+            raise ValueError(f"--embed_dim must be a multiple of 4 (2-D positions), got {self.embed_dim}")
+        if self.backbone_weights and self.random_backbone:
+            raise ValueError("--backbone_weights and --random_backbone exclude each other: drop one")
+        if self.final_eval_only and not self.load_checkpoint:
+            raise ValueError("--final_eval_only needs --load_checkpoint PATH")
+        if self.num_coupling_layers == 0 and not self.ablation.use_dia:
+            raise ValueError("--num_coupling_layers 0 with --no_dia leaves no flow at all: drop one of them")
+        if self.use_high_res and self.backbone_layers:
+            raise ValueError("--use_high_res chooses the layers itself: drop it or --backbone_layers")
+
+    @property
+    def mask_size(self) -> int:
+        """Side of masks and pixel maps: `--msk_size`, or the image size as in the published evaluation."""
+        return self.msk_size or self.img_size
+
+    @property
+    def run_name(self) -> str:
+        return self.experiment_name or f"{self.dataset}-{self.backbone_name}-seed{self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> RunOptions:
+        values = dict(content)
+        values["ablation"] = AblationConfig(**values["ablation"])
+        for name in ("task_classes", "backbone_layers", "vit_blocks"):
+            values[name] = tuple(values[name]) if values[name] is not None else None
+        return cls(**values)
+
+
+# What the demo run uses where nothing is given: small enough for three minutes on two CPU cores.
+DEMO_DEFAULTS: dict[str, Any] = {
+    "backbone_name": "resnet18",
+    "img_size": 128,
+    "embed_dim": 128,
+    "num_epochs": 30,
+    "num_coupling_layers": 4,
+    "lora_rank": 16,
+    "lr": 1e-3,
+}
+
+# Options that decide neither the numbers of a run nor what is computed.
+NOT_PART_OF_THE_RESULT = frozenset(
+    {
+        "log_dir", "experiment_name", "resume", "quiet", "num_workers", "cache_dir", "cache_limit_gb",
+        "device_cache_gb", "tensorboard", "heatmaps", "no_feature_cache", "run_diagnostics",
+    }
+)  # fmt: skip
+
+_LISTS = {"task_classes": str, "backbone_layers": str, "vit_blocks": int}
+
+_GROUPS: dict[str, dict[str, str]] = {
+    "data": {
+        "dataset": "demo (synthetic, written on the spot), mvtec, visa, mpdd, or folder: any directory in MVTec "
+        "AD layout (<class>/train/good, <class>/test/<type>, <class>/ground_truth/<type>)",
+        "data_path": "folder that holds the class folders",
+        "task_classes": "classes to learn, in order; all of the data set if left out",
+        "cl_scenario": "classes per task, base-inc: 1-1 one by one, 14-1 fourteen first, 3-3, 10-5, ...",
+        "img_size": "side of the square images that the backbone sees, pixels",
+        "msk_size": "side of masks and of the maps they are compared with, pixels; the image size if left out",
+        "use_rotation_aug": "rotate training images at random, anew every epoch (switches the feature cache off)",
+        "rotation_degrees": "largest rotation",
+    },
+    "backbone": {
+        "backbone_name": "any timm model",
+        "backbone_weights": "file with its weights, safetensors or torch (tensors only; never runs pickled code)",
+        "random_backbone": "go on with random weights (for trials: detection will be poor)",
+        "backbone_layers": "CNN: module names whose feature maps are used, e.g. layer2 layer3",
+        "vit_blocks": "ViT: zero-based blocks to average, e.g. 1 3 5 11",
+        "use_high_res": "ResNets: layer1 too, so 56x56 patches at 224 px",
+        "embed_dim": "width of patch features; the backbone's usual one if left out",
+    },
+    "flow": {
+        "num_coupling_layers": "coupling blocks of the shared base flow; 0 leaves the task flows alone",
+        "lora_rank": "rank of the LoRA experts",
+        "lora_alpha": "their scale: alpha / rank",
+    },
+    "training": {
+        "num_epochs": "epochs per task",
+        "lr": "peak learning rate",
+        "batch_size": "images per step",
+        "seed": "decides initial weights, order of images and random backbones",
+        "enable_slow_stage": "later tasks: spend the last 15 percent of epochs on the last base blocks (forgets)",
+        "slow_lr_ratio": "its learning rate, as a fraction of --lr",
+        "slow_blocks_k": "how many blocks it trains",
+    },
+    "evaluation": {
+        "score_smooth_sigma": "Gaussian smoothing of pixel maps, pixels (fixed: never chosen on test data)",
+        "interp_mode": "patch map to pixel map",
+        "heatmaps": "pictures per class",
+    },
+    "run": {
+        "log_dir": "where run directories go",
+        "experiment_name": "name of this run's directory",
+        "resume": "go on with an interrupted run of the same name after its last complete task",
+        "load_checkpoint": "start from a checkpoint: a run directory, or one of the published implementation",
+        "final_eval_only": "evaluate that checkpoint and stop",
+        "run_diagnostics": "write diagnostics.json: densities, log-determinants and adapter ranges per task",
+        "tensorboard": "also log to TensorBoard (pip install 'moleflow_fast[tensorboard]')",
+        "quiet": "no progress bars",
+    },
+    "machine": {
+        "device": "auto, cpu, cuda or cuda:N",
+        "num_workers": "processes that decode images; 0 decodes in the main one",
+        "no_feature_cache": "run the backbone every epoch instead of once per image",
+        "cache_dir": "where features are kept between runs ($MOLEFLOW_CACHE or ~/.cache/moleflow_fast/features)",
+        "cache_limit_gb": "largest size of that directory; least recently used features go first",
+        "device_cache_gb": "features kept in the device's memory; the rest is read from the file",
+    },
+}  # fmt: skip
+
+_CHOICES = {"dataset": DATASETS, "interp_mode": INTERPOLATIONS}
+
+EXAMPLES = """\
+examples:
+  python -m moleflow_fast.train
+      the synthetic demo set, a few minutes on two CPU cores
+  python -m moleflow_fast.train --dataset mvtec --data_path /data/mvtec_ad
+      MVTec AD, one class after another, the published defaults
+  python -m moleflow_fast.train --dataset folder --data_path my_parts --backbone_name mobilenetv2_100 \\
+      --backbone_layers blocks.2 blocks.4 --embed_dim 256
+      your own images in MVTec AD layout
+"""
+
+
+def build_parser(prog: str = "python -m moleflow_fast.train") -> argparse.ArgumentParser:
+    """Published option names, in groups; an option left out is None here and gets its default later."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Learn product categories one after another with MoLE-Flow, and evaluate after each.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    defaults = {f.name: f for f in dataclasses.fields(RunOptions)}
+    for title, options in _GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name, text in options.items():
+            _add_option(group, name, text, defaults[name].default)
+    add_ablation_args(parser)
+    return parser
+
+
+def parse_options(argv: list[str] | None = None) -> RunOptions:
+    """Options from a command line; errors end the program with a message as argparse's own do."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        return options_from(args)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def options_from(args: argparse.Namespace) -> RunOptions:
+    """Defaults of the data set, then the options given."""
+    dataset = args.dataset or RunOptions.dataset
+    values: dict[str, Any] = dict(DEMO_DEFAULTS) if dataset == "demo" else {}
+    for options in _GROUPS.values():
+        for name in options:
+            given = getattr(args, name)
+            if given is not None:
+                values[name] = tuple(given) if name in _LISTS else given
+    if args.backbone_name is not None and args.embed_dim is None:
+        values.pop("embed_dim", None)
+    return RunOptions(**values, ablation=parse_ablation_args(args))
+
+
+def _add_option(group: Any, name: str, text: str, default: Any) -> None:
+    if isinstance(default, bool):
+        group.add_argument(f"--{name}", action="store_const", const=True, default=None, help=text)
+        return
+    shown = "" if default is None else f" (default {default})"
+    if name in DEMO_DEFAULTS and default is not None:
+        shown = f" (default {default}; demo {DEMO_DEFAULTS[name]})"
+    help_text = re.sub("%", "%%", text + shown)
+    if name in _LISTS:
+        group.add_argument(f"--{name}", nargs="+", type=_LISTS[name], default=None, help=help_text)
+        return
+    kind = {"embed_dim": int, "msk_size": int}.get(name, str if default is None else type(default))
+    group.add_argument(f"--{name}", type=kind, choices=_CHOICES.get(name), default=None, help=help_text)
+
+
+def _at_least(bound: float, options: RunOptions, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) < bound:
+            raise ValueError(f"--{name} must be at least {bound}, got {getattr(options, name)}")

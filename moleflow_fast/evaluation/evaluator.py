@@ -1,0 +1,107 @@
+"""Detection metrics per class, their mean, and routing accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from moleflow_fast.evaluation.aggregation import image_scores
+from moleflow_fast.evaluation.metrics import aupro, ranking_metrics
+from moleflow_fast.evaluation.scorer import Scorer, TestClass
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """Metrics of one class; pixel metrics are NaN for a class without masks.
+
+    Thresholds are those of the best F1; `routing_accuracy` is the fraction of images sent to their own task.
+    """
+
+    class_name: str
+    task_id: int
+    images: int
+    image_auroc: float
+    image_ap: float
+    pixel_auroc: float
+    pixel_ap: float
+    aupro: float
+    image_f1: float
+    image_threshold: float
+    pixel_f1: float
+    pixel_threshold: float
+    routing_accuracy: float
+
+
+METRICS = tuple(f.name for f in fields(ClassResult) if f.name not in ("class_name", "task_id", "images"))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All classes learned so far, under `ids` "routed" or "oracle"."""
+
+    ids: str
+    classes: list[ClassResult]
+
+    def mean(self, metric: str) -> float:
+        """Plain mean over the classes that have the metric; routing accuracy is weighted by images."""
+        if metric == "routing_accuracy":
+            images = sum(c.images for c in self.classes)
+            return sum(c.routing_accuracy * c.images for c in self.classes) / images
+        values = [v for c in self.classes if not math.isnan(v := getattr(c, metric))]
+        return sum(values) / len(values) if values else math.nan
+
+    def of_task(self, task_id: int, metric: str) -> float:
+        """Mean of a metric over the classes of one task."""
+        return Evaluation(self.ids, [c for c in self.classes if c.task_id == task_id]).mean(metric)
+
+
+def evaluate_class(scorer: Scorer, test: TestClass, task_ids: Tensor) -> ClassResult:
+    """Score one class, each image under its id in task_ids (N,)."""
+    patch_maps = scorer.patch_maps(test, task_ids)
+    scores = image_scores(patch_maps, scorer.trainer.config)
+    image = ranking_metrics(scores, test.labels)
+    pixel_auroc = pixel_ap = pixel_f1 = pixel_threshold = region = math.nan
+    if test.masks is not None:
+        maps = scorer.pixel_maps(patch_maps)
+        pixel = ranking_metrics(maps, test.masks)
+        pixel_auroc, pixel_ap = pixel.auroc, pixel.average_precision
+        pixel_f1, pixel_threshold = pixel.best_f1, pixel.best_f1_threshold
+        region = aupro(maps, test.masks)
+    return ClassResult(
+        class_name=test.name,
+        task_id=test.task_id,
+        images=len(test),
+        image_auroc=image.auroc,
+        image_ap=image.average_precision,
+        pixel_auroc=pixel_auroc,
+        pixel_ap=pixel_ap,
+        aupro=region,
+        image_f1=image.best_f1,
+        image_threshold=image.best_f1_threshold,
+        pixel_f1=pixel_f1,
+        pixel_threshold=pixel_threshold,
+        routing_accuracy=(task_ids == test.task_id).float().mean().item(),
+    )
+
+
+def evaluate_all_tasks(scorer: Scorer, tests: Sequence[TestClass]) -> tuple[Evaluation, Evaluation]:
+    """Every class under routed and under true ids; a class routed without error is computed once."""
+    routed, oracle = [], []
+    for test in tests:
+        ids, true_ids = scorer.route(test), scorer.true_ids(test)
+        oracle.append(evaluate_class(scorer, test, true_ids))
+        routed.append(oracle[-1] if torch.equal(ids, true_ids) else evaluate_class(scorer, test, ids))
+    return Evaluation("routed", routed), Evaluation("oracle", oracle)
+
+
+def evaluate_routing_performance(scorer: Scorer, tests: Sequence[TestClass]) -> tuple[float, Tensor]:
+    """Accuracy weighted by images, and the confusion matrix (tasks, tasks): row true, column routed."""
+    tasks = max(test.task_id for test in tests) + 1
+    confusion = torch.zeros(tasks, tasks, dtype=torch.long)
+    for test in tests:
+        confusion[test.task_id] += torch.bincount(scorer.route(test), minlength=tasks)
+    return (confusion.diagonal().sum() / confusion.sum()).item(), confusion

@@ -1,0 +1,97 @@
+"""Anomaly maps of test images, each made once per expert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from moleflow_fast.evaluation.aggregation import rank_non_finite_as_anomalous
+from moleflow_fast.evaluation.smoothing import gaussian_smooth
+from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
+from moleflow_fast.trainer.feature_loader import FeatureSource
+
+# Far above any -log p, and small enough that sums of it stay finite in fp32.
+WORST_SCORE = 1e30
+
+
+class TestFeatures(FeatureSource, Protocol):
+    """Features of a class's test images."""
+
+    @property
+    def image_features(self) -> Tensor: ...
+
+
+@dataclass
+class TestClass:
+    """One class's test images, as features, with labels (N,) and masks (N, S, S), None if image-level only."""
+
+    __test__ = False  # not a pytest class
+
+    name: str
+    task_id: int
+    source: TestFeatures
+    labels: Tensor
+    masks: Tensor | None
+    _maps: dict[int, dict[int, Tensor]] = field(default_factory=dict)  # task id -> image -> map (H, W)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Scorer:
+    """Scores test classes with a trainer's model.
+
+    Maps are kept per (class, expert): with a frozen base an old expert's map cannot change, so after a new task
+    only images whose route changed are scored.
+    """
+
+    def __init__(
+        self, trainer: MoLEContinualTrainer, size: int, sigma: float, interp_mode: str, batch_size: int
+    ) -> None:
+        self.trainer = trainer
+        self.size = size
+        self.sigma = sigma
+        self.interp_mode = interp_mode
+        self.batch_size = batch_size
+
+    def route(self, test: TestClass) -> Tensor:
+        """Task id of each image (N,); the true one where the router is switched off."""
+        if not self.trainer.config.use_router:
+            return self.true_ids(test)
+        return self.trainer.router.route(test.source.image_features).cpu()
+
+    def true_ids(self, test: TestClass) -> Tensor:
+        return torch.full((len(test),), test.task_id)
+
+    def patch_maps(self, test: TestClass, task_ids: Tensor) -> Tensor:
+        """-log p per patch (N, H, W), each image under its own task id."""
+        for task_id in task_ids.unique().tolist():
+            known = test._maps.setdefault(task_id, {})
+            wanted = [i for i in (task_ids == task_id).nonzero().flatten().tolist() if i not in known]
+            known.update(self._score(test, wanted, task_id))
+        return torch.stack([test._maps[t][i] for i, t in enumerate(task_ids.tolist())])
+
+    def pixel_maps(self, patch_maps: Tensor) -> Tensor:
+        """Resize to (N, S, S) and smooth; non-finite scores become the largest."""
+        maps = rank_non_finite_as_anomalous(patch_maps).clamp(-WORST_SCORE, WORST_SCORE)
+        align = {"align_corners": True} if self.interp_mode == "bilinear" else {"align_corners": False}
+        maps = F.interpolate(maps[:, None], (self.size, self.size), mode=self.interp_mode, **align)[:, 0]
+        return gaussian_smooth(maps, self.sigma)
+
+    def forget_maps(self, tests: Iterable[TestClass]) -> None:
+        """Drop kept maps: for configurations in which old experts change."""
+        for test in tests:
+            test._maps.clear()
+
+    def _score(self, test: TestClass, images: list[int], task_id: int) -> dict[int, Tensor]:
+        batches = list(torch.tensor(images, dtype=torch.long).split(self.batch_size)) if images else []
+        maps: list[Tensor] = []
+        for patches, _ in test.source.batches(batches):
+            ids = torch.full((len(patches),), task_id, device=patches.device)
+            maps.extend(self.trainer.anomaly_maps(patches, ids).cpu())
+        return dict(zip(images, maps, strict=True))

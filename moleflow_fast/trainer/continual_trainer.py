@@ -1,0 +1,375 @@
+"""Learning one task after another: the shared base with the first, an expert with every one."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from adamp import AdamP
+from torch import Tensor
+
+from moleflow_fast.config.ablation import AblationConfig
+from moleflow_fast.evaluation.aggregation import image_scores, rank_non_finite_as_anomalous
+from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
+from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
+from moleflow_fast.trainer.feature_loader import FeatureLoader, ImageBatchSource
+from moleflow_fast.trainer.losses import logdet_penalty, nll_loss, patch_nll, tail_aware_loss
+from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
+
+CLIP_NORM = 0.5
+LARGEST_LOSS = 1e8
+WEIGHT_DECAY = 0.01
+FAST_STAGE_FRACTION = 0.85
+
+
+class TrainingDivergedError(RuntimeError):
+    """Every batch of an epoch had a loss or gradient that is not finite."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch did; `loss` is the mean over the batches that counted."""
+
+    task_id: int
+    stage: str
+    epoch: int
+    epochs: int
+    loss: float
+    learning_rate: float
+    images: int
+    seconds: float
+    skipped_batches: int
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """Progress inside an epoch."""
+
+    task_id: int
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    images: int
+    loss: float
+
+
+Listener = Callable[[EpochRecord | BatchRecord], None]
+
+
+class MoLEContinualTrainer:
+    """Trains tasks and scores images.
+
+    Args:
+        vit_extractor: callable images (B, 3, S, S) -> patches (B, H, W, D).
+        pos_embed_generator: adds positions to patches.
+        nf_model: the flow.
+        args: any object; `batch_size` and `seed` are read where `train_task` is given a feature source.
+        slow_lr_ratio, slow_blocks_k: the optional slow stage (`args.enable_slow_stage`).
+        ablation_config: defaults to the model's.
+        logger: where messages go; defaults to this module's logger.
+    """
+
+    def __init__(
+        self,
+        vit_extractor: Any,
+        pos_embed_generator: PositionalEmbeddingGenerator,
+        nf_model: MoLESpatialAwareNF,
+        args: Any = None,
+        device: torch.device | str = "cpu",
+        slow_lr_ratio: float = 0.2,
+        slow_blocks_k: int = 2,
+        ablation_config: AblationConfig | None = None,
+        logger: logging.Logger | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self.extractor = vit_extractor
+        self.pos_embed_generator = pos_embed_generator
+        self.nf_model = nf_model
+        self.args = args if args is not None else SimpleNamespace()
+        self.device = torch.device(device)
+        self.slow_lr_ratio = slow_lr_ratio
+        self.slow_blocks_k = slow_blocks_k
+        self.config = ablation_config or nf_model.config
+        self.logger = logger or logging.getLogger(__name__)
+        self.listener: Listener = listener or (lambda record: None)
+        self.router = PrototypeRouter(self.device, self.config.use_mahalanobis)
+        self.task_classes: dict[int, list[str]] = {}
+
+    @property
+    def seed(self) -> int:
+        return int(getattr(self.args, "seed", 0))
+
+    @property
+    def enable_slow_stage(self) -> bool:
+        return bool(getattr(self.args, "enable_slow_stage", False))
+
+    @property
+    def promises_zero_forgetting(self) -> bool:
+        """Whether nothing that an earlier task uses can change any more."""
+        return not (self.enable_slow_stage or self.config.no_freeze_base)
+
+    # -- training ------------------------------------------------------------------------------------
+
+    def train_task(
+        self,
+        task_id: int,
+        task_classes: Sequence[str],
+        train_loader: FeatureLoader | Iterable,
+        num_epochs: int,
+        lr: float,
+        log_interval: int = 10,
+        global_class_to_idx: dict[str, int] | None = None,
+    ) -> list[EpochRecord]:
+        """Learn a task; returns a record per epoch.
+
+        Args:
+            train_loader: a `FeatureLoader`, or any iterable of batches whose first item is images.
+            log_interval: epochs between two log lines.
+
+        Raises:
+            TrainingDivergedError: an epoch without a single usable batch.
+        """
+        del global_class_to_idx  # published signature; labels play no part in the training
+        self.task_classes[task_id] = list(task_classes)
+        self._begin_task(task_id)
+        batches = self._as_epochs(train_loader, task_classes)
+        stages = self._stages(task_id, num_epochs, lr)
+        records: list[EpochRecord] = []
+        for stage in stages:
+            for epoch in range(stage.epochs):
+                record = self._train_epoch(task_id, stage, epoch, num_epochs, batches)
+                records.append(record)
+                self.listener(record)
+                if record.epoch % log_interval == 0:
+                    self.logger.debug(
+                        "task %d epoch %d/%d loss %.4f", task_id, record.epoch + 1, num_epochs, record.loss
+                    )
+        self._end_task(task_id, batches)
+        return records
+
+    def _begin_task(self, task_id: int) -> None:
+        # Its own stream of random numbers: a resumed run creates the same expert as an uninterrupted one.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * 1_000_003 + 7919 * (task_id + 1))
+            self.nf_model.add_task(task_id)
+        if self.config.no_freeze_base:
+            self.nf_model.unfreeze_all_base()
+        elif task_id > 0:
+            self.nf_model.freeze_all_base()
+        for other in self.nf_model.task_ids:
+            for parameter in self.nf_model.get_fast_params(other):
+                parameter.requires_grad_(other == task_id)
+
+    def _end_task(self, task_id: int, batches: _Epochs) -> None:
+        self.nf_model.requires_grad_(False)
+        self.nf_model.freeze_all_base()
+        self.nf_model.eval()
+        if task_id == 0:
+            self.nf_model.finalize_reference_stats()
+        self.build_prototype(task_id, batches.image_features())
+
+    def build_prototype(self, task_id: int, image_features: Tensor) -> None:
+        """Give the router the prototype of a task from image-level features (n, D)."""
+        prototype = TaskPrototype(task_id, self.task_classes.get(task_id), self.device)
+        prototype.update(image_features)
+        self.router.add_prototype(prototype)
+
+    def _as_epochs(self, loader: FeatureLoader | Iterable, task_classes: Sequence[str]) -> _Epochs:
+        if not isinstance(loader, FeatureLoader):
+            return _Epochs(ImageBatchSource(loader, self.extractor, self.device))
+        if loader.smaller_than_a_batch:
+            self.logger.warning(
+                "%s: %d training images are fewer than a batch of %d; each epoch is one batch of all of them",
+                ", ".join(task_classes),
+                len(loader.source),
+                loader.batch_size,
+            )
+        return _Epochs(loader)
+
+    def _stages(self, task_id: int, num_epochs: int, lr: float) -> list[_Stage]:
+        own_flow = self.config.use_task_separated
+        rate = cosine_rate if task_id == 0 or own_flow else warmup_cosine_rate
+        params = self.nf_model.get_trainable_params(task_id)
+        if task_id == 0 or not self.enable_slow_stage:
+            return [_Stage("train", params, num_epochs, 0, lr, rate, WEIGHT_DECAY)]
+        fast = int(FAST_STAGE_FRACTION * num_epochs)
+        slow_lr = lr * self.slow_lr_ratio
+        slow_params = self.nf_model.get_slow_params(self.slow_blocks_k)
+        return [
+            _Stage("fast", params, fast, 0, lr, rate, WEIGHT_DECAY),
+            _Stage("slow", slow_params, num_epochs - fast, fast, slow_lr, cosine_rate, WEIGHT_DECAY / 2),
+        ]
+
+    def _train_epoch(
+        self, task_id: int, stage: _Stage, epoch: int, num_epochs: int, batches: _Epochs
+    ) -> EpochRecord:
+        if epoch == 0:
+            stage.begin(self.nf_model)
+        number = stage.first_epoch + epoch
+        rate = stage.set_rate(epoch)
+        self.nf_model.train()
+        started = time.perf_counter()
+        total, counted, skipped, images = 0.0, 0, 0, 0
+        for batch, (patches, _) in enumerate(batches.epoch(number)):
+            images += patches.shape[0]
+            loss = self._step(task_id, stage, patches)
+            if math.isfinite(loss):
+                total, counted = total + loss, counted + 1
+            else:
+                skipped += 1
+            mean = total / max(counted, 1)
+            self.listener(
+                BatchRecord(task_id, number, num_epochs, batch + 1, len(batches), patches.shape[0], mean)
+            )
+        if counted == 0:
+            raise TrainingDivergedError(
+                f"task {task_id}, epoch {number + 1}: none of {skipped} batches had a finite loss below "
+                f"{LARGEST_LOSS:.0e}; lower --lr (now {stage.lr:g}) or raise --lambda_logdet "
+                f"(now {self.config.lambda_logdet:g})"
+            )
+        if skipped:
+            self.logger.warning(
+                "task %d, epoch %d: skipped %d of %d batches whose loss or gradient was not finite",
+                task_id,
+                number + 1,
+                skipped,
+                skipped + counted,
+            )
+        seconds = time.perf_counter() - started
+        return EpochRecord(
+            task_id, stage.name, number, num_epochs, total / counted, rate, images, seconds, skipped
+        )
+
+    def _step(self, task_id: int, stage: _Stage, patches: Tensor) -> float:
+        """One optimizer step; NaN if the batch was skipped."""
+        x = self.add_positions(patches)
+        if task_id == 0:
+            self.nf_model.update_reference_stats(x)
+        stage.optimizer.zero_grad(set_to_none=True)
+        z, logdet = self.nf_model(x)
+        loss = self._loss(patch_nll(z, logdet), logdet, plain=stage.name == "slow")
+        value = float(loss.detach())
+        if not math.isfinite(value) or value > LARGEST_LOSS:
+            return math.nan
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(stage.params, CLIP_NORM)
+        if not bool(torch.isfinite(norm)):
+            return math.nan
+        stage.optimizer.step()
+        return value
+
+    def _loss(self, nll: Tensor, logdet: Tensor, plain: bool) -> Tensor:
+        config = self.config
+        if plain:
+            return nll_loss(nll)
+        if config.use_tail_aware_loss:
+            loss = tail_aware_loss(nll, config.tail_weight, config.tail_top_k_ratio)
+        else:
+            loss = nll_loss(nll)
+        return loss + config.lambda_logdet * logdet_penalty(logdet)
+
+    # -- scoring -------------------------------------------------------------------------------------
+
+    def add_positions(self, patches: Tensor) -> Tensor:
+        """patches (B, H, W, D) with positions, unless the ablation leaves them out."""
+        if not self.config.use_pos_embedding:
+            return patches
+        return self.pos_embed_generator((patches.shape[1], patches.shape[2]), patches)
+
+    def inference(
+        self, images: Tensor, task_id: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Score images.
+
+        Args:
+            images: normalised images (B, 3, S, S).
+            task_id: the expert to use; None routes each image.
+
+        Returns:
+            anomaly maps (B, H, W) = -log p per patch, image scores (B,), task ids (B,).
+        """
+        with torch.no_grad():
+            patches = self.extractor(images.to(self.device))
+        if task_id is None:
+            ids = self.router.route(patches.mean((1, 2)))
+        else:
+            ids = torch.full((len(patches),), task_id, device=patches.device)
+        maps = self.anomaly_maps(patches, ids)
+        return maps, image_scores(maps, self.config), ids
+
+    @torch.no_grad()
+    def anomaly_maps(self, patches: Tensor, task_ids: Tensor) -> Tensor:
+        """-log p per patch (B, H, W), each image of patches (B, H, W, D) under its own task's expert."""
+        self.nf_model.eval()
+        maps = patches.new_empty(patches.shape[:-1])
+        for task_id in task_ids.unique().tolist():
+            chosen = task_ids == task_id
+            self.nf_model.set_active_task(task_id)
+            maps[chosen] = -self.nf_model.log_prob_patch(self.add_positions(patches[chosen]))
+        return rank_non_finite_as_anomalous(maps)
+
+
+class _Stage:
+    """Parameters, epochs and schedule of one part of a task's training."""
+
+    def __init__(
+        self,
+        name: str,
+        params: list[torch.nn.Parameter],
+        epochs: int,
+        first_epoch: int,
+        lr: float,
+        rate: Callable[[int, int, float], float],
+        weight_decay: float,
+    ) -> None:
+        self.name = name
+        self.params = params
+        self.epochs = epochs
+        self.first_epoch = first_epoch
+        self.lr = lr
+        self.rate = rate
+        self.weight_decay = weight_decay
+        self.optimizer: AdamP
+
+    def begin(self, model: MoLESpatialAwareNF) -> None:
+        """Only this stage's parameters get gradients."""
+        model.requires_grad_(False)
+        for parameter in self.params:
+            parameter.requires_grad_(True)
+        self.optimizer = AdamP(self.params, lr=self.lr, weight_decay=self.weight_decay)
+
+    def set_rate(self, epoch: int) -> float:
+        rate = self.rate(epoch, self.epochs, self.lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+
+class _Epochs:
+    """One face for both kinds of loaders."""
+
+    def __init__(self, loader: FeatureLoader | ImageBatchSource) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        if isinstance(self.loader, FeatureLoader):
+            return len(self.loader)
+        return len(self.loader.loader) if hasattr(self.loader.loader, "__len__") else 0
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        if isinstance(self.loader, FeatureLoader):
+            return self.loader.epoch(number)
+        return iter(self.loader)
+
+    def image_features(self) -> Tensor:
+        """Image-level features of every image, (n, D)."""
+        batches = self.loader.in_order() if isinstance(self.loader, FeatureLoader) else iter(self.loader)
+        return torch.cat([features for _, features in batches])
