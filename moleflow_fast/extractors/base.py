@@ -1,0 +1,89 @@
+"""What every patch feature extractor shares: frozen weights, one pass for both levels, a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class PatchExtractor(nn.Module):
+    """A frozen backbone that turns images (B, 3, M, M) into patch features (B, H, W, D).
+
+    Subclasses compute `patch_features`. Always in eval mode and without gradients; results are ordinary
+    tensors that may enter a training graph. Not for several threads at once.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        backbone_name: str,
+        embed_dim: int,
+        weights_origin: str,
+        recipe: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        self.backbone_name = backbone_name
+        self.embed_dim = embed_dim
+        self.weights_origin = weights_origin
+        self._recipe = recipe
+        super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.backbone.parameters()).dtype
+
+    def train(self, mode: bool = True) -> PatchExtractor:
+        """Stay in eval mode: the backbone is frozen, its batch statistics too."""
+        return self
+
+    @torch.no_grad()
+    def forward(
+        self, images: Tensor, return_spatial_shape: bool = False
+    ) -> Tensor | tuple[Tensor, tuple[int, int]]:
+        """Patch features (B, H, W, D), and (H, W) where asked for."""
+        features = self.patch_features(self._prepare(images))
+        if not return_spatial_shape:
+            return features
+        return features, (features.shape[1], features.shape[2])
+
+    @torch.no_grad()
+    def get_image_level_features(self, images: Tensor) -> Tensor:
+        """One vector per image (B, D): the mean of its patch features."""
+        return self.features_with_image_level(images)[1]
+
+    @torch.no_grad()
+    def features_with_image_level(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch features (B, H, W, D) and image features (B, D) from one backbone pass."""
+        features = self.patch_features(self._prepare(images))
+        return features, features.mean((1, 2))
+
+    def patch_features(self, images: Tensor) -> Tensor:
+        """(B, 3, M, M) on this device -> (B, H, W, D)."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Hash of everything the features depend on besides the image: recipe, dtype and all weights."""
+        digest = hashlib.sha256(json.dumps([type(self).__name__, self.backbone_name, self._recipe]).encode())
+        for name, value in sorted(self.backbone.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(raw.numpy())  # type: ignore[arg-type]
+        return digest.hexdigest()
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        return images.to(device=self.device, dtype=self.dtype, non_blocking=True)
+
+
+def probe_image(input_shape: tuple[int, int, int]) -> Tensor:
+    """A fixed image (1, C, H, W) without symmetry, to try a backbone with."""
+    channels, height, width = input_shape
+    return torch.linspace(-2, 2, channels * height * width).sin().reshape(1, channels, height, width)

@@ -1,0 +1,139 @@
+"""Outputs of named submodules of a model, and leaving out what runs after the last of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+
+class LayerCapture:
+    """Run a model and return the outputs of the named submodules, in the order of the names.
+
+    Raises:
+        ValueError: a name is no submodule (the message lists candidates), or its output is not one tensor.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        modules = dict(model.named_modules())
+        unknown = [name for name in names if name not in modules or not name]
+        if unknown or not names:
+            raise ValueError(
+                f"no such layers: {', '.join(map(repr, unknown)) or '(none given)'}; "
+                f"candidates are {', '.join(layer_candidates(model))}"
+            )
+        self.model = model
+        self.names = tuple(names)
+        self._run: Callable[[Tensor], Any] = getattr(model, "forward_features", model)
+        self._outputs: dict[str, Tensor] = {}
+        for name in names:
+            modules[name].register_forward_hook(self._hook(name))
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        self._outputs.clear()
+        self._run(images)
+        missing = [name for name in self.names if name not in self._outputs]
+        if missing:
+            raise ValueError(f"the forward pass does not run the layers {', '.join(missing)}")
+        outputs = [self._outputs[name] for name in self.names]
+        self._outputs.clear()
+        return outputs
+
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            if not isinstance(output, Tensor):
+                raise ValueError(
+                    f"layer {name!r} returns {type(output).__name__}, not a tensor: name another layer"
+                )
+            self._outputs[name] = output
+
+        return keep
+
+
+def layer_candidates(model: nn.Module, limit: int = 60) -> list[str]:
+    """Names of the submodules worth naming as layers: the two upper levels of the module tree."""
+    return [name for name, _ in model.named_modules() if name and name.count(".") <= 1][:limit]
+
+
+def drop_unused_tail(capture: LayerCapture, probe: Tensor) -> list[str]:
+    """Replace the submodules that run only after the last named layer by pass-throughs; return their names.
+
+    Everything after the named layers is wasted work and memory: layer4 of a WideResNet-50-2 holds 63% of its
+    parameters. Whether a model bears it is not knowable in general, so the named outputs on `probe` are
+    compared before and after, bit for bit, and the model is restored where they differ.
+    """
+    expected, tail = _trace_tail(capture, probe)
+    originals = {name: capture.model.get_submodule(name) for name in tail}
+    for name in tail:
+        _set_submodule(capture.model, name, _PassThrough().eval())
+    if _same_outputs(capture, probe, expected):
+        return tail
+    for name, module in originals.items():
+        _set_submodule(capture.model, name, module)
+    return []
+
+
+class _PassThrough(nn.Module):
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return x
+
+
+def _trace_tail(capture: LayerCapture, probe: Tensor) -> tuple[list[Tensor], list[str]]:
+    model, names = capture.model, capture.names
+    pending = set(names)
+    before: set[str] = set()
+    after: dict[str, None] = {}  # a set that keeps the order
+
+    def on_start(name: str) -> Callable[..., None]:
+        def note(*_: Any) -> None:
+            if pending:
+                before.add(name)
+            else:
+                after[name] = None
+
+        return note
+
+    def on_end(name: str) -> Callable[..., None]:
+        return lambda *_: pending.discard(name)
+
+    handles = [
+        unit.register_forward_pre_hook(on_start(name)) for name, unit in _units_outside(model, names, "")
+    ]
+    handles += [model.get_submodule(name).register_forward_hook(on_end(name)) for name in names]
+    try:
+        expected = capture(probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return expected, [name for name in after if name not in before]
+
+
+def _units_outside(module: nn.Module, names: Sequence[str], prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """The largest submodules that neither are nor contain a named layer."""
+    for child_name, child in module.named_children():
+        path = f"{prefix}{child_name}"
+        if path in names:
+            continue
+        if any(name.startswith(f"{path}.") for name in names):
+            yield from _units_outside(child, names, f"{path}.")
+            continue
+        yield path, child
+
+
+def _same_outputs(capture: LayerCapture, probe: Tensor, expected: list[Tensor]) -> bool:
+    try:
+        outputs = capture(probe)
+    except Exception as error:  # any model may use a replaced submodule in its own way
+        logger.debug("the whole backbone is run: %s", error)
+        return False
+    return all(torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))
+
+
+def _set_submodule(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
