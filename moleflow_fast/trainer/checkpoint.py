@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from moleflow_fast.errors import UserError
 from moleflow_fast.models import reference_format
 from moleflow_fast.models.routing import TaskPrototype
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
@@ -29,7 +30,7 @@ from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 _MODEL, _ROUTER, _STATISTICS = "model.", "router.", "statistics."
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, or of another configuration."""
 
 
@@ -61,8 +62,14 @@ def save_task(directory: Path, trainer: MoLEContinualTrainer, task_id: int, mode
     statistics = trainer.nf_model.feature_statistics
     if task_id == 0 and statistics.mean is not None and statistics.std is not None:
         tensors[_STATISTICS + "mean"], tensors[_STATISTICS + "std"] = statistics.mean, statistics.std
-    with replacing(_tensor_file(directory, task_id)) as temporary:
-        save_file({n: v.contiguous().cpu() for n, v in tensors.items()}, temporary)
+    try:
+        with replacing(_tensor_file(directory, task_id)) as temporary:
+            save_file({n: v.contiguous().cpu() for n, v in tensors.items()}, temporary)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"task {task_id} could not be saved to {directory} ({error}); earlier tasks are kept: free some space "
+            "and run again with --resume"
+        ) from error
     description = {
         "task_id": task_id,
         "classes": trainer.task_classes[task_id],

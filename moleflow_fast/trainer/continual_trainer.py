@@ -15,6 +15,7 @@ from adamp import AdamP
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
+from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.aggregation import image_scores, rank_non_finite_as_anomalous
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
@@ -29,7 +30,7 @@ WEIGHT_DECAY = 0.01
 FAST_STAGE_FRACTION = 0.85
 
 
-class TrainingDivergedError(RuntimeError):
+class TrainingDivergedError(UserError):
     """Every batch of an epoch had a loss or gradient that is not finite."""
 
 
@@ -177,9 +178,14 @@ class MoLEContinualTrainer:
         self.build_prototype(task_id, batches.image_features())
 
     def build_prototype(self, task_id: int, image_features: Tensor) -> None:
-        """Give the router the prototype of a task from image-level features (n, D)."""
+        """Give the router the prototype of a task from image-level features (n, D); non-finite rows are left out."""
+        finite = image_features.isfinite().all(dim=1)
+        if not bool(finite.all()):
+            self.logger.warning(
+                "task %d: %d images with non-finite features left out of its prototype", task_id, int((~finite).sum())
+            )
         prototype = TaskPrototype(task_id, self.task_classes.get(task_id), self.device)
-        prototype.update(image_features)
+        prototype.update(image_features[finite])
         self.router.add_prototype(prototype)
 
     def _as_epochs(self, loader: FeatureLoader | Iterable, task_classes: Sequence[str]) -> _Epochs:

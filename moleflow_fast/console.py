@@ -1,0 +1,128 @@
+"""What a person sees while a run goes on: progress bars, tables, messages."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from moleflow_fast.evaluation.evaluator import Evaluation
+from moleflow_fast.evaluation.forgetting import Forgetting
+from moleflow_fast.trainer.continual_trainer import BatchRecord, EpochRecord, Listener
+
+COLUMNS = (
+    ("image AUROC", "image_auroc"),
+    ("pixel AUROC", "pixel_auroc"),
+    ("pixel AP", "pixel_ap"),
+    ("image AP", "image_ap"),
+    ("AUPRO", "aupro"),
+)
+
+
+class RunConsole:
+    """Messages always; progress bars unless `quiet` or the output is no terminal."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(width=None if sys.stdout.isatty() else 120)
+        self.show_progress = not quiet and self.console.is_terminal
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+
+    @contextmanager
+    def counting(self, title: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar for `callback(done, total)`."""
+        with self._bar("{task.fields[rate]}") as bar:
+            line = bar.add_task(title, total=None, rate="")
+
+            def advance(done: int, total: int) -> None:
+                seconds = bar.tasks[line].elapsed or 0.0
+                rate = f"{done / seconds:.0f} images/s" if seconds else ""
+                bar.update(line, completed=done, total=total, rate=rate)
+
+            yield advance
+
+    @contextmanager
+    def training(self, title: str) -> Iterator[Listener]:
+        """A bar for the epochs of a task, with loss, images per second and time left."""
+        with self._bar("epoch {task.fields[epoch]} loss {task.fields[loss]} {task.fields[rate]}") as bar:
+            line = bar.add_task(title, total=None, epoch="", loss="", rate="")
+            images = 0
+
+            def listen(record: EpochRecord | BatchRecord) -> None:
+                nonlocal images
+                if isinstance(record, EpochRecord):
+                    return
+                images += record.images
+                seconds = bar.tasks[line].elapsed or 0.0
+                bar.update(
+                    line,
+                    completed=record.epoch * record.batches + record.batch,
+                    total=record.epochs * record.batches,
+                    epoch=f"{record.epoch + 1}/{record.epochs}",
+                    loss=f"{record.loss:.1f}",
+                    rate=f"{images / seconds:.0f} images/s" if seconds else "",
+                )
+
+            yield listen
+
+    def evaluation(self, title: str, routed: Evaluation, oracle: Evaluation) -> None:
+        """Metrics per class under routed ids, and their means under routed and true ids."""
+        table = Table(title=title, title_justify="left")
+        table.add_column("class")
+        table.add_column("task", justify="right")
+        for name, _ in COLUMNS:
+            table.add_column(name, justify="right")
+        table.add_column("routing", justify="right")
+        for result in routed.classes:
+            values = [_number(getattr(result, metric)) for _, metric in COLUMNS]
+            table.add_row(result.class_name, str(result.task_id), *values, _percent(result.routing_accuracy))
+        table.add_section()
+        for evaluation in (routed, oracle):
+            values = [_number(evaluation.mean(metric)) for _, metric in COLUMNS]
+            routing = _percent(evaluation.mean("routing_accuracy")) if evaluation is routed else "true ids"
+            table.add_row(f"mean ({evaluation.ids})", "", *values, routing)
+        self.console.print(table)
+
+    def forgetting(self, tasks: Sequence[Sequence[str]], under: dict[str, Forgetting]) -> None:
+        """Forgetting measure and backward transfer of image AUROC per earlier task."""
+        table = Table(title="forgetting (image AUROC)", title_justify="left")
+        table.add_column("task")
+        for ids in under:
+            table.add_column(f"FM {ids}", justify="right")
+            table.add_column(f"BWT {ids}", justify="right")
+        for j, classes in enumerate(tasks[:-1]):
+            values = [_number(v) for f in under.values() for v in (f.measure[j], f.transfer[j])]
+            table.add_row(f"{j}: {', '.join(classes)}", *values)
+        table.add_section()
+        table.add_row("mean", *[_number(v) for f in under.values() for v in (f.mean_measure, f.bwt)])
+        self.console.print(table)
+
+    def _bar(self, text: str) -> Progress:
+        columns: tuple[Any, ...] = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn(text),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        return Progress(*columns, console=self.console, transient=True, disable=not self.show_progress)
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1%}"

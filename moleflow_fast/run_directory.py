@@ -1,0 +1,171 @@
+"""What a run leaves behind: configuration, per-epoch and per-task tables, checkpoints, pictures.
+
+    config.json                     every option, versions, machine
+    epochs.csv                      one row per epoch
+    evaluation/after_task_<t>.csv   one row per class and kind of id (routed, oracle)
+    checkpoints/                    see moleflow_fast.trainer.checkpoint
+    summary.json                    final means, forgetting, routing; its presence marks a finished run
+    routing_confusion.png, heatmaps/*.png
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, RunOptions
+from moleflow_fast.errors import UserError
+from moleflow_fast.evaluation.evaluator import ClassResult, Evaluation
+from moleflow_fast.trainer.checkpoint import replacing, write_json
+from moleflow_fast.trainer.continual_trainer import EpochRecord
+
+
+class RunDirectoryError(UserError):
+    """The run directory cannot be used as asked."""
+
+
+class RunDirectory:
+    """Paths and tables of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.heatmaps = path / "heatmaps"
+
+    @classmethod
+    def create(cls, options: RunOptions) -> RunDirectory:
+        """A new directory, or the interrupted one with `--resume`; an unnamed run gets the next free name."""
+        path = Path(options.log_dir) / options.run_name
+        if options.resume:
+            return cls._resumed(path, options)
+        if path.exists() and options.experiment_name:
+            raise RunDirectoryError(f"{path} exists: add --resume to go on with it, or choose another --experiment_name")
+        number = 2
+        while path.exists():
+            path = path.with_name(f"{options.run_name}-{number}")
+            number += 1
+        path.mkdir(parents=True)
+        directory = cls(path)
+        write_json(path / "config.json", {"options": options.to_json(), "environment": environment()})
+        return directory
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """An existing run directory."""
+        if not (path / "config.json").exists():
+            raise RunDirectoryError(f"{path} is no run directory: it has no config.json")
+        return cls(path)
+
+    @classmethod
+    def _resumed(cls, path: Path, options: RunOptions) -> RunDirectory:
+        if not path.exists():
+            raise RunDirectoryError(f"nothing to resume: {path} does not exist (check --experiment_name, --log_dir)")
+        directory = cls.open(path)
+        before, now = result_options(directory.options()), result_options(options)
+        changed = [f"--{name}: was {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
+        if changed:
+            raise RunDirectoryError(f"{path} was started with other options: {'; '.join(changed)}")
+        return directory
+
+    def options(self) -> RunOptions:
+        return RunOptions.from_json(json.loads((self.path / "config.json").read_text())["options"])
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.path / "summary.json").exists()
+
+    # -- tables --------------------------------------------------------------------------------------
+
+    def keep_epochs_of(self, tasks: Iterable[int]) -> None:
+        """Forget epochs of tasks that will be trained again."""
+        kept = set(tasks)
+        rows = [row for row in _read_rows(self._epochs) if int(row["task_id"]) in kept]
+        _write_rows(self._epochs, [f.name for f in fields(EpochRecord)], rows)
+
+    def append_epoch(self, record: EpochRecord) -> None:
+        names = [f.name for f in fields(EpochRecord)]
+        fresh = not self._epochs.exists()
+        with self._epochs.open("a", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            if fresh:
+                writer.writeheader()
+            writer.writerow(asdict(record))
+
+    def write_evaluation(self, after_task: int, evaluations: Sequence[Evaluation]) -> None:
+        names = ["after_task", "ids", *(f.name for f in fields(ClassResult))]
+        rows = [
+            {"after_task": after_task, "ids": evaluation.ids, **asdict(result)}
+            for evaluation in evaluations
+            for result in evaluation.classes
+        ]
+        _write_rows(self._evaluation(after_task), names, rows)
+
+    def read_evaluation(self, after_task: int) -> tuple[Evaluation, Evaluation] | None:
+        """(routed, oracle) as they were written, or None."""
+        rows = _read_rows(self._evaluation(after_task))
+        if not rows:
+            return None
+        routed, oracle = (
+            Evaluation(ids, [_class_result(row) for row in rows if row["ids"] == ids]) for ids in ("routed", "oracle")
+        )
+        return routed, oracle
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        write_json(self.path / "summary.json", summary)
+
+    @property
+    def _epochs(self) -> Path:
+        return self.path / "epochs.csv"
+
+    def _evaluation(self, after_task: int) -> Path:
+        return self.path / "evaluation" / f"after_task_{after_task}.csv"
+
+
+def result_options(options: RunOptions) -> dict[str, Any]:
+    """The options that decide a run's numbers."""
+    return {name: value for name, value in options.to_json().items() if name not in NOT_PART_OF_THE_RESULT}
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    packages = {}
+    for name in ("moleflow_fast", "torch", "timm", "numpy", "adamp"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "source tree"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "packages": packages,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": device,
+    }
+
+
+def _class_result(row: Mapping[str, str]) -> ClassResult:
+    kinds = {"class_name": str, "task_id": int, "images": int}
+    return ClassResult(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(ClassResult)})  # type: ignore[arg-type]
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write_rows(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)

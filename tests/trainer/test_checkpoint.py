@@ -1,0 +1,168 @@
+"""Checkpoints: exact, complete or absent, and published ones imported."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_trainer import make_trainer, task_features, train
+
+from moleflow_fast.config import AblationConfig
+from moleflow_fast.trainer import checkpoint
+from moleflow_fast.trainer.checkpoint import CheckpointError
+
+OPTIONS = {"embed_dim": 16, "lora_rank": 3}
+CONFIGS = {
+    "default": AblationConfig(),
+    "soft_ln": AblationConfig(adapter_mode="soft_ln", use_whitening_adapter=False),
+    "standard": AblationConfig(adapter_mode="standard", use_whitening_adapter=False),
+    "task_separated": AblationConfig(use_task_separated=True),
+    "regular_linear": AblationConfig(use_regular_linear=True, use_scale_context=False),
+    "spectral_norm": AblationConfig(use_spectral_norm=True, use_scale_context=False),
+    "sequential": AblationConfig(no_freeze_base=True),
+}
+
+
+def saved(directory: Path, tasks: int = 2, config: AblationConfig | None = None):
+    trainer = make_trainer(config)
+    for task in range(tasks):
+        train(trainer, task)
+        checkpoint.save_task(directory, trainer, task, OPTIONS)
+    return trainer
+
+
+def maps(trainer, task: int) -> torch.Tensor:
+    return trainer.anomaly_maps(task_features(task, 4), torch.full((4,), task))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_round_trip_to_the_bit(name: str, tmp_path: Path) -> None:
+    trainer = saved(tmp_path, 3, CONFIGS[name])
+    restored = make_trainer(CONFIGS[name], seed=5)
+    assert checkpoint.load_tasks(tmp_path, restored, OPTIONS) == [0, 1, 2]
+    for task in range(3):
+        assert torch.equal(maps(restored, task), maps(trainer, task))
+        features = task_features(task).mean((1, 2))
+        assert torch.equal(restored.router.distances(features), trainer.router.distances(features))
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    resumed = make_trainer()
+    checkpoint.load_tasks(tmp_path, resumed, OPTIONS)
+    train(resumed, 1)
+    whole = saved(tmp_path / "whole", 2)
+    expected = whole.nf_model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.nf_model.state_dict().items())
+
+
+def test_later_files_hold_only_their_own_expert(tmp_path: Path) -> None:
+    saved(tmp_path)
+    later = checkpoint._read_tensors(tmp_path / "task_1.safetensors")
+    assert not [n for n in later if "base_linear" in n or ".lora_A.0" in n or "input_adapters.0" in n]
+    assert [n for n in later if ".lora_A.1" in n]
+
+
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
+    saved(tmp_path)
+    file = tmp_path / "task_1.safetensors"
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match=r"task_1\.safetensors is damaged"):
+        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+
+
+def test_another_configuration_is_named(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(CheckpointError, match="lora_rank: checkpoint 3, asked for 8"):
+        checkpoint.load_tasks(tmp_path, make_trainer(), {**OPTIONS, "lora_rank": 8})
+
+
+def test_nothing_to_load(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = saved(tmp_path, 1)
+    before = (tmp_path / "task_0.safetensors").read_bytes()
+
+    def full(tensors: dict, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        checkpoint.save_task(tmp_path, trainer, 0, OPTIONS)
+    assert (tmp_path / "task_0.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_kill_in_mid_write_loses_nothing(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    script = f"""
+        import os, signal
+        from pathlib import Path
+        from moleflow_fast.trainer.checkpoint import replacing
+        with replacing(Path({str(tmp_path)!r}) / "task_0.safetensors") as temporary:
+            temporary.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environment)
+    assert done.returncode == -signal.SIGKILL
+    assert checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS) == [0]
+
+
+def published_directory(tmp_path: Path) -> tuple[Path, dict]:
+    arrays = np.load(Path(__file__).parents[1] / "golden" / "nf_default.npz", allow_pickle=False)
+    state = {n.removeprefix("sd/"): torch.from_numpy(arrays[n]) for n in arrays.files if n.startswith("sd/")}
+    for task in range(2):
+        (tmp_path / f"task_{task}").mkdir(parents=True)
+        torch.save(state, tmp_path / f"task_{task}" / "nf_model.pth")
+    return tmp_path, arrays
+
+
+@pytest.mark.parametrize("form", ["run", "task", "file"])
+def test_published_checkpoints_import(form: str, tmp_path: Path) -> None:
+    directory, arrays = published_directory(tmp_path)
+    path = {"run": directory, "task": directory / "task_1", "file": directory / "task_1" / "nf_model.pth"}[form]
+    trainer = make_published_trainer(json.loads(str(arrays["meta"])))
+    assert checkpoint.load_published(path, trainer) == [0, 1]
+    trainer.nf_model.set_active_task(1)
+    z, _ = trainer.nf_model(torch.from_numpy(arrays["x"]))
+    torch.testing.assert_close(z, torch.from_numpy(arrays["t1/z"]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_published_checkpoint_of_other_widths_names_the_options(tmp_path: Path) -> None:
+    directory, _ = published_directory(tmp_path)
+    with pytest.raises(CheckpointError, match="--embed_dim"):
+        checkpoint.load_published(directory, make_trainer())
+
+
+def test_pickled_code_is_refused(tmp_path: Path) -> None:
+    torch.save(CONFIGS["default"], tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match="could run code"):
+        checkpoint.load_published(tmp_path / "model.pth", make_trainer())
+
+
+def make_published_trainer(meta: dict):
+    from types import SimpleNamespace
+
+    from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+    from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
+    from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
+
+    model = MoLESpatialAwareNF(
+        meta["embed_dim"],
+        meta["coupling_layers"],
+        lora_rank=meta["lora_rank"],
+        ablation_config=replace(AblationConfig(), **meta["config"]),
+    )
+    return MoLEContinualTrainer(None, PositionalEmbeddingGenerator("cpu"), model, SimpleNamespace())
