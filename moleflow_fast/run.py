@@ -25,6 +25,7 @@ from moleflow_fast.evaluation.pictures import choose_images, confusion_figure, h
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
 from moleflow_fast.extractors import PatchExtractor, WeightsUnavailable, create_feature_extractor, high_res_layers
 from moleflow_fast.extractors.cache import FeatureCache
+from moleflow_fast.extractors.stores import FeatureStore
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.run_directory import RunDirectory
@@ -176,14 +177,14 @@ class ContinualRun:
             done = checkpoint.load_published(path, self.trainer)
             for task_id in done:
                 self.trainer.task_classes[task_id] = self.tasks[task_id]
-                self.trainer.build_prototype(task_id, self._source(self.tasks[task_id], train=True).image_features)
+                self.trainer.build_prototype(task_id, self.training_features(self.tasks[task_id]).image_features)
         self.console.say(f"loaded         {path}, tasks {', '.join(map(str, done))}")
         return done
 
     def _train(self, directory: RunDirectory, task_id: int) -> None:
         options, classes = self.options, self.tasks[task_id]
         title = f"task {task_id} {', '.join(classes)}"
-        loader = FeatureLoader(self._source(classes, train=True), options.batch_size, options.seed + task_id)
+        loader = FeatureLoader(self.training_features(classes), options.batch_size, options.seed + task_id)
         records: list[EpochRecord] = []
         with self.console.training(title) as show:
 
@@ -245,12 +246,13 @@ class ContinualRun:
 
     # -- features ------------------------------------------------------------------------------------
 
-    def _source(self, classes: list[str], train: bool) -> Any:
+    def training_features(self, classes: list[str]) -> FeatureStore:
+        """Features of the training images of a task."""
         indices = {name: i for i, name in enumerate(self.classes)}
-        dataset = create_task_dataset(self._data_options, classes, indices, train=train)
-        return self._features_of(dataset, f"features {', '.join(classes)} {'train' if train else 'test'}")
+        dataset = create_task_dataset(self._data_options, classes, indices, train=True)
+        return self._features_of(dataset, f"features {', '.join(classes)} train")
 
-    def _features_of(self, dataset: Any, title: str) -> Any:
+    def _features_of(self, dataset: Any, title: str) -> FeatureStore:
         options = self.options
         with self.console.counting(title) as progress:
             return self.cache.features(

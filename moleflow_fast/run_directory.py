@@ -100,13 +100,13 @@ class RunDirectory:
             writer.writerow(asdict(record))
 
     def write_evaluation(self, after_task: int, evaluations: Sequence[Evaluation]) -> None:
-        names = ["after_task", "ids", *(f.name for f in fields(ClassResult))]
-        rows = [
-            {"after_task": after_task, "ids": evaluation.ids, **asdict(result)}
-            for evaluation in evaluations
-            for result in evaluation.classes
-        ]
-        _write_rows(self._evaluation(after_task), names, rows)
+        _write_evaluations(self._evaluation(after_task), evaluations)
+
+    def write_again(self, evaluations: Sequence[Evaluation]) -> Path:
+        """A repeated evaluation, beside the run's own; returns its file."""
+        file = self.path / "evaluation" / "again.csv"
+        _write_evaluations(file, evaluations)
+        return file
 
     def read_evaluation(self, after_task: int) -> tuple[Evaluation, Evaluation] | None:
         """(routed, oracle) as they were written, or None."""
@@ -150,6 +150,12 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": device,
     }
+
+
+def _write_evaluations(file: Path, evaluations: Sequence[Evaluation]) -> None:
+    names = ["ids", *(f.name for f in fields(ClassResult))]
+    rows = [{"ids": e.ids, **asdict(result)} for e in evaluations for result in e.classes]
+    _write_rows(file, names, rows)
 
 
 def _class_result(row: Mapping[str, str]) -> ClassResult:

@@ -1,0 +1,54 @@
+"""One training epoch with cached features against the same epoch with the backbone run every time.
+
+Synthetic demo images, random backbone weights (speed does not depend on either), default flow settings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moleflow_fast.config.options import RunOptions
+from moleflow_fast.console import RunConsole
+from moleflow_fast.data.demo import write_demo
+from moleflow_fast.run import ContinualRun
+from moleflow_fast.trainer.feature_loader import FeatureLoader
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "mobilenetv2_100": {"backbone_layers": ("blocks.2", "blocks.4"), "embed_dim": 256},
+    "wide_resnet50_2": {"embed_dim": 768},
+}
+IMAGES = 32
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(write_demo(tmp_path_factory.mktemp("demo") / "data", train=IMAGES))
+
+
+@pytest.mark.parametrize("features", ["cached", "backbone_every_epoch"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_epoch(benchmark: Any, demo_root: Path, tmp_path: Path, backbone: str, features: str) -> None:
+    options = RunOptions(
+        dataset="folder",
+        data_path=str(demo_root),
+        backbone_name=backbone,
+        random_backbone=True,
+        num_epochs=1,
+        cache_dir=str(tmp_path / "features"),
+        no_feature_cache=features == "backbone_every_epoch",
+        quiet=True,
+        **BACKBONES[backbone],
+    )
+    run = ContinualRun(options, RunConsole(quiet=True))
+    loader = FeatureLoader(run.training_features(run.tasks[0]), options.batch_size, options.seed)
+    run.trainer.train_task(0, run.tasks[0], loader, 1, options.lr)
+    tasks = iter(range(1, 100))
+
+    def later_task_epoch() -> None:
+        run.trainer.train_task(next(tasks), run.tasks[0], loader, 1, options.lr)
+
+    benchmark.group = f"one epoch of a later task, {IMAGES} images of 224 px, {backbone}"
+    benchmark.pedantic(later_task_epoch, rounds=5, warmup_rounds=1)

@@ -1,0 +1,60 @@
+"""python -m moleflow_fast.evaluate RUN: evaluate a run again from its checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+
+from moleflow_fast.config.options import INTERPOLATIONS, RunOptions
+from moleflow_fast.console import RunConsole
+from moleflow_fast.errors import UserError
+from moleflow_fast.run import ContinualRun
+from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m moleflow_fast.evaluate",
+        description="Evaluate a run again after its last complete task; writes evaluation/again.csv into it.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, help="run directory, as printed by moleflow_fast.train")
+    parser.add_argument("--data_path", help="where the images are now, if they have moved")
+    parser.add_argument("--score_smooth_sigma", type=float, help="another Gaussian smoothing, pixels")
+    parser.add_argument("--interp_mode", choices=INTERPOLATIONS, help="another way from patches to pixels")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N")
+    parser.add_argument("--quiet", action="store_const", const=True, help="no progress bars")
+    return parser
+
+
+def run_options(directory: RunDirectory, args: argparse.Namespace) -> RunOptions:
+    """The run's own options, with those given here in their place."""
+    changed = {n: v for n, v in vars(args).items() if n != "run" and v is not None}
+    try:
+        return dataclasses.replace(directory.options(), **changed)
+    except ValueError as error:
+        raise RunDirectoryError(str(error)) from error
+
+
+def main(argv: list[str] | None = None) -> int:
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    args = build_parser().parse_args(argv)
+    try:
+        directory = RunDirectory.open(args.run)
+        options = run_options(directory, args)
+        run = ContinualRun(options)
+        routed, oracle = run.evaluate_again(directory)
+        file = directory.write_again((routed, oracle))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    RunConsole(options.quiet).evaluation(f"{args.run}", routed, oracle)
+    print(f"written to {file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
