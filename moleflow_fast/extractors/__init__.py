@@ -9,13 +9,19 @@ from pathlib import Path
 import torch
 
 from .base import PatchExtractor
+from .cache import FeatureCache
 from .cnn import CNNPatchCoreExtractor
+from .errors import BackboneError
 from .families import default_embed_dim, default_layers, high_res_layers, is_vit
+from .stores import FeatureStore
 from .vit import DEFAULT_BLOCKS, ViTPatchCoreExtractor
 from .weights import WeightsError, WeightsUnavailable, create_backbone, load_backbone_weights
 
 __all__ = [
+    "BackboneError",
     "CNNPatchCoreExtractor",
+    "FeatureCache",
+    "FeatureStore",
     "PatchExtractor",
     "ViTPatchCoreExtractor",
     "WeightsError",
@@ -63,13 +69,13 @@ def create_feature_extractor(
         `extractor(images, return_spatial_shape=False)` -> (B, H, W, D) [, (H, W)].
 
     Raises:
-        ValueError: unknown backbone, layer or block.
+        BackboneError: unknown backbone, layer or block.
         WeightsError, WeightsUnavailable: see `create_backbone`.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if is_vit(backbone_name):
         if layers is not None:
-            raise ValueError(f"{backbone_name} is a ViT: choose blocks_to_extract, not layers")
+            raise BackboneError(f"{backbone_name} is a ViT: choose blocks_to_extract, not layers")
         return _create_vit(
             backbone_name, input_shape, device, blocks_to_extract, remove_cls_token, weights, pretrained
         )
@@ -100,6 +106,6 @@ def _create_vit(
 ) -> ViTPatchCoreExtractor:
     backbone, origin = create_backbone(backbone_name, pretrained, weights, input_shape)
     if not remove_cls_token and getattr(backbone, "num_prefix_tokens", None):
-        raise ValueError("remove_cls_token=False: prefix tokens have no place in a patch grid")
+        raise BackboneError("remove_cls_token=False: prefix tokens have no place in a patch grid")
     chosen = DEFAULT_BLOCKS if blocks is None else blocks
     return ViTPatchCoreExtractor(backbone, backbone_name, chosen, input_shape, device, origin)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import BackboneError
+
 logger = logging.getLogger(__name__)
 
 
@@ -16,14 +18,14 @@ class LayerCapture:
     """Run a model and return the outputs of the named submodules, in the order of the names.
 
     Raises:
-        ValueError: a name is no submodule (the message lists candidates), or its output is not one tensor.
+        BackboneError: a name is no submodule (the message lists candidates), or its output is not one tensor.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         modules = dict(model.named_modules())
         unknown = [name for name in names if name not in modules or not name]
         if unknown or not names:
-            raise ValueError(
+            raise BackboneError(
                 f"no such layers: {', '.join(map(repr, unknown)) or '(none given)'}; "
                 f"candidates are {', '.join(layer_candidates(model))}"
             )
@@ -39,7 +41,7 @@ class LayerCapture:
         self._run(images)
         missing = [name for name in self.names if name not in self._outputs]
         if missing:
-            raise ValueError(f"the forward pass does not run the layers {', '.join(missing)}")
+            raise BackboneError(f"the forward pass does not run the layers {', '.join(missing)}")
         outputs = [self._outputs[name] for name in self.names]
         self._outputs.clear()
         return outputs
@@ -47,7 +49,7 @@ class LayerCapture:
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
             if not isinstance(output, Tensor):
-                raise ValueError(
+                raise BackboneError(
                     f"layer {name!r} returns {type(output).__name__}, not a tensor: name another layer"
                 )
             self._outputs[name] = output

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .base import PatchExtractor, probe_image
 from .capture import LayerCapture, drop_unused_tail
+from .errors import BackboneError
 from .patches import patch_grid, pool_patches
 
 
@@ -26,7 +27,7 @@ class CNNPatchCoreExtractor(PatchExtractor):
         weights_origin: where the weights come from, in words.
 
     Raises:
-        ValueError: a name is no layer, or a layer gives no (B, C, H, W) or (B, H, W, C) map.
+        BackboneError: a name is no layer, or a layer gives no (B, C, H, W) or (B, H, W, C) map.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class CNNPatchCoreExtractor(PatchExtractor):
 
     def _as_map(self, name: str, output: Tensor) -> Tensor:
         if output.ndim != 4:
-            raise ValueError(
+            raise BackboneError(
                 f"layer {name!r} of {self.backbone_name} gives a tensor of shape {tuple(output.shape)}, "
                 "not a feature map (B, C, H, W): name another layer"
             )

@@ -10,6 +10,7 @@ from timm.models import model_entrypoint
 from torch import nn
 
 from .capture import layer_candidates
+from .errors import BackboneError
 
 _VIT_MODULES = ("beit", "deit", "eva", "vision_transformer", "vision_transformer_hybrid")
 _WIDE = ("wide_resnet101", "efficientnet_b6", "efficientnet_b7", "convnext_base", "convnext_large")
@@ -19,7 +20,7 @@ def is_vit(backbone_name: str) -> bool:
     """Whether a timm name is a plain vision transformer (blocks of tokens on one grid).
 
     Raises:
-        ValueError: timm has no model of this name.
+        BackboneError: timm has no model of this name.
     """
     check_name(backbone_name)
     module = model_entrypoint(backbone_name.split(".")[0]).__module__
@@ -33,7 +34,7 @@ def default_layers(backbone_name: str) -> tuple[str, ...]:
     RegNet s2, s3.
 
     Raises:
-        ValueError: timm lists no such layers; the message names candidates for `layers`.
+        BackboneError: timm lists no such layers; the message names candidates for `layers`.
     """
     return _layers_at(backbone_name, (8, 16))
 
@@ -42,7 +43,7 @@ def high_res_layers(backbone_name: str) -> tuple[str, ...]:
     """The layers at strides 4, 8 and 16, for a 56x56 grid at 224 px: layer1, layer2, layer3 of a ResNet.
 
     Raises:
-        ValueError: as `default_layers`.
+        BackboneError: as `default_layers`.
     """
     return _layers_at(backbone_name, (4, 8, 16))
 
@@ -55,12 +56,12 @@ def default_embed_dim(backbone_name: str) -> int:
 
 
 def check_name(backbone_name: str) -> None:
-    """Raise ValueError, with near names, unless timm knows the backbone."""
+    """Raise BackboneError, with near names, unless timm knows the backbone."""
     if timm.is_model(backbone_name):
         return
     near = difflib.get_close_matches(backbone_name.split(".")[0], timm.list_models(), n=5)
     hint = f"; near: {', '.join(near)}" if near else ""
-    raise ValueError(f"timm {timm.__version__} has no model {backbone_name!r}{hint}")
+    raise BackboneError(f"timm {timm.__version__} has no model {backbone_name!r}{hint}")
 
 
 def _layers_at(backbone_name: str, strides: tuple[int, ...]) -> tuple[str, ...]:
@@ -70,7 +71,7 @@ def _layers_at(backbone_name: str, strides: tuple[int, ...]) -> tuple[str, ...]:
     layers = {info["reduction"]: info["module"] for info in getattr(model, "feature_info", None) or []}
     found = [layers.get(stride) for stride in strides]
     if any(name not in modules for name in found):
-        raise ValueError(
+        raise BackboneError(
             f"timm lists no layers of {backbone_name} at the strides {strides}: name them with layers=[...], "
             f"candidates are {', '.join(layer_candidates(model))}"
         )

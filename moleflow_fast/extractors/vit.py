@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .base import PatchExtractor, probe_image
 from .capture import LayerCapture, drop_unused_tail
+from .errors import BackboneError
 
 DEFAULT_BLOCKS = (1, 3, 5, 11)
 
@@ -26,7 +27,7 @@ class ViTPatchCoreExtractor(PatchExtractor):
         weights_origin: where the weights come from, in words.
 
     Raises:
-        ValueError: the model has no such blocks.
+        BackboneError: the model has no such blocks.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class ViTPatchCoreExtractor(PatchExtractor):
         depth = len(backbone.blocks)  # type: ignore[arg-type]
         wrong = [b for b in blocks if not 0 <= b < depth]
         if wrong or not blocks:
-            raise ValueError(f"{backbone_name} has the blocks 0 to {depth - 1}; asked for {list(blocks)}")
+            raise BackboneError(f"{backbone_name} has the blocks 0 to {depth - 1}; asked for {list(blocks)}")
         width = int(backbone.embed_dim)  # type: ignore[arg-type]
         super().__init__(backbone, backbone_name, width, weights_origin, {"blocks": list(blocks)})
         self.blocks = tuple(blocks)

@@ -18,6 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from moleflow_fast.errors import UserError
+
+from .errors import BackboneError
 from .families import check_name
 
 logger = logging.getLogger(__name__)
@@ -36,11 +39,11 @@ _HINT_NAMES = (
 )  # fmt: skip
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """A weights file that cannot be read or does not fit the model."""
 
 
-class WeightsUnavailable(RuntimeError):
+class WeightsUnavailable(UserError, RuntimeError):
     """Pretrained weights that can neither be downloaded nor found in a cache."""
 
 
@@ -63,15 +66,15 @@ def create_backbone(
         The model and "file NAME", "timm pretrained" or "random (seed 0)". Global random state is untouched.
 
     Raises:
-        ValueError: unknown name, or both `pretrained=True` and a file.
+        BackboneError: unknown name, or both `pretrained=True` and a file.
         WeightsError: the file cannot be read or does not fit.
         WeightsUnavailable: timm's weights cannot be had here.
     """
     check_name(name)
     if pretrained and weights_file is not None:
-        raise ValueError("pretrained=True and a weights file exclude each other")
+        raise BackboneError("pretrained=True and a weights file exclude each other")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
+        torch.default_generator.manual_seed(RANDOM_SEED)
         model, origin = _with_weights(name, pretrained, weights_file, input_shape[0])
         _set_input_size(model, (input_shape[1], input_shape[2]))
     return model.eval(), origin
@@ -121,7 +124,9 @@ def _set_input_size(model: nn.Module, size: tuple[int, int]) -> None:
         return
     set_input_size = getattr(model, "set_input_size", None)
     if set_input_size is None:
-        raise ValueError(f"this backbone takes only images of {config['input_size'][1:]} pixels, not {size}")
+        raise BackboneError(
+            f"this backbone takes only images of {config['input_size'][1:]} pixels, not {size}"
+        )
     set_input_size(img_size=size)
 
 

@@ -1,0 +1,141 @@
+"""Running the backbone over the images of a data set, decoded ahead by worker processes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from moleflow_fast.errors import UserError
+
+
+class NonFiniteFeatures(UserError, ValueError):
+    """The backbone gave NaN or infinity for an image."""
+
+
+class ImageDataset(Protocol):
+    """What is asked of a data set: item i is a tuple that starts with the image tensor (C, M, M)."""
+
+    samples: Sequence[Any]  # each with a `path`
+    augmented: bool  # whether an item differs from one access to the next
+
+    def transform_key(self) -> str:
+        """A text that differs whenever the way from file to tensor differs."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]: ...
+
+
+class Extractor(Protocol):
+    """What is asked of an extractor."""
+
+    def fingerprint(self) -> str: ...
+
+    def features_with_image_level(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class BackboneSource:
+    """A `FeatureStore` that keeps nothing: every access decodes images and runs the backbone.
+
+    For data sets whose images change at every access, and for those whose features fit nowhere. Random
+    augmentation follows from the batches of one call and the image alone: it does not depend on the number of
+    workers, leaves the global random state untouched, and comes out the same in a resumed run.
+    """
+
+    origin = "backbone"
+    nbytes = 0
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        extractor: Extractor,
+        batch_size: int,
+        num_workers: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.dataset = dataset
+        self.extractor = extractor
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.device = torch.device(device)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self._shape[0], self._shape[1]
+
+    @property
+    def dim(self) -> int:
+        return self._shape[2]
+
+    @cached_property
+    def image_features(self) -> Tensor:
+        """(N, D), from one pass in order at first use."""
+        return torch.cat([image for _, image in self.batches(self.in_order())])
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def in_order(self) -> list[Tensor]:
+        """Batches of indices that cover the data set once."""
+        return list(torch.arange(len(self)).split(self.batch_size))
+
+    def patches(self, indices: Tensor) -> Tensor:
+        if len(indices) == 0:
+            return torch.empty(0, *self.grid, self.dim, device=self.device)
+        return torch.cat([patches for patches, _ in self.batches(indices.split(self.batch_size))])
+
+    def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = [batch.tolist() for batch in index_batches]
+        seed = zlib.crc32(repr(batches).encode())
+        loader = DataLoader(
+            _SeededImages(self.dataset, seed),
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator().manual_seed(seed),  # else the loader draws from the global state
+        )
+        for indices, images in zip(batches, loader, strict=True):
+            patches, image_level = self.extractor.features_with_image_level(images)
+            require_finite(patches, self.dataset, indices)
+            yield patches.to(self.device, torch.float32), image_level.to(self.device, torch.float32)
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
+        patches, _ = next(self.batches([torch.tensor([0])]))
+        return tuple(patches.shape[1:])
+
+
+def require_finite(patches: Tensor, dataset: ImageDataset, indices: Sequence[int]) -> None:
+    """Raise NonFiniteFeatures, naming the files, unless all patches (n, H, W, D) of the images are finite."""
+    finite = patches.isfinite().flatten(1).all(1)  # (n,)
+    if bool(finite.all()):
+        return
+    bad = [i for i, good in zip(indices, finite.tolist(), strict=True) if not good]
+    raise NonFiniteFeatures(
+        f"the backbone gives NaN or infinite features in {patches.dtype} for "
+        f"{', '.join(str(dataset.samples[i].path) for i in bad)}: check these images and the backbone weights"
+    )
+
+
+class _SeededImages(Dataset[Tensor]):
+    """The images alone, each decoded under a random state of its own."""
+
+    def __init__(self, dataset: ImageDataset, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Tensor:
+        if not self.dataset.augmented:
+            return self.dataset[index][0]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed * len(self.dataset) + index)
+            return self.dataset[index][0]

@@ -1,0 +1,112 @@
+"""Features of a whole data set, ready to be gathered in batches."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_PREFETCHED_BATCHES = 2
+
+
+class FeatureStore(Protocol):
+    """Patch and image features of N images; everything it returns is float32 on `device`."""
+
+    @property
+    def origin(self) -> str:
+        """Where patches come from: "device", "memory" (of the host), "file" or "backbone"."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(H, W)."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the patch features take where they are kept."""
+
+    @property
+    def image_features(self) -> Tensor:
+        """(N, D): the mean of each image's patch features."""
+
+    def __len__(self) -> int: ...
+
+    def patches(self, indices: Tensor) -> Tensor:
+        """Patch features (n, H, W, D) of the images `indices` (n,)."""
+
+    def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(patches (n, H, W, D), image features (n, D)) per batch of indices; slow sources read ahead."""
+
+
+class TensorStore:
+    """Features held in one tensor: on the device, in host memory, or mapped from a file.
+
+    Args:
+        patches: (N, H, W, D) in any floating dtype.
+        image_features: (N, D).
+        device: where results go.
+        origin: "device", "memory" or "file".
+    """
+
+    def __init__(self, patches: Tensor, image_features: Tensor, device: torch.device, origin: str) -> None:
+        self._patches = patches
+        self.image_features = image_features.to(device, torch.float32)
+        self.device = device
+        self.origin = origin
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self._patches.shape[1], self._patches.shape[2]
+
+    @property
+    def dim(self) -> int:
+        return self._patches.shape[3]
+
+    @property
+    def nbytes(self) -> int:
+        return self._patches.nbytes
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def patches(self, indices: Tensor) -> Tensor:
+        return self._to_device(self._gather(indices))
+
+    def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.origin == "device":
+            return ((self.patches(indices), self._image_rows(indices)) for indices in index_batches)
+        return self._batches_read_ahead(index_batches)
+
+    def _batches_read_ahead(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        with ThreadPoolExecutor(1) as reader:
+            pending: deque[tuple[Tensor, Future[Tensor]]] = deque()
+            for indices in index_batches:
+                pending.append((indices, reader.submit(self._gather, indices)))
+                if len(pending) > _PREFETCHED_BATCHES:
+                    yield self._finish(*pending.popleft())
+            while pending:
+                yield self._finish(*pending.popleft())
+
+    def _finish(self, indices: Tensor, rows: Future[Tensor]) -> tuple[Tensor, Tensor]:
+        return self._to_device(rows.result()), self._image_rows(indices)
+
+    def _image_rows(self, indices: Tensor) -> Tensor:
+        return self.image_features[indices.to(self.device)]
+
+    def _gather(self, indices: Tensor) -> Tensor:
+        rows = self._patches.index_select(0, indices.to(self._patches.device))
+        crosses = self._patches.device.type == "cpu" and self.device.type == "cuda"
+        return rows.pin_memory() if crosses else rows
+
+    def _to_device(self, rows: Tensor) -> Tensor:
+        return rows.to(self.device, non_blocking=True).float()
