@@ -1,0 +1,233 @@
+"""Data sets of one class, with the published constructors and items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import PIL
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+from . import decoding, layouts
+from .errors import DataError, raise_all
+from .layouts import ClassFiles, Sample
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+MVTEC_CLASS_NAMES = [
+    "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
+    "toothbrush", "transistor", "wood", "zipper",
+]  # fmt: skip
+VISA_CLASS_NAMES = [
+    "candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2", "pcb1", "pcb2", "pcb3", "pcb4",
+    "pipe_fryum",
+]  # fmt: skip
+MPDD_CLASS_NAMES = ["bracket_black", "bracket_brown", "bracket_white", "connector", "metal_plate", "tubes"]
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+class AnomalyImages(Dataset[tuple[Tensor, int, Tensor, str, str]]):
+    """A list of samples, decoded when asked for.
+
+    Item i is (image (3, crp_size, crp_size), label, mask (1, msk_size, msk_size) of 0 and 1, name, type). Images:
+    short side to `img_size` (Lanczos), centre crop, ImageNet normalization. Masks: nearest, same field of view.
+
+    Args:
+        samples: what to load.
+        has_masks: False where there are image labels only; masks are then all zero.
+        transform, target_transform: in place of the ones above, for image and mask (PIL image to tensor).
+        use_rotation_aug: rotate by an angle drawn anew at every access, nearest, filled with 0.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        has_masks: bool,
+        transform: Transform | None = None,
+        target_transform: Transform | None = None,
+        img_size: int = 518,
+        crp_size: int = 518,
+        msk_size: int = 256,
+        use_rotation_aug: bool = False,
+        rotation_degrees: float = 180.0,
+    ) -> None:
+        self.samples = list(samples)
+        self.has_masks = has_masks
+        # A transform of the caller's own may be random: its features are never cached.
+        self.augmented = use_rotation_aug or transform is not None
+        self.msk_size = msk_size
+        self._transform = transform or _image_transform(img_size, crp_size, rotation_degrees * use_rotation_aug)
+        self._target_transform = target_transform or _mask_transform(img_size, crp_size, msk_size)
+        self._transform_key = f"short side {img_size} lanczos, crop {crp_size}, imagenet, pillow {PIL.__version__}"
+
+    def transform_key(self) -> str:
+        """A text that differs whenever the way from file to tensor differs."""
+        return self._transform_key
+
+    def load_mask(self, index: int) -> Tensor:
+        """(1, msk_size, msk_size), 1 where defective."""
+        path = self.samples[index].mask_path
+        if path is None:
+            return torch.zeros(1, self.msk_size, self.msk_size)
+        return self._target_transform(decoding.load_mask(path))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, Tensor, str, str]:
+        sample = self.samples[index]
+        image = self._transform(decoding.load_image(sample.path))
+        return image, sample.label, self.load_mask(index), sample.path.stem, sample.type
+
+
+class ClassDataset(AnomalyImages):
+    """One class of a data set on disk.
+
+    Args:
+        root: folder of the data set.
+        class_name: one of its classes.
+        train: training images, all normal, with the class index as label; else test images, 0 good and 1 defect.
+
+    Raises:
+        DataError: a missing folder, mask or table, an empty class; names the files and the remedy.
+    """
+
+    def __init__(self, root: str | Path, class_name: str, train: bool = True, *args: Any, **options: Any) -> None:
+        files = self.find(Path(root), class_name, train)
+        raise_all(files.problems)
+        samples = files.samples
+        if train:
+            samples = with_class_indices(samples, {n: i for i, n in enumerate(self.class_names(Path(root)))})
+            super().__init__(samples, files.has_masks, *args, **options)
+            return
+        super().__init__(samples, files.has_masks, *args, **{**options, "use_rotation_aug": False})
+
+    @classmethod
+    def class_names(cls, root: Path) -> list[str]:
+        """All classes, in the published order."""
+        raise NotImplementedError
+
+    @classmethod
+    def find(cls, root: Path, class_name: str, train: bool) -> ClassFiles:
+        """The files of a class, with what is wrong about them, without opening any."""
+        return layouts.find_mvtec_layout(root, class_name, train)
+
+
+class MVTEC(ClassDataset):
+    """MVTec AD."""
+
+    @classmethod
+    def class_names(cls, root: Path) -> list[str]:
+        return MVTEC_CLASS_NAMES
+
+
+class MPDD(ClassDataset):
+    """Metal Parts Defect Detection, in MVTec AD layout."""
+
+    @classmethod
+    def class_names(cls, root: Path) -> list[str]:
+        return MPDD_CLASS_NAMES
+
+
+class VISA(ClassDataset):
+    """Visual Anomaly, with its one-class split table."""
+
+    @classmethod
+    def class_names(cls, root: Path) -> list[str]:
+        return VISA_CLASS_NAMES
+
+    @classmethod
+    def find(cls, root: Path, class_name: str, train: bool) -> ClassFiles:
+        return layouts.find_visa(root, class_name, train)
+
+
+class FOLDER(ClassDataset):
+    """Any folder in MVTec AD layout; its classes are the folders with a `train/good`."""
+
+    @classmethod
+    def class_names(cls, root: Path) -> list[str]:
+        return layouts.discover_classes(root)
+
+
+_DATASETS: dict[str, type[ClassDataset]] = {"mvtec": MVTEC, "visa": VISA, "mpdd": MPDD, "folder": FOLDER}
+
+
+def get_dataset_class(name: str) -> type[ClassDataset]:
+    """The class for `mvtec`, `visa`, `mpdd` or `folder`."""
+    if name not in _DATASETS:
+        raise DataError(f"unknown data set {name!r}: choose from {', '.join(_DATASETS)}")
+    return _DATASETS[name]
+
+
+def get_class_names(name: str, root: str | Path) -> list[str]:
+    """The classes of a data set in the published order; those of a folder by name.
+
+    Raises:
+        DataError: no classes in the folder.
+    """
+    names = get_dataset_class(name).class_names(Path(root))
+    if not names:
+        raise_all(layouts.find_mvtec_layout(Path(root), "", train=True).problems)
+    return list(names)
+
+
+def create_task_dataset(
+    args: Any, task_classes: Sequence[str], global_class_to_idx: dict[str, int], train: bool = True
+) -> AnomalyImages:
+    """The classes of one task as one data set.
+
+    Args:
+        args: anything with dataset, data_path, img_size, msk_size, use_rotation_aug, rotation_degrees.
+        task_classes: their names.
+        global_class_to_idx: label of each class's training images.
+    """
+    files = [get_dataset_class(args.dataset).find(Path(args.data_path), name, train) for name in task_classes]
+    raise_all([problem for one in files for problem in one.problems])
+    samples = [sample for one in files for sample in one.samples]
+    return AnomalyImages(
+        with_class_indices(samples, global_class_to_idx) if train else samples,
+        all(one.has_masks for one in files),
+        img_size=args.img_size,
+        crp_size=args.img_size,
+        msk_size=args.msk_size,
+        use_rotation_aug=train and args.use_rotation_aug,
+        rotation_degrees=args.rotation_degrees,
+    )
+
+
+def with_class_indices(samples: Sequence[Sample], class_to_idx: dict[str, int]) -> list[Sample]:
+    """The samples with their class's index as label."""
+    return [replace(sample, label=class_to_idx[sample.class_name]) for sample in samples]
+
+
+def _image_transform(size: int, crop: int, degrees: float) -> Transform:
+    rotation = [transforms.RandomRotation(degrees, InterpolationMode.NEAREST, fill=0)] if degrees else []
+    return transforms.Compose(
+        [
+            transforms.Resize(size, InterpolationMode.LANCZOS),
+            *rotation,
+            transforms.CenterCrop(crop),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+
+
+def _mask_transform(image_size: int, crop: int, mask_size: int) -> Transform:
+    """Nearest, then the same share of the picture as the image's own crop."""
+
+    def transform(mask: Image.Image) -> Tensor:
+        resized = TF.resize(mask, round(mask_size * image_size / crop), InterpolationMode.NEAREST)
+        return TF.to_tensor(TF.center_crop(resized, mask_size))
+
+    return transform
