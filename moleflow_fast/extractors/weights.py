@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from moleflow_fast.errors import UserError
 
+from .batch_norms import settle_batch_norms
 from .errors import BackboneError
 from .families import check_name
 
@@ -112,6 +113,7 @@ def _with_weights(
         return _timm_pretrained(name, channels), "timm pretrained"
     model = timm.create_model(name, num_classes=0, in_chans=channels)
     if weights_file is None:
+        settle_batch_norms(model, channels)
         return model, f"random (seed {RANDOM_SEED})"
     load_backbone_weights(model, weights_file)
     return model, f"file {Path(weights_file).name}"

@@ -1,0 +1,55 @@
+#include "cpu/regions.h"
+
+#include <cstddef>
+#include <vector>
+
+namespace moleflow::cpu {
+namespace {
+
+int32_t find_root(std::vector<int32_t>& parent, int32_t i) {
+    while (parent[i] != i) i = parent[i] = parent[parent[i]];
+    return i;
+}
+
+int32_t join(std::vector<int32_t>& parent, int32_t a, int32_t b) {
+    a = find_root(parent, a);
+    b = find_root(parent, b);
+    return parent[a < b ? b : a] = a < b ? a : b;
+}
+
+}  // namespace
+
+int32_t label_regions(const uint8_t* mask, int32_t* regions, int height, int width) {
+    std::vector<int32_t> parent{0};
+    for (int y = 0; y < height; ++y) {
+        const uint8_t* pixels = mask + static_cast<ptrdiff_t>(y) * width;
+        int32_t* row = regions + static_cast<ptrdiff_t>(y) * width;
+        for (int x = 0; x < width; ++x) {
+            row[x] = 0;
+            if (!pixels[x]) continue;
+            int32_t label = x > 0 ? row[x - 1] : 0;
+            for (int dx = -1; y > 0 && dx <= 1; ++dx) {
+                if (x + dx < 0 || x + dx >= width) continue;
+                const int32_t above = row[x + dx - width];
+                if (above) label = label ? join(parent, label, above) : above;
+            }
+            if (!label) {
+                label = static_cast<int32_t>(parent.size());
+                parent.push_back(label);
+            }
+            row[x] = label;
+        }
+    }
+    // Roots come before what they root: one pass numbers them without gaps.
+    int32_t count = 0;
+    std::vector<int32_t> number(parent.size(), 0);
+    for (size_t i = 1; i < parent.size(); ++i) {
+        const int32_t root = find_root(parent, static_cast<int32_t>(i));
+        number[i] = root == static_cast<int32_t>(i) ? ++count : number[root];
+    }
+    const ptrdiff_t pixels = static_cast<ptrdiff_t>(height) * width;
+    for (ptrdiff_t i = 0; i < pixels; ++i) regions[i] = number[regions[i]];
+    return count;
+}
+
+}  // namespace moleflow::cpu

@@ -1,0 +1,8 @@
+// One function compiled for several instruction sets; the loader picks the widest this CPU has.
+#pragma once
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
+#define MOLEFLOW_VECTOR_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define MOLEFLOW_VECTOR_CLONES
+#endif

@@ -1,0 +1,36 @@
+"""Builds moleflow_fast._C with CMake and ninja; everything else is in pyproject.toml."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CUDA_CHOICES = ("auto", "on", "off")
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        cuda = os.environ.get("MOLEFLOW_CUDA", "auto").lower()
+        if cuda not in CUDA_CHOICES:
+            sys.exit(f"MOLEFLOW_CUDA must be one of {', '.join(CUDA_CHOICES)}, got {cuda!r}")
+        target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        # Outside the source tree: a stale cache there breaks the next isolated build, whose cmake lives elsewhere.
+        with tempfile.TemporaryDirectory(prefix="moleflow-build-") as build:
+            configure = [
+                "cmake", "-S", str(ROOT), "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+                f"-DCMAKE_INSTALL_PREFIX={target}", f"-DPython_EXECUTABLE={sys.executable}",
+                f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DMOLEFLOW_CUDA={cuda}",
+            ]  # fmt: skip
+            subprocess.run(configure, check=True)
+            subprocess.run(["cmake", "--build", build], check=True)
+            subprocess.run(["cmake", "--install", build], check=True)
+
+
+setup(ext_modules=[Extension("moleflow_fast._C", [])], cmdclass={"build_ext": CMakeBuild})
