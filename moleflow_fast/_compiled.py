@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 try:
-    from moleflow_fast import _C as compiled
+    import moleflow_fast._C as compiled
 except ImportError as error:
     raise ImportError(
         "moleflow_fast's compiled part is missing: install the package with `pip install .`. If it is installed, "

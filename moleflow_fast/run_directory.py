@@ -47,7 +47,8 @@ class RunDirectory:
         if options.resume:
             return cls._resumed(path, options)
         if path.exists() and options.experiment_name:
-            raise RunDirectoryError(f"{path} exists: add --resume to go on with it, or choose another --experiment_name")
+            remedy = "add --resume to go on with it, or choose another --experiment_name"
+            raise RunDirectoryError(f"{path} exists: {remedy}")
         number = 2
         while path.exists():
             path = path.with_name(f"{options.run_name}-{number}")
@@ -160,7 +161,7 @@ def _write_evaluations(file: Path, evaluations: Sequence[Evaluation]) -> None:
 
 def _class_result(row: Mapping[str, str]) -> ClassResult:
     kinds = {"class_name": str, "task_id": int, "images": int}
-    return ClassResult(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(ClassResult)})  # type: ignore[arg-type]
+    return ClassResult(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(ClassResult)})
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:

@@ -41,7 +41,8 @@ def check_dataset(name: str, root: str | Path, class_names: Sequence[str], num_w
         for found in pool.map(_problems_of, samples):
             problems += found
     raise_all(problems)
-    return DataReport(len(samples), [w for c, split in zip(class_names, splits[1::2], strict=True) for w in _odd(c, split)])
+    tests = zip(class_names, splits[1::2], strict=True)
+    return DataReport(len(samples), [warning for name, split in tests for warning in _odd(name, split)])
 
 
 def _problems_of(sample: Sample) -> list[str]:

@@ -177,7 +177,7 @@ def get_class_names(name: str, root: str | Path) -> list[str]:
     """
     names = get_dataset_class(name).class_names(Path(root))
     if not names:
-        raise_all(layouts.find_mvtec_layout(Path(root), "", train=True).problems)
+        raise_all([layouts.explain_missing_class(Path(root))])
     return list(names)
 
 

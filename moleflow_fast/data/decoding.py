@@ -104,4 +104,5 @@ def _readable(path: Path) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: too many pixels to be a photograph ({error}); scale it down or remove it") from error
     except _DECODER_ERRORS as error:
-        raise DataError(f"{path}: damaged or cut short ({error}); copy it again from its source or remove it") from error
+        remedy = "copy it again from its source or remove it"
+        raise DataError(f"{path}: damaged or cut short ({error}); {remedy}") from error

@@ -40,7 +40,7 @@ def find_mvtec_layout(root: Path, class_name: str, train: bool) -> ClassFiles:
     """
     folder = root / class_name
     if not folder.is_dir():
-        return ClassFiles(problems=[_no_such_class(root, class_name)])
+        return ClassFiles(problems=[explain_missing_class(root, class_name)])
     found = ClassFiles(has_masks=(folder / "ground_truth").is_dir())
     split = folder / "train" / GOOD if train else folder / "test"
     if not split.is_dir():
@@ -61,9 +61,8 @@ def _add_type(found: ClassFiles, folder: Path, directory: Path, class_name: str)
         mask = masks.get(f"{path.stem}_mask") or masks.get(path.stem)
         if defective and found.has_masks and mask is None:
             wanted = folder / "ground_truth" / directory.name / f"{path.stem}_mask.png"
-            found.problems.append(
-                f"{path}: its mask {wanted} is missing; add it, or remove {folder / 'ground_truth'} to use image labels only"
-            )
+            remedy = f"add it, or remove {folder / 'ground_truth'} to use image labels only"
+            found.problems.append(f"{path}: its mask {wanted} is missing; {remedy}")
         found.samples.append(Sample(path, mask, int(defective), directory.name, class_name))
 
 
@@ -83,7 +82,8 @@ def find_visa(root: Path, class_name: str, train: bool) -> ClassFiles:
         if row["object"] == class_name and row["split"] == split:
             _add_visa_row(found, root, row)
     if not found.samples:
-        found.problems.append(f"{table}: no {split} rows of class {class_name!r}; it has {_listed(r['object'] for r in rows)}")
+        known = _listed(row["object"] for row in rows)
+        found.problems.append(f"{table}: no {split} rows of class {class_name!r}; it has {known}")
     return found
 
 
@@ -105,7 +105,8 @@ def discover_classes(root: Path) -> list[str]:
     return sorted(d.name for d in root.iterdir() if (d / "train" / GOOD).is_dir())
 
 
-def _no_such_class(root: Path, class_name: str) -> str:
+def explain_missing_class(root: Path, class_name: str = "") -> str:
+    """Why `root` has no such class (or none at all), and what to do."""
     if not root.is_dir():
         return f"{root}: no such folder; check --data_path"
     known = discover_classes(root)
@@ -121,7 +122,9 @@ def _no_such_class(root: Path, class_name: str) -> str:
 
 
 def _wanted(class_name: str, train: bool) -> str:
-    return f"{class_name}/train/good/*.png" if train else f"{class_name}/test/good/*.png and {class_name}/test/<defect>/*.png"
+    if train:
+        return f"{class_name}/train/good/*.png"
+    return f"{class_name}/test/good/*.png and {class_name}/test/<defect>/*.png"
 
 
 def _images(directory: Path) -> list[Path]:

@@ -76,7 +76,7 @@ class PatchExtractor(nn.Module):
         for name, value in sorted(self.backbone.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
             raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(raw.numpy())  # type: ignore[arg-type]
+            digest.update(raw.numpy())
         return digest.hexdigest()
 
     def _prepare(self, images: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class SpatialContextMixer(nn.Module):
 
     def _local_std(self, x: Tensor) -> Tensor:
         planes = x.permute(0, 3, 1, 2)
-        pool = {"kernel_size": self.kernel_size, "stride": 1, "padding": self.kernel_size // 2}
-        mean = F.avg_pool2d(planes, **pool)
-        variance = F.avg_pool2d(planes**2, **pool) - mean**2
+        window = (self.kernel_size, 1, self.kernel_size // 2)
+        mean = F.avg_pool2d(planes, *window)
+        variance = F.avg_pool2d(planes**2, *window) - mean**2
         return variance.clamp_min(1e-6).sqrt().permute(0, 2, 3, 1)

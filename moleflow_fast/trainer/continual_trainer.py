@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -368,7 +368,7 @@ class _Epochs:
     def __len__(self) -> int:
         if isinstance(self.loader, FeatureLoader):
             return len(self.loader)
-        return len(self.loader.loader) if hasattr(self.loader.loader, "__len__") else 0
+        return len(self.loader.loader) if isinstance(self.loader.loader, Sized) else 0
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         if isinstance(self.loader, FeatureLoader):

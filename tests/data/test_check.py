@@ -1,7 +1,7 @@
 import pytest
+from data.builders import mvtec_layout, save, save_mask, visa_layout
 from PIL import Image
 
-from data.builders import mvtec_layout, save, save_mask, visa_layout
 from moleflow_fast.data import DataError, check_dataset
 
 

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from data.builders import mvtec_layout, save, save_mask, visa_layout
 from PIL import Image
 
-from data.builders import mvtec_layout, save, save_mask, visa_layout
 from moleflow_fast.data import (
     FOLDER,
     MPDD,

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from data.builders import save
 from PIL import Image
 
-from data.builders import save
 from moleflow_fast.data import DataError
 from moleflow_fast.data.decoding import load_image, load_mask, upright_size, verify
 
