@@ -29,7 +29,7 @@ def load_image(path: Path) -> Image.Image:
         DataError: damaged, truncated, too large to be trusted, or no image.
     """
     with _readable(path), Image.open(path) as image:
-        return ImageOps.exif_transpose(_to_eight_bit(image).convert("RGB"))
+        return _upright(_to_eight_bit(image).convert("RGB"), image)
 
 
 def load_mask(path: Path) -> Image.Image:
@@ -81,16 +81,12 @@ def _to_eight_bit(image: Image.Image) -> Image.Image:
     else:
         return image
     pixels = np.clip(np.asarray(image, dtype=np.float64) * scale, 0, 255).round()
-    return _keep_exif(Image.fromarray(pixels.astype(np.uint8)), image)
-
-
-def _keep_exif(image: Image.Image, source: Image.Image) -> Image.Image:
-    image.getexif().update(source.getexif())
-    return image
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(_keep_exif(image, source))
+    image.getexif().update(source.getexif())  # conversions lose it
+    return ImageOps.exif_transpose(image)
 
 
 @contextmanager

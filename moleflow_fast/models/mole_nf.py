@@ -295,5 +295,5 @@ class MoLESpatialAwareNF(nn.Module):
     @staticmethod
     def _set_global_affine_trainable(flow: CouplingFlow, trainable: bool) -> None:
         for block in flow.module_list:
-            block.global_scale.requires_grad_(trainable)  # type: ignore[union-attr, operator]
-            block.global_offset.requires_grad_(trainable)  # type: ignore[union-attr, operator]
+            block.global_scale.requires_grad_(trainable)
+            block.global_offset.requires_grad_(trainable)
