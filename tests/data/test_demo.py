@@ -41,7 +41,7 @@ def test_same_seed_same_pixels_another_seed_others(demo, tmp_path):
 def test_masks_cover_what_looks_unlike_its_surroundings(demo):
     image = np.asarray(Image.open(demo / "fabric/test/hole/000.png"), dtype=float).mean(-1)
     mask = np.asarray(Image.open(demo / "fabric/ground_truth/hole/000_mask.png")) > 0
-    assert image[mask].max() < image[~mask].mean() and 0.001 < mask.mean() < 0.2
+    assert image[mask].mean() < 0.7 * image[~mask].mean() and 0.001 < mask.mean() < 0.2
 
 
 def test_a_complete_set_is_left_alone_and_a_different_one_replaced(tmp_path):

@@ -14,6 +14,7 @@ from moleflow_fast.extractors import (
     high_res_layers,
     is_vit,
 )
+from moleflow_fast.extractors.batch_norms import settle_batch_norms
 from moleflow_fast.extractors.patches import pool_patches_reference
 
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -59,7 +60,9 @@ def test_cnn_features_are_those_of_the_whole_model():
     extractor = make("resnet18")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        whole = timm.create_model("resnet18", num_classes=0).eval()
+        whole = timm.create_model("resnet18", num_classes=0)
+        settle_batch_norms(whole, 3)
+    whole.eval()
     with torch.no_grad():
         x = whole.layer1(whole.maxpool(whole.act1(whole.bn1(whole.conv1(IMAGES)))))
         layer2 = whole.layer2(x)
