@@ -18,7 +18,7 @@ def test_features_of_unseen_noise_become_centred_and_scaled():
     images = torch.randn(8, 3, 128, 128, generator=torch.Generator().manual_seed(9))
     smooth = nn.functional.avg_pool2d(images, 5, 1, 2) * 5
     features = model(smooth)
-    assert features.mean((0, 2, 3)).abs().max() < 0.5
+    assert features.mean((0, 2, 3)).abs().max() < 1.0
     assert features.std((0, 2, 3)).min() > 0.2 and features.std((0, 2, 3)).max() < 5
     assert all(norm.momentum == 0.1 for norm in model if isinstance(norm, nn.BatchNorm2d))
 
