@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from moleflow_fast.config.scenario import split_into_tasks
 from moleflow_fast.console import RunConsole
 from moleflow_fast.data import check_dataset, create_task_dataset, get_class_names, get_dataset_class
 from moleflow_fast.data.demo import write_demo
+from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.aggregation import image_scores
 from moleflow_fast.evaluation.diagnostics import task_diagnostics
 from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, evaluate_routing_performance
@@ -29,6 +31,7 @@ from moleflow_fast.extractors.stores import FeatureStore
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.tensorboard import TensorBoardLog, summary_writer_class
 from moleflow_fast.trainer import checkpoint
 from moleflow_fast.trainer.continual_trainer import BatchRecord, EpochRecord, MoLEContinualTrainer
 from moleflow_fast.trainer.feature_loader import FeatureLoader
@@ -52,6 +55,7 @@ class ContinualRun:
         self.options = options
         self.console = console or RunConsole(options.quiet)
         self._tests: dict[str, TestClass] = {}
+        self._board: TensorBoardLog | None = None
         self.logger = logging.getLogger("moleflow_fast")
 
     # -- what a run is made of -----------------------------------------------------------------------
@@ -70,7 +74,10 @@ class ContinualRun:
     @cached_property
     def tasks(self) -> list[list[str]]:
         classes = self.options.task_classes or get_class_names(self.layout, self.data_root)
-        return split_into_tasks(list(classes), self.options.cl_scenario)
+        try:
+            return split_into_tasks(list(classes), self.options.cl_scenario)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     @property
     def classes(self) -> list[str]:
@@ -78,9 +85,15 @@ class ContinualRun:
 
     @cached_property
     def device(self) -> torch.device:
-        if self.options.device != "auto":
-            return torch.device(self.options.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.options.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.options.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--device {self.options.device} does not work here ({reason}); use cpu or auto") from error
+        return device
 
     @cached_property
     def extractor(self) -> PatchExtractor:
@@ -128,15 +141,18 @@ class ContinualRun:
 
     def execute(self) -> RunResult:
         """Train every task, evaluate after each, write everything down."""
-        self._check_data()
+        self._check()
         directory = RunDirectory.create(self.options)
         self._announce(directory)
+        if self.options.tensorboard:
+            self._board = TensorBoardLog(directory.path / "tensorboard")
         done = self._restore(directory)
-        directory.keep_epochs_of(done)
-        for task_id in range(len(self.tasks)):
-            if task_id not in done:
+        directory.keep_epochs_of(range(done))
+        if done and directory.read_evaluation(done - 1) is None:
+            self._evaluate(directory, done - 1)
+        if not self.options.final_eval_only:
+            for task_id in range(done, len(self.tasks)):
                 self._train(directory, task_id)
-            if directory.read_evaluation(task_id) is None:
                 self._evaluate(directory, task_id)
         return self._finish(directory)
 
@@ -144,7 +160,19 @@ class ContinualRun:
         """Routed and oracle evaluation of a finished or interrupted run's last complete task."""
         self._check_data()
         done = checkpoint.load_tasks(directory.checkpoints, self.trainer, self._checkpoint_options)
+        self._require_own_classes(directory.checkpoints)
         return evaluate_all_tasks(self.scorer, self._tests_until(done[-1]))
+
+    def _check(self) -> None:
+        """Everything that can be wrong before the first file is written."""
+        if self.options.tensorboard:
+            summary_writer_class()
+        for warning in self.options.ablation.warnings:
+            self.console.warn(warning)
+        self._check_data()
+        if self.options.load_checkpoint and not self.options.resume:
+            _ = self._loaded_tasks
+        _ = self.trainer
 
     def _check_data(self) -> None:
         report = check_dataset(self.layout, self.data_root, self.classes, num_workers=self.options.num_workers)
@@ -160,26 +188,50 @@ class ContinualRun:
             f"patches {self.extractor.embed_dim} wide, on {self.device}"
         )
 
-    def _restore(self, directory: RunDirectory) -> list[int]:
-        if self.options.load_checkpoint:
-            return self._load_checkpoint(Path(self.options.load_checkpoint))
-        if not checkpoint.completed_tasks(directory.checkpoints):
-            return []
-        done = checkpoint.load_tasks(directory.checkpoints, self.trainer, self._checkpoint_options)
-        self.console.say(f"resumed        after task {done[-1]}")
-        return done
+    def _restore(self, directory: RunDirectory) -> int:
+        """Bring back the tasks learned before; returns their number."""
+        if checkpoint.completed_tasks(directory.checkpoints):
+            done = checkpoint.load_tasks(directory.checkpoints, self.trainer, self._checkpoint_options)
+            self._require_own_classes(directory.checkpoints)
+            self.console.say(f"resumed        after task {done[-1]}")
+            return len(done)
+        if not self.options.load_checkpoint:
+            return 0
+        for task_id in self._loaded_tasks:
+            checkpoint.save_task(directory.checkpoints, self.trainer, task_id, self._checkpoint_options)
+        self.console.say(
+            f"loaded         {self.options.load_checkpoint}, tasks {', '.join(map(str, self._loaded_tasks))}"
+        )
+        return len(self._loaded_tasks)
 
-    def _load_checkpoint(self, path: Path) -> list[int]:
+    @cached_property
+    def _loaded_tasks(self) -> list[int]:
+        """Tasks that came from `--load_checkpoint`."""
+        path = Path(self.options.load_checkpoint or "")
         ours = path / "checkpoints" if (path / "checkpoints").is_dir() else path
         if checkpoint.completed_tasks(ours):
             done = checkpoint.load_tasks(ours, self.trainer, self._checkpoint_options)
-        else:
-            done = checkpoint.load_published(path, self.trainer)
-            for task_id in done:
-                self.trainer.task_classes[task_id] = self.tasks[task_id]
-                self.trainer.build_prototype(task_id, self.training_features(self.tasks[task_id]).image_features)
-        self.console.say(f"loaded         {path}, tasks {', '.join(map(str, done))}")
+            self._require_own_classes(path)
+            return done
+        done = checkpoint.load_published(path, self.trainer)
+        if done != list(range(len(done))) or len(done) > len(self.tasks):
+            raise checkpoint.CheckpointError(
+                f"{path} holds tasks {', '.join(map(str, done))}, but --task_classes and --cl_scenario make tasks 0 to "
+                f"{len(self.tasks) - 1}; name the classes that it was trained on, in order"
+            )
+        for task_id in done:
+            self.trainer.task_classes[task_id] = self.tasks[task_id]
+            self.trainer.build_prototype(task_id, self.training_features(self.tasks[task_id]).image_features)
         return done
+
+    def _require_own_classes(self, path: Path) -> None:
+        for task_id, classes in self.trainer.task_classes.items():
+            asked = self.tasks[task_id] if task_id < len(self.tasks) else []
+            if classes != asked:
+                raise checkpoint.CheckpointError(
+                    f"{path}: task {task_id} learned {', '.join(classes)}, but the options make it "
+                    f"{', '.join(asked) or 'nothing'}; give the same --task_classes and --cl_scenario"
+                )
 
     def _train(self, directory: RunDirectory, task_id: int) -> None:
         options, classes = self.options, self.tasks[task_id]
@@ -193,6 +245,8 @@ class ContinualRun:
                 if isinstance(record, EpochRecord):
                     records.append(record)
                     directory.append_epoch(record)
+                    if self._board:
+                        self._board.epoch(record)
 
             self.trainer.listener = listen
             self.trainer.train_task(task_id, classes, loader, options.num_epochs, options.lr)
@@ -211,29 +265,33 @@ class ContinualRun:
             self.scorer.forget_maps(tests)
         routed, oracle = evaluate_all_tasks(self.scorer, tests)
         directory.write_evaluation(task_id, (routed, oracle))
+        if self._board:
+            self._board.evaluation(task_id, routed)
+            self._board.evaluation(task_id, oracle)
         self.console.evaluation(f"after task {task_id}", routed, oracle)
 
     def _finish(self, directory: RunDirectory) -> RunResult:
-        history = [directory.read_evaluation(t) for t in range(len(self.tasks))]
-        evaluations = [pair for pair in history if pair is not None]
-        routed, oracle = evaluations[-1]
+        tasks = self.tasks[: len(self.trainer.task_classes)]
+        history = [directory.read_evaluation(t) for t in range(len(tasks))]
+        assert history[-1] is not None
+        routed, oracle = history[-1]
         under = {
-            "routed": _forgetting([pair[0] for pair in evaluations]),
-            "oracle": _forgetting([pair[1] for pair in evaluations]),
+            "routed": _forgetting([pair and pair[0] for pair in history]),
+            "oracle": _forgetting([pair and pair[1] for pair in history]),
         }
-        if len(self.tasks) > 1:
-            self.console.forgetting(self.tasks, under)
-        self._draw(directory)
+        if len(tasks) > 1:
+            self.console.forgetting(tasks, under)
+        self._draw(directory, tasks)
         directory.write_summary(
             {
-                "tasks": self.tasks,
+                "tasks": tasks,
                 "backbone_weights": self.extractor.weights_origin,
                 "routed": {name: _plain(routed.mean(name)) for name in HEADLINE},
                 "oracle": {name: _plain(oracle.mean(name)) for name in HEADLINE},
                 "forgetting": {
                     ids: {
-                        "per_task": f.measure,
-                        "bwt_per_task": f.transfer,
+                        "per_task": [_plain(value) for value in f.measure],
+                        "bwt_per_task": [_plain(value) for value in f.transfer],
                         "mean": _plain(f.mean_measure),
                         "bwt": _plain(f.bwt),
                     }
@@ -241,6 +299,8 @@ class ContinualRun:
                 },
             }
         )
+        if self._board:
+            self._board.close()
         self.console.say(f"written to     {directory.path} (tables, checkpoints, heatmaps/, routing_confusion.png)")
         return RunResult(directory, routed, oracle)
 
@@ -284,10 +344,10 @@ class ContinualRun:
 
     # -- pictures and diagnostics --------------------------------------------------------------------
 
-    def _draw(self, directory: RunDirectory) -> None:
-        tests = self._tests_until(len(self.tasks) - 1)
+    def _draw(self, directory: RunDirectory, tasks: list[list[str]]) -> None:
+        tests = self._tests_until(len(tasks) - 1)
         _, confusion = evaluate_routing_performance(self.scorer, tests)
-        confusion_figure(directory.path / "routing_confusion.png", confusion, self.tasks)
+        confusion_figure(directory.path / "routing_confusion.png", confusion, tasks)
         if self.options.heatmaps == 0:
             return
         for test in tests:
@@ -366,8 +426,11 @@ class ContinualRun:
         return {**self._model_options, "backbone": self.extractor.fingerprint(), **vars(self.options.ablation)}
 
 
-def _forgetting(evaluations: list[Evaluation]) -> Forgetting:
-    history = [[e.of_task(j, "image_auroc") for j in range(t + 1)] for t, e in enumerate(evaluations)]
+def _forgetting(evaluations: Sequence[Evaluation | None]) -> Forgetting:
+    """Of image AUROC; tasks that came from a loaded checkpoint have no evaluation of their own."""
+    history = [
+        [] if e is None else [e.of_task(j, "image_auroc") for j in range(t + 1)] for t, e in enumerate(evaluations)
+    ]
     return forgetting(history)
 
 

@@ -99,6 +99,14 @@ class AblationConfig:
         """The adapter that is built: `use_whitening_adapter` wins over `adapter_mode`."""
         return "whitening" if self.use_whitening_adapter else self.adapter_mode
 
+    @property
+    def warnings(self) -> list[str]:
+        """Switches that other switches leave without effect."""
+        inert = [name for name in ("use_regular_linear", "use_spectral_norm") if getattr(self, name)]
+        if not self.use_scale_context:
+            return []
+        return [f"--{name} has no effect with the scale context: add --no_scale_context" for name in inert]
+
 
 # What `MoLESpatialAwareNF(ablation_config=None)` means in the published code.
 BARE_MODEL_CONFIG = AblationConfig(adapter_mode="soft_ln", use_whitening_adapter=False, use_dia=False)

@@ -174,7 +174,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "resume": "go on with an interrupted run of the same name after its last complete task",
         "load_checkpoint": "start from a checkpoint: a run directory, or one of the published implementation",
         "final_eval_only": "evaluate that checkpoint and stop",
-        "run_diagnostics": "write diagnostics.json: densities, log-determinants and adapter ranges per task",
+        "run_diagnostics": "write diagnostics/task_<t>.json: densities, log-determinants, norms of the expert's parts",
         "tensorboard": "also log to TensorBoard (pip install 'moleflow_fast[tensorboard]')",
         "quiet": "no progress bars",
     },

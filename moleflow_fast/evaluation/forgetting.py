@@ -13,7 +13,8 @@ History = Sequence[Sequence[float]]
 class Forgetting:
     """Per earlier task j: `measure[j]` = max over t < T of R[t][j], minus R[T][j]; `transfer[j]` = R[T][j] - R[j][j].
 
-    The last task has neither. The means are NaN for a single task.
+    The last task has neither. A value that would need an evaluation that was not made is NaN; the means leave it out,
+    and are NaN themselves when nothing is left.
     """
 
     measure: list[float]
@@ -30,15 +31,16 @@ class Forgetting:
 
 
 def forgetting(history: History) -> Forgetting:
-    """From `history[t][j]`, the metric of task j after learning task t (j <= t)."""
+    """From `history[t][j]`, the metric of task j after learning task t (j <= t); an empty row was not evaluated."""
     last = len(history) - 1
     measure, transfer = [], []
     for j in range(last):
-        earlier = [history[t][j] for t in range(j, last)]
-        measure.append(max(earlier) - history[last][j])
-        transfer.append(history[last][j] - history[j][j])
+        final = history[last][j]
+        measure.append(max((row[j] for row in history[j:last] if row), default=math.nan) - final)
+        transfer.append(final - history[j][j] if history[j] else math.nan)
     return Forgetting(measure, transfer)
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

@@ -55,8 +55,7 @@ def save_task(directory: Path, trainer: MoLEContinualTrainer, task_id: int, mode
     """Write what `task_id` added or may have changed. The JSON file comes last: it marks the task complete."""
     whole = task_id == 0 or not trainer.promises_zero_forgetting
     state = trainer.nf_model.state_dict()
-    known = _names_of_other_tasks(state, task_id) if not whole else set()
-    tensors = {_MODEL + n: v for n, v in state.items() if n not in known}
+    tensors = {_MODEL + n: v for n, v in state.items() if _belongs(n, task_id, whole)}
     for name, value in trainer.router.prototypes[task_id].state_dict().items():
         tensors[f"{_ROUTER}{task_id}.{name}"] = value
     statistics = trainer.nf_model.feature_statistics
@@ -206,9 +205,10 @@ def _require_same_options(directory: Path, stored: Mapping[str, Any], asked: Map
         )
 
 
-def _names_of_other_tasks(state: Mapping[str, Any], task_id: int) -> set[str]:
-    """Everything but the expert of `task_id`."""
-    return {name for name in state if reference_format.task_ids({name: None}) != [task_id]}
+def _belongs(name: str, task_id: int, whole: bool) -> bool:
+    """Whether a tensor goes into the file of `task_id`: its own expert, or all that had been learned by then."""
+    owners = reference_format.task_ids({name: None})
+    return all(owner <= task_id for owner in owners) if whole else owners == [task_id]
 
 
 def _tensor_file(directory: Path, task_id: int) -> Path:

@@ -1,0 +1,99 @@
+"""The command line: published names, defaults, contradictions."""
+
+import json
+from dataclasses import fields
+
+import pytest
+
+from moleflow_fast.config import ABLATION_PRESETS, AblationConfig
+from moleflow_fast.config.options import DEMO_DEFAULTS, RunOptions, build_parser, parse_options
+
+MVTEC = ["--dataset", "mvtec", "--data_path", "somewhere"]
+
+PUBLISHED = [
+    "--dataset", "--data_path", "--task_classes", "--cl_scenario", "--backbone_name", "--img_size", "--msk_size",
+    "--embed_dim", "--num_epochs", "--lr", "--batch_size", "--num_coupling_layers", "--lora_rank", "--seed",
+    "--log_dir", "--experiment_name", "--enable_slow_stage", "--slow_lr_ratio", "--slow_blocks_k",
+    "--ablation_preset", "--no_lora", "--no_router", "--no_task_adapter", "--no_pos_embedding", "--no_task_bias",
+    "--no_mahalanobis", "--no_freeze_base", "--adapter_mode", "--soft_ln_init_scale", "--use_whitening_adapter",
+    "--no_whitening_adapter", "--use_dia", "--no_dia", "--dia_n_blocks", "--dia_hidden_ratio", "--lambda_logdet",
+    "--no_spatial_context", "--spatial_context_mode", "--spatial_context_kernel", "--no_scale_context",
+    "--scale_context_kernel", "--scale_context_init_scale", "--scale_context_max_alpha", "--use_tail_aware_loss",
+    "--tail_weight", "--tail_top_k_ratio", "--score_aggregation_mode", "--score_aggregation_percentile",
+    "--score_aggregation_top_k", "--score_aggregation_top_k_percent", "--use_regular_linear",
+    "--use_task_separated", "--use_spectral_norm", "--use_rotation_aug", "--rotation_degrees",
+    "--run_diagnostics", "--use_high_res", "--vit_blocks", "--lora_alpha", "--score_smooth_sigma",
+    "--interp_mode", "--load_checkpoint", "--final_eval_only",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_names_are_offered_and_explained(name: str) -> None:
+    actions = [action for action in build_parser()._actions if name in action.option_strings]
+    assert len(actions) == 1
+    assert actions[0].help
+
+
+def test_published_defaults() -> None:
+    options = parse_options(MVTEC)
+    assert options.backbone_name == "wide_resnet50_2"
+    assert (options.img_size, options.num_epochs, options.lr, options.batch_size) == (224, 60, 2e-4, 16)
+    assert (options.lora_rank, options.lora_alpha, options.num_coupling_layers, options.seed) == (64, 1.0, 8, 0)
+    assert options.ablation == AblationConfig(lambda_logdet=1e-5)
+
+
+def test_the_demo_has_its_own_small_defaults_which_options_override() -> None:
+    options = parse_options([])
+    assert {name: getattr(options, name) for name in DEMO_DEFAULTS} == DEMO_DEFAULTS
+    assert parse_options(["--num_epochs", "3"]).num_epochs == 3
+    assert parse_options(["--backbone_name", "resnet34"]).embed_dim is None
+
+
+@pytest.mark.parametrize("name", ABLATION_PRESETS)
+def test_presets(name: str) -> None:
+    ablation = parse_options([*MVTEC, "--ablation_preset", name, "--dia_n_blocks", "6"]).ablation
+    preset = ABLATION_PRESETS[name]
+    changed = {f.name for f in fields(AblationConfig) if getattr(ablation, f.name) != getattr(preset, f.name)}
+    assert changed == {"dia_n_blocks", "lambda_logdet"}
+
+
+def test_another_adapter_takes_effect() -> None:
+    assert parse_options(["--adapter_mode", "soft_ln"]).ablation.effective_adapter_mode == "soft_ln"
+    assert parse_options(["--no_whitening_adapter"]).ablation.effective_adapter_mode == "whitening"
+
+
+def test_json_round_trip() -> None:
+    options = parse_options([*MVTEC, "--task_classes", "bottle", "cable", "--vit_blocks", "1", "3", "--no_dia"])
+    assert RunOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--dataset", "mvtec"], "--dataset mvtec needs --data_path"),
+        (["--lr", "0"], "--lr must be positive"),
+        (["--num_epochs", "0"], "--num_epochs must be at least 1"),
+        (["--embed_dim", "30"], "--embed_dim must be a multiple of 4"),
+        (["--backbone_weights", "a", "--random_backbone"], "exclude each other"),
+        (["--final_eval_only"], "--final_eval_only needs --load_checkpoint"),
+        (["--num_coupling_layers", "0", "--no_dia"], "no flow at all"),
+        (["--use_high_res", "--backbone_layers", "layer1"], "--use_high_res chooses the layers itself"),
+        (["--adapter_mode", "soft_ln", "--use_whitening_adapter"], "contradict each other"),
+        (["--tail_weight", "1.5"], "tail_weight must lie in"),
+        (["--spatial_context_kernel", "4"], "odd number of patches"),
+        (["--scale_context_init_scale", "0.3"], "strictly between 0 and"),
+        (["--dataset", "cifar"], "invalid choice"),
+        (["--epochs", "3"], "unrecognized arguments"),
+    ],
+)
+def test_contradictions_are_named(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_options(argv)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_switches_without_effect_are_mentioned() -> None:
+    assert "--no_scale_context" in AblationConfig(use_regular_linear=True).warnings[0]
+    assert AblationConfig(use_regular_linear=True, use_scale_context=False).warnings == []
+    assert AblationConfig().warnings == []
