@@ -170,7 +170,7 @@ def _reachable(url: str) -> bool:
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise FileNotFoundError(f"weights file {path} does not exist")
+        raise WeightsError(f"{path}: no such file; check --backbone_weights")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
