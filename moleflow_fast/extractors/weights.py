@@ -91,7 +91,6 @@ def load_backbone_weights(model: nn.Module, file: str | Path) -> list[str]:
         The names of the classifier keys that were left out.
 
     Raises:
-        FileNotFoundError: there is no such file.
         WeightsError: damaged file, a file that would need to run code, or keys that do not fit.
     """
     path = Path(file)

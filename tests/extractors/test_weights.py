@@ -113,7 +113,7 @@ def test_file_without_tensors(tmp_path):
 
 
 def test_absent_file():
-    with pytest.raises(WeightsError, match="does not exist"):
+    with pytest.raises(WeightsError, match="no such file; check --backbone_weights"):
         create_backbone("resnet18", weights_file="nowhere.safetensors")
 
 
