@@ -20,7 +20,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "mobilenetv2_100": {"backbone_layers": ("blocks.2", "blocks.4"), "embed_dim": 256},
     "wide_resnet50_2": {"embed_dim": 768},
 }
-IMAGES = 32
+IMAGES = 16
 
 
 @pytest.fixture(scope="session")
@@ -44,11 +44,11 @@ def test_epoch(benchmark: Any, demo_root: Path, tmp_path: Path, backbone: str, f
     )
     run = ContinualRun(options, RunConsole(quiet=True))
     loader = FeatureLoader(run.training_features(run.tasks[0]), options.batch_size, options.seed)
-    run.trainer.train_task(0, run.tasks[0], loader, 1, options.lr)
-    tasks = iter(range(1, 100))
-
-    def later_task_epoch() -> None:
-        run.trainer.train_task(next(tasks), run.tasks[0], loader, 1, options.lr)
-
+    trainer = run.trainer
+    for task_id in (0, 1):
+        trainer._begin_task(task_id)
+    batches = trainer._as_epochs(loader, run.tasks[0])
+    stage = trainer._stages(1, 10, options.lr)[0]
+    trainer._train_epoch(1, stage, 0, 10, batches)
     benchmark.group = f"one epoch of a later task, {IMAGES} images of 224 px, {backbone}"
-    benchmark.pedantic(later_task_epoch, rounds=5, warmup_rounds=1)
+    benchmark.pedantic(trainer._train_epoch, (1, stage, 1, 10, batches), rounds=3)
