@@ -5,6 +5,8 @@ Synthetic demo images, random backbone weights (speed does not depend on either)
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +18,39 @@ from moleflow_fast.data.demo import write_demo
 from moleflow_fast.run import ContinualRun
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 
-BACKBONES: dict[str, dict[str, Any]] = {
-    "mobilenetv2_100": {"backbone_layers": ("blocks.2", "blocks.4"), "embed_dim": 256},
-    "wide_resnet50_2": {"embed_dim": 768},
+SIZE = 1024  # pixels a side on disk, as most MVTec AD images
+BACKBONES: dict[str, tuple[int, dict[str, Any]]] = {  # images, options
+    "mobilenetv2_100": (64, {"backbone_layers": ("blocks.2", "blocks.4"), "embed_dim": 256}),
+    "wide_resnet50_2": (16, {"embed_dim": 768}),
 }
-IMAGES = 16
 
 
-@pytest.fixture(scope="session")
-def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(write_demo(tmp_path_factory.mktemp("demo") / "data", train=IMAGES))
+@pytest.fixture(scope="module")
+def data_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    @cache
+    def write(images: int) -> Path:
+        folder = tmp_path_factory.mktemp("demo") / "data"
+        return write_demo(folder, train=images, test_good=1, test_defective=1, size=SIZE)
+
+    return write
 
 
 @pytest.mark.parametrize("features", ["cached", "backbone_every_epoch"])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_epoch(benchmark: Any, demo_root: Path, tmp_path: Path, backbone: str, features: str) -> None:
+def test_epoch(
+    benchmark: Any, data_of: Callable[[int], Path], tmp_path: Path, backbone: str, features: str
+) -> None:
+    images, backbone_options = BACKBONES[backbone]
     options = RunOptions(
         dataset="folder",
-        data_path=str(demo_root),
+        data_path=str(data_of(images)),
         backbone_name=backbone,
         random_backbone=True,
         num_epochs=1,
         cache_dir=str(tmp_path / "features"),
         no_feature_cache=features == "backbone_every_epoch",
         quiet=True,
-        **BACKBONES[backbone],
+        **backbone_options,
     )
     run = ContinualRun(options, RunConsole(quiet=True))
     loader = FeatureLoader(run.training_features(run.tasks[0]), options.batch_size, options.seed)
@@ -50,5 +60,5 @@ def test_epoch(benchmark: Any, demo_root: Path, tmp_path: Path, backbone: str, f
     batches = trainer._as_epochs(loader, run.tasks[0])
     stage = trainer._stages(1, 10, options.lr)[0]
     trainer._train_epoch(1, stage, 0, 10, batches)
-    benchmark.group = f"one epoch of a later task, {IMAGES} images of 224 px, {backbone}"
+    benchmark.group = f"one epoch of a later task, {images} images of {SIZE} px, {backbone}"
     benchmark.pedantic(trainer._train_epoch, (1, stage, 1, 10, batches), rounds=3)

@@ -11,7 +11,6 @@ from pathlib import Path
 from moleflow_fast.config.options import INTERPOLATIONS, RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
-from moleflow_fast.run import ContinualRun
 from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
 
 
@@ -42,6 +41,8 @@ def run_options(directory: RunDirectory, args: argparse.Namespace) -> RunOptions
 def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     args = build_parser().parse_args(argv)
+    from moleflow_fast.run import ContinualRun  # not at the top: decoding processes import this module again
+
     try:
         directory = RunDirectory.open(args.run)
         options = run_options(directory, args)

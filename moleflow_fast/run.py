@@ -17,7 +17,7 @@ from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.scenario import split_into_tasks
 from moleflow_fast.console import RunConsole
 from moleflow_fast.data import check_dataset, create_task_dataset, get_class_names, get_dataset_class
-from moleflow_fast.data.demo import write_demo
+from moleflow_fast.data.demo import is_demo, write_demo
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.aggregation import image_scores
 from moleflow_fast.evaluation.diagnostics import task_diagnostics
@@ -62,9 +62,14 @@ class ContinualRun:
 
     @cached_property
     def data_root(self) -> Path:
-        if self.options.data_path is not None:
-            return Path(self.options.data_path)
-        return Path(write_demo(Path(self.options.log_dir) / "demo-data"))
+        if self.options.data_path is None:
+            return Path(write_demo(Path(self.options.log_dir) / "demo-data"))
+        path = Path(self.options.data_path)
+        if self.options.dataset == "demo" and path.is_dir() and not is_demo(path):
+            raise UserError(
+                f"{path} is not the synthetic demo set; say what it is with --dataset folder (or mvtec, visa, mpdd)"
+            )
+        return path
 
     @cached_property
     def layout(self) -> str:
@@ -364,7 +369,7 @@ class ContinualRun:
         coldest = float(torch.quantile(normal.flatten()[:: max(1, normal.numel() // 1_000_000)], 0.5))
         hottest = max(float(maps[chosen].amax()), coldest + 1e-6)
         captions = [
-            f"{dataset.samples[i].type}  {scores[i]:.0f}" + (f"  -> task {ids[i]}" if ids[i] != test.task_id else "")
+            f"{dataset.samples[i].type}  {scores[i]:.4g}" + (f"  -> task {ids[i]}" if ids[i] != test.task_id else "")
             for i in chosen
         ]
         heatmap_figure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,9 +226,9 @@ def _image_transform(size: int, crop: int, degrees: float) -> Transform:
 
 def _mask_transform(image_size: int, crop: int, mask_size: int) -> Transform:
     """Nearest, then the same share of the picture as the image's own crop."""
+    return partial(_resized_mask, short_side=round(mask_size * image_size / crop), mask_size=mask_size)
 
-    def transform(mask: Image.Image) -> Tensor:
-        resized = TF.resize(mask, round(mask_size * image_size / crop), InterpolationMode.NEAREST)
-        return TF.to_tensor(TF.center_crop(resized, mask_size))
 
-    return transform
+def _resized_mask(mask: Image.Image, short_side: int, mask_size: int) -> Tensor:
+    resized = TF.resize(mask, short_side, InterpolationMode.NEAREST)
+    return TF.to_tensor(TF.center_crop(resized, mask_size))

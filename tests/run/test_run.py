@@ -84,7 +84,7 @@ def test_same_seed_same_bits_and_another_seed_differs(finished: RunResult, data:
 
 
 def test_the_cache_changes_nothing(finished: RunResult, data: Path, tmp_path: Path) -> None:
-    assert last_evaluation(run(data, tmp_path, no_feature_cache=True)) == last_evaluation(finished)
+    assert last_evaluation(run(data, tmp_path, no_feature_cache=True, num_workers=2)) == last_evaluation(finished)
 
 
 def test_rotation_trains_on_other_pixels_every_epoch(finished: RunResult, data: Path, tmp_path: Path) -> None:

@@ -84,6 +84,14 @@ def test_the_class_folder_given_for_its_parent(data: Path, tmp_path: Path, capsy
     assert f"give its parent, {data}, as --data_path" in error
 
 
+def test_own_images_are_not_taken_for_the_demo_set(
+    own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own_data / "demo.json").unlink()
+    argv = command_line(own_data, tmp_path / "logs", dataset="demo")
+    assert "say what it is with --dataset folder" in refused(argv, tmp_path / "logs", capsys)
+
+
 def test_divergence_keeps_what_was_learned(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command_line(data, tmp_path, lr=1e30, experiment_name="wild")) == 1
     error = capsys.readouterr().err
