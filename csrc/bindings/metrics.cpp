@@ -1,16 +1,12 @@
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-
 #include <stdexcept>
 #include <string>
 
+#include "bindings/subjects.h"
 #include "cpu/gaussian.h"
 #include "cpu/ranking.h"
 #ifdef MOLEFLOW_WITH_CUDA
 #include "cuda/gaussian.h"
 #endif
-
-namespace py = pybind11;
 
 namespace {
 
@@ -80,30 +76,12 @@ void gaussian_smooth_cuda(uintptr_t in, uintptr_t out, uintptr_t scratch, int64_
 }
 #endif
 
-py::dict build_info() {
-    py::dict info;
-    info["compiler"] = MOLEFLOW_COMPILER;
-#ifdef _OPENMP
-    info["openmp"] = true;
-#else
-    info["openmp"] = false;
-#endif
-#ifdef MOLEFLOW_WITH_CUDA
-    info["cuda"] = MOLEFLOW_WITH_CUDA;
-#else
-    info["cuda"] = py::none();
-#endif
-    return info;
-}
-
 }  // namespace
 
-PYBIND11_MODULE(_C, m) {
-    m.doc() = "Compiled part of moleflow_fast; use it through moleflow_fast._compiled.";
+void moleflow::bind_metrics(py::module_& m) {
     bind_for<float>(m);
     bind_for<double>(m);
 #ifdef MOLEFLOW_WITH_CUDA
     m.def("gaussian_smooth_cuda", &gaussian_smooth_cuda);
 #endif
-    m.def("build_info", &build_info, "Compiler, OpenMP, and the CUDA toolkit's version or None.");
 }

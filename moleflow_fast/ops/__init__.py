@@ -1,0 +1,1 @@
+"""Operations: contract, plain-PyTorch oracle, compiled implementation, gradient and dispatch, one a file."""
