@@ -3,11 +3,7 @@
 
 #include <cmath>
 
-#ifdef __CUDACC__
-#define MOLEFLOW_HD __host__ __device__ inline
-#else
-#define MOLEFLOW_HD inline
-#endif
+#include "common/host_device.h"
 
 namespace moleflow {
 

@@ -6,3 +6,6 @@
 #else
 #define MOLEFLOW_VECTOR_CLONES
 #endif
+
+// For the bodies of vector clones: they must become part of the clone to be compiled for its instruction set.
+#define MOLEFLOW_INLINE inline __attribute__((always_inline))

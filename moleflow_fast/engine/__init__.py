@@ -1,0 +1,55 @@
+"""The compiled engine: a task's whole flow as one operator (see `flow`), its weights packed by `packing`."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+from torch import Tensor
+
+from moleflow_fast.engine.flow import flow
+from moleflow_fast.engine.packing import PackCache, Parts, obstacle, trained
+
+__all__ = ["FlowEngine", "Parts"]
+
+
+class FlowEngine:
+    """Runs flows packed; keeps the packed weights of frozen tasks. Several threads may use one engine at once."""
+
+    def __init__(self) -> None:
+        self._packs = PackCache()
+        self.one_at_a_time = threading.RLock()
+        """For whoever must switch the active task of the modules themselves."""
+
+    def __deepcopy__(self, memo: dict) -> FlowEngine:
+        return FlowEngine()
+
+    def __reduce__(self) -> tuple:
+        return FlowEngine, ()
+
+    def obstacle(self, parts: Parts, x: Tensor) -> str | None:
+        """Why these parts cannot run here on x, or None."""
+        reason = obstacle(parts)
+        if reason is None and any(t.is_floating_point() and t.dtype != x.dtype for t in parts.tensors()):
+            return f"its parameters are not {x.dtype}, as the features are"
+        return reason
+
+    def run(self, parts: Parts, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z (B, H, W, D) and log|det| (B, H, W) of x (B, H, W, D), differentiable in x and every trained parameter."""
+        packed = self._packs.get(parts)
+        if not torch.is_grad_enabled():
+            z, logdet, _ = flow(x, packed.tensors, [], packed.plan.to_string(), False)
+            return z, logdet + packed.log_scales
+        packed, params = trained(parts, packed)
+        wanted = x.requires_grad or bool(params)
+        z, logdet, _ = flow(x, packed.tensors, params, packed.plan.to_string(), wanted)
+        return z, logdet + sum_of_log_scales(parts)
+
+    def forget(self, task_id: int | None) -> None:
+        """Drop what is kept of a task: its parameters may be about to change."""
+        self._packs.forget(task_id)
+
+
+def sum_of_log_scales(parts: Parts) -> Tensor | float:
+    """Sum over base blocks of log(global scale): the part of the log-determinant that no token changes."""
+    return sum((block.scale().log().sum() for block in parts.base.module_list), 0.0)  # type: ignore[operator]

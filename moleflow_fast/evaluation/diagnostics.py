@@ -21,7 +21,7 @@ def task_diagnostics(trainer: MoLEContinualTrainer, task_id: int, patches: Tenso
     return {
         "task_id": task_id,
         "feature_std": float(x.std()),
-        "flow_input_std": float(model.condition(x).std()),
+        "flow_input_std": float(model.condition(x, task_id).std()),
         "z_square_per_channel": float((z**2).mean()),
         "nll_per_patch": float(patch_nll(z, logdet).mean()),
         "logdet_mean": float(logdet.mean()),

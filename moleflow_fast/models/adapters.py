@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from moleflow_fast.config.ablation import ADAPTER_MODES
 from moleflow_fast.models.spatial_mixer import SpatialContextMixer
 from moleflow_fast.models.statistics import FeatureStatistics
+from moleflow_fast.ops.whitening import whitening
 
 __all__ = [
     "FeatureStatistics",
@@ -64,19 +64,19 @@ class WhiteningAdapter(_ReferenceStatistics):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, H, W, D) -> (B, H, W, D)."""
         low, high = self.gamma_range
-        gamma = low + (high - low) * torch.sigmoid(self.gamma_raw)
-        beta = self.beta_max * torch.tanh(self.beta_raw)
-        return gamma * self._normalize(x) + beta
+        gamma = low + (high - low) * torch.sigmoid(self.gamma_raw.flatten())
+        beta = self.beta_max * torch.tanh(self.beta_raw.flatten())
+        return self._map(x, gamma, beta)
 
-    def _normalize(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], eps=1e-5)
+    def _map(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        return whitening(x, gamma, beta)
 
 
 class WhiteningAdapterNoLN(WhiteningAdapter):
     """The bounded scale and shift alone, without LayerNorm."""
 
-    def _normalize(self, x: Tensor) -> Tensor:
-        return x
+    def _map(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        return gamma * x + beta
 
 
 class TaskInputAdapter(_ReferenceStatistics):

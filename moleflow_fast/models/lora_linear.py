@@ -70,13 +70,21 @@ class LoRALinear(nn.Module):
         key = str(task_id)
         return [store[key] for store in (self.lora_A, self.lora_B, self.task_biases) if key in store]
 
-    def get_merged_weight(self, task_id: int) -> Tensor:
+    def get_merged_weight(self, task_id: int | None) -> Tensor:
         """W + (alpha / r) B_t A_t, (out, in)."""
         weight = self._base_weight()
         key = str(task_id)
         if key not in self.lora_A:
             return weight
         return weight + self.scaling * (self.lora_B[key] @ self.lora_A[key])
+
+    def merged_bias(self, task_id: int | None) -> Tensor:
+        """b + b_t, (out,)."""
+        bias = self.base_linear.bias
+        if bias is None:
+            bias = self.base_linear.weight.new_zeros(self.out_features)
+        key = str(task_id)
+        return bias + self.task_biases[key] if key in self.task_biases else bias
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moleflow_fast.backend import runs_compiled
 from moleflow_fast.config.ablation import BARE_MODEL_CONFIG, AblationConfig
+from moleflow_fast.engine import FlowEngine, Parts
 from moleflow_fast.models import reference_format
 from moleflow_fast.models.adapters import FeatureStatistics, SpatialContextMixer, create_task_adapter
 from moleflow_fast.models.coupling import CouplingFlow
@@ -68,6 +70,7 @@ class MoLESpatialAwareNF(nn.Module):
             self.spatial_mixer = SpatialContextMixer(
                 embed_dim, self.config.spatial_context_mode, self.config.spatial_context_kernel
             )
+        self._engine = FlowEngine()
         self.to(device)
 
     @property
@@ -174,17 +177,39 @@ class MoLESpatialAwareNF(nn.Module):
             raise ValueError(f"expected patches (B, H, W, {self.embed_dim}), got {tuple(x.shape)}")
         if reverse:
             return self._inverse(x)
-        x = self.condition(x)
-        z, logdet = self._active_flow()(x)
-        dia = self._active_dia()
-        if dia is None:
+        return self._run(x, self.current_task_id)
+
+    def forward_as(self, task_id: int | None, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` under the expert of `task_id`, whichever task is active: several threads may call it at once."""
+        if self.obstacle_to_compiled(x, task_id) is None and runs_compiled(x):
+            return self._run(x, task_id)
+        with self._engine.one_at_a_time:
+            active = self.current_task_id
+            self.set_active_task(task_id)
+            try:
+                return self._run(x, task_id)
+            finally:
+                self.set_active_task(active)
+
+    def obstacle_to_compiled(self, x: Tensor, task_id: int | None) -> str | None:
+        """Why the compiled engine cannot run the flow of a task on x (any device), or None."""
+        return self._engine.obstacle(self._parts(task_id), x)
+
+    def _run(self, x: Tensor, task_id: int | None) -> tuple[Tensor, Tensor]:
+        x = self.condition(x, task_id)
+        parts = self._parts(task_id)
+        if runs_compiled(x, why_not=self._engine.obstacle(parts, x)):
+            return self._engine.run(parts, x)
+        self._engine.forget(task_id)
+        z, logdet = parts.base(x)
+        if parts.dia is None:
             return z, logdet
-        z, dia_logdet = dia(z)
+        z, dia_logdet = parts.dia(z)
         return z, logdet + dia_logdet
 
-    def condition(self, x: Tensor) -> Tensor:
-        """Input adapter and spatial mixer of the active task: what the flow takes in, (B, H, W, D)."""
-        key = str(self.current_task_id)
+    def condition(self, x: Tensor, task_id: int | None) -> Tensor:
+        """Input adapter and spatial mixer of a task: what the flow takes in, (B, H, W, D)."""
+        key = str(task_id)
         if key in self.input_adapters:
             x = self.input_adapters[key](x)
         return x if self.spatial_mixer is None else self.spatial_mixer(x)
@@ -199,11 +224,11 @@ class MoLESpatialAwareNF(nn.Module):
         return self.log_prob_patch(x).sum((1, 2))
 
     def _inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        dia = self._active_dia()
+        parts = self._parts(self.current_task_id)
         logdet = z.new_zeros(z.shape[:-1])
-        if dia is not None:
-            z, logdet = dia(z, reverse=True)
-        x, flow_logdet = self._active_flow()(z, reverse=True)
+        if parts.dia is not None:
+            z, logdet = parts.dia(z, reverse=True)
+        x, flow_logdet = parts.base(z, reverse=True)
         return x, logdet + flow_logdet
 
     # -- state dicts ---------------------------------------------------------------------------------
@@ -281,13 +306,10 @@ class MoLESpatialAwareNF(nn.Module):
             use_spectral_norm=config.use_spectral_norm,
         )
 
-    def _active_flow(self) -> CouplingFlow:
-        key = str(self.current_task_id)
-        return self.task_flows[key] if key in self.task_flows else self.flow  # type: ignore[return-value]
-
-    def _active_dia(self) -> DeepInvertibleAdapter | None:
-        key = str(self.current_task_id)
-        return self.dia_adapters[key] if key in self.dia_adapters else None  # type: ignore[return-value]
+    def _parts(self, task_id: int | None) -> Parts:
+        key = str(task_id)
+        base = self.task_flows[key] if key in self.task_flows else self.flow
+        return Parts(base, task_id, self.dia_adapters[key] if key in self.dia_adapters else None)  # type: ignore[arg-type]
 
     def _base_layers(self) -> Iterator[LoRALinear]:
         return (module for module in self.flow.modules() if isinstance(module, LoRALinear))

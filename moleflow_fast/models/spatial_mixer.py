@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moleflow_fast.config.ablation import SPATIAL_CONTEXT_MODES
+from moleflow_fast.ops.depthwise import depthwise, gated_residual
 
 
 class SpatialContextMixer(nn.Module):
@@ -54,17 +55,20 @@ class SpatialContextMixer(nn.Module):
         if self.mode == "depthwise":
             return self._depthwise(x)
         gate = torch.sigmoid(self.residual_gate)
+        if self.mode == "depthwise_residual":
+            return depthwise(x, *gated_residual(*self._taps(), gate))
         return (1 - gate) * x + gate * self._context(x)
 
     def _context(self, x: Tensor) -> Tensor:
-        if self.mode == "depthwise_residual":
-            return self._depthwise(x)
         if self.mode == "local_stats":
             return self.stats_proj(torch.cat([x, self._local_std(x)], dim=-1))
         return self.stats_proj(torch.cat([x, self._depthwise(x), self._local_std(x)], dim=-1))
 
     def _depthwise(self, x: Tensor) -> Tensor:
-        return self.depthwise_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return depthwise(x, *self._taps())
+
+    def _taps(self) -> tuple[Tensor, Tensor]:
+        return self.depthwise_conv.weight.flatten(1).t(), self.depthwise_conv.bias  # type: ignore[return-value]
 
     def _local_std(self, x: Tensor) -> Tensor:
         planes = x.permute(0, 3, 1, 2)

@@ -64,12 +64,16 @@ class MoLESubnet(nn.Module):
         self.active_task = task_id
         _lora_layers_activate(self, task_id)
 
+    def layers_of(self, task_id: int | None) -> tuple[nn.Module, nn.Module]:
+        """The two layers that act for a task."""
+        if self.use_regular_linear and str(task_id) in self.task_layers:
+            own = self.task_layers[str(task_id)]
+            return own["layer1"], own["layer2"]  # type: ignore[index]
+        return self.layer1, self.layer2
+
     def forward(self, x: Tensor) -> Tensor:
         """x (..., dims_in) -> (..., dims_out)."""
-        layer1, layer2 = self.layer1, self.layer2
-        if self.use_regular_linear and str(self.active_task) in self.task_layers:
-            own = self.task_layers[str(self.active_task)]
-            layer1, layer2 = own["layer1"], own["layer2"]  # type: ignore[index]
+        layer1, layer2 = self.layers_of(self.active_task)
         return layer2(F.relu(layer1(x)))
 
 
@@ -116,8 +120,12 @@ class MoLEContextSubnet(nn.Module):
 
     def context(self, x: Tensor) -> Tensor:
         """a * DWConv_k(x) for x (B, H, W, C)."""
-        strength = self.context_max_alpha * torch.sigmoid(self.context_scale_param)
-        return strength * self.context_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self._strength() * self.context_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def context_taps(self) -> tuple[Tensor, Tensor]:
+        """The convolution with its strength folded in: weights (k * k, dims_in) and bias (dims_in,)."""
+        weight = self.context_conv.weight.flatten(1).t()
+        return (self._strength() * weight).contiguous(), self._strength() * self.context_conv.bias  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, H, W, dims_in) -> (B, H, W, dims_out)."""
@@ -125,6 +133,9 @@ class MoLEContextSubnet(nn.Module):
         s = self.s_layer2(F.relu(self.s_layer1(scale_input)))
         t = self.t_layer2(F.relu(self.t_layer1(x)))
         return torch.cat([s, t], dim=-1)
+
+    def _strength(self) -> Tensor:
+        return self.context_max_alpha * torch.sigmoid(self.context_scale_param)
 
 
 def _lora_layers_add(subnet: nn.Module, task_id: int) -> None:

@@ -135,7 +135,7 @@ def test_reverse_is_a_true_inverse(case: str, task: int) -> None:
     model = golden.model()
     model.set_active_task(task)
     with torch.no_grad():
-        conditioned = model.condition(golden.tensor("x"))
+        conditioned = model.condition(golden.tensor("x"), task)
         z, logdet = model(golden.tensor("x"))
         restored, inverse_logdet = model(z, reverse=True)
     torch.testing.assert_close(restored, conditioned, rtol=1e-10, atol=1e-10)

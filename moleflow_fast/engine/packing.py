@@ -1,0 +1,234 @@
+"""From a flow's modules to what the kernels read: LoRA merged, first layers grouped, permutations as indices."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from moleflow_fast.engine.base_block import BaseBlock
+from moleflow_fast.engine.plan import Plan, TaskBlock
+from moleflow_fast.engine.task_block import TaskCoupling
+from moleflow_fast.models.coupling import AllInOneBlock, CouplingFlow
+from moleflow_fast.models.dia import DeepInvertibleAdapter, SimpleSubnet
+from moleflow_fast.models.lora_linear import LoRALinear
+from moleflow_fast.models.subnets import MoLEContextSubnet, MoLESubnet
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A flow with one task's parts merged in; `log_scales` is the constant sum over blocks of log(global scale)."""
+
+    plan: Plan
+    tensors: tuple[Tensor, ...]
+    log_scales: Tensor
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is packed: a base flow, the task whose LoRA acts in it, and that task's own flow."""
+
+    base: CouplingFlow
+    task_id: int | None
+    dia: DeepInvertibleAdapter | None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything the packed numbers depend on."""
+        key = str(self.task_id)
+        for name, tensor in (*self.base.named_parameters(), *self.base.named_buffers()):
+            owner = _owner(name)
+            if owner is None or owner == key:
+                yield tensor
+        if self.dia is not None:
+            yield from self.dia.parameters()
+
+
+class PackCache:
+    """Keeps the packed form of each task while nothing behind it can have changed.
+
+    In-place changes show in a tensor's version counter, but not those through `.data`, as some optimizers make them;
+    so a task is packed anew at every use while any parameter behind it trains, and kept only once all are frozen.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int | None, tuple[Packed, list[tuple[Tensor, int]]]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, parts: Parts) -> Packed:
+        tensors = list(parts.tensors())
+        if any(t.requires_grad for t in tensors):
+            self.forget(parts.task_id)
+            return pack(parts)
+        with self._lock:
+            known = self._kept.get(parts.task_id)
+            if known is None or not _unchanged(tensors, known[1]):
+                # Detached aliases keep the memory alive: an address can then not come back with other contents.
+                known = (pack(parts), [(t.detach(), t._version) for t in tensors])
+                self._kept[parts.task_id] = known
+            return known[0]
+
+    def forget(self, task_id: int | None) -> None:
+        with self._lock:
+            self._kept.pop(task_id, None)
+
+
+def obstacle(parts: Parts) -> str | None:
+    """Why these parts cannot be packed, or None."""
+    for block in parts.base.module_list:
+        subnet = block.subnet
+        if not isinstance(subnet, (MoLEContextSubnet, MoLESubnet)):
+            return f"its subnet is a {type(subnet).__name__}"
+        if any(layer._forward_pre_hooks for layer in subnet.modules()):
+            return "its layers carry spectral normalisation or other hooks"
+    return None
+
+
+@torch.no_grad()
+def pack(parts: Parts) -> Packed:
+    """Merge and lay out the numbers of a flow with a task."""
+    base = [_pack_base_block(block, parts.task_id) for block in _blocks(parts)]
+    couplings = list(parts.dia.coupling_blocks) if parts.dia is not None else []
+    own = [_pack_coupling(block) for block in couplings]
+    reference = next(parts.tensors())
+    log_scales = torch.stack([block.scale.log().sum() for block in base]).sum() if base else reference.new_zeros(())
+    return Packed(_plan(parts), tuple(t for block in (*base, *own) for t in block), log_scales)
+
+
+def trained(parts: Parts, packed: Packed) -> tuple[Packed, list[Tensor]]:
+    """The packed flow whose plan names every tensor that wants a gradient, and those tensors in its order."""
+    named = dict(_trained(parts))
+    return replace(packed, plan=replace(packed.plan, slots=tuple(named))), list(named.values())
+
+
+def _plan(parts: Parts) -> Plan:
+    blocks = _blocks(parts)
+    couplings = list(parts.dia.coupling_blocks) if parts.dia is not None else []
+    scaling = {m.scaling for m in parts.base.modules() if isinstance(m, LoRALinear)}
+    return Plan(
+        channels=sum(blocks[0].split) if blocks else sum(couplings[0].split),  # type: ignore[arg-type]
+        kernels=tuple(_kernel(block.subnet) for block in blocks),
+        task_blocks=tuple(
+            TaskBlock(bool(b.reverse), b.s_net.layers[0].out_features)  # type: ignore[union-attr, index]
+            for b in couplings
+        ),
+        clamp=float(blocks[0].clamp_alpha if blocks else couplings[0].clamp_alpha),  # type: ignore[arg-type]
+        scaling=scaling.pop() if scaling else 0.0,
+    )
+
+
+def _blocks(parts: Parts) -> list[AllInOneBlock]:
+    return list(parts.base.module_list)  # type: ignore[arg-type]
+
+
+def _kernel(subnet: nn.Module) -> int:
+    return subnet.context_conv.kernel_size[0] if isinstance(subnet, MoLEContextSubnet) else 0
+
+
+def _pack_base_block(block: AllInOneBlock, task_id: int | None) -> BaseBlock:
+    subnet = block.subnet
+    empty = block.global_scale.new_empty(0)
+    layers = dict(_layers(subnet, task_id))
+    values = {"taps": empty, "taps_bias": empty}
+    for name in ("s1", "s2", "t1", "t2"):
+        layer = layers.get(name)
+        values[name], values[f"{name}_bias"] = (empty, empty) if layer is None else _merged(layer, task_id)
+    if isinstance(subnet, MoLEContextSubnet):
+        values["taps"], values["taps_bias"] = subnet.context_taps()
+    return BaseBlock(
+        source=block.perm_index.to(torch.int32), scale=block.scale(), offset=block.global_offset[0], **values
+    )
+
+
+def _pack_coupling(block: nn.Module) -> TaskCoupling:
+    s, t = ([m for m in net.layers if isinstance(m, nn.Linear)] for net in (block.s_net, block.t_net))  # type: ignore[union-attr]
+    return TaskCoupling(
+        torch.cat([s[0].weight, t[0].weight]),
+        torch.cat([s[0].bias, t[0].bias]),
+        s[1].weight, s[1].bias, t[1].weight, t[1].bias,
+        s[2].weight, s[2].bias, t[2].weight, t[2].bias,
+    )  # fmt: skip
+
+
+def _layers(subnet: nn.Module, task_id: int | None) -> Iterator[tuple[str, nn.Module]]:
+    """Layers of a subnet under the names of `BaseBlock`."""
+    if isinstance(subnet, MoLEContextSubnet):
+        yield from zip(
+            ("s1", "s2", "t1", "t2"),
+            (subnet.s_layer1, subnet.s_layer2, subnet.t_layer1, subnet.t_layer2),
+            strict=True,
+        )
+        return
+    assert isinstance(subnet, MoLESubnet)
+    yield from zip(("s1", "s2"), subnet.layers_of(task_id), strict=True)
+
+
+def _merged(layer: nn.Module, task_id: int | None) -> tuple[Tensor, Tensor]:
+    if isinstance(layer, LoRALinear):
+        weight, bias = layer.get_merged_weight(task_id), layer.merged_bias(task_id)
+    else:
+        weight, bias = layer.weight, layer.bias  # type: ignore[assignment]
+    return weight.detach().contiguous(), bias.detach()
+
+
+def _trained(parts: Parts) -> Iterator[tuple[str, Tensor]]:
+    for index, block in enumerate(_blocks(parts)):
+        name = f"flow.{index}"
+        scale, offset = block.scale(), block.global_offset[0]
+        if scale.requires_grad or offset.requires_grad:
+            yield f"{name}.scale", scale
+            yield f"{name}.offset", offset
+        if isinstance(block.subnet, MoLEContextSubnet):
+            taps, bias = block.subnet.context_taps()
+            if taps.requires_grad or bias.requires_grad:
+                yield f"{name}.taps", taps
+                yield f"{name}.taps_bias", bias
+        for layer_name, layer in _layers(block.subnet, parts.task_id):
+            yield from _trained_in_layer(f"{name}.{layer_name}", layer, parts.task_id)
+    for index, coupling in enumerate(parts.dia.coupling_blocks if parts.dia is not None else ()):
+        for net_name, net in (("s", coupling.s_net), ("t", coupling.t_net)):
+            yield from _trained_in_net(f"dia.{index}.{net_name}", net)  # type: ignore[arg-type]
+
+
+def _trained_in_layer(name: str, layer: nn.Module, task_id: int | None) -> Iterator[tuple[str, Tensor]]:
+    linear = layer.base_linear if isinstance(layer, LoRALinear) else layer
+    yield from _trained_in_linear(name, linear)  # type: ignore[arg-type]
+    key = str(task_id)
+    if not isinstance(layer, LoRALinear):
+        return
+    if key in layer.lora_A and (layer.lora_A[key].requires_grad or layer.lora_B[key].requires_grad):
+        yield f"{name}.lora_A", layer.lora_A[key]
+        yield f"{name}.lora_B", layer.lora_B[key]
+    if key in layer.task_biases and layer.task_biases[key].requires_grad:
+        yield f"{name}.task_bias", layer.task_biases[key]
+
+
+def _trained_in_net(name: str, net: SimpleSubnet) -> Iterator[tuple[str, Tensor]]:
+    linears = [m for m in net.layers if isinstance(m, nn.Linear)]
+    for number, linear in enumerate(linears, start=1):
+        yield from _trained_in_linear(f"{name}{number}", linear)
+
+
+def _trained_in_linear(name: str, linear: nn.Linear) -> Iterator[tuple[str, Tensor]]:
+    if linear.weight.requires_grad:
+        yield f"{name}.weight", linear.weight
+    if linear.bias is not None and linear.bias.requires_grad:
+        yield f"{name}.bias", linear.bias
+
+
+def _owner(name: str) -> str | None:
+    """The task that a tensor of the base flow belongs to, None if all share it."""
+    parts = name.split(".")
+    for store in ("lora_A", "lora_B", "task_biases", "task_layers"):
+        if store in parts:
+            return parts[parts.index(store) + 1]
+    return None
+
+
+def _unchanged(tensors: list[Tensor], before: list[tuple[Tensor, int]]) -> bool:
+    return len(tensors) == len(before) and all(
+        t.data_ptr() == old.data_ptr() and t._version == version
+        for t, (old, version) in zip(tensors, before, strict=True)
+    )

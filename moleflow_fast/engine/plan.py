@@ -1,0 +1,83 @@
+"""What a packed flow looks like: everything but its numbers, as one string that operators can carry."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+CHUNK_TOKENS = 784
+"""Tokens that go through the whole flow together, in whole images: 784 tokens of 768 channels are 2.4 MB, so what one
+product writes is still in cache when the next reads it."""
+
+
+@dataclass(frozen=True)
+class TaskBlock:
+    """A coupling of the task flow: which half drives (`reverse`: the second), and the hidden width."""
+
+    reverse: bool
+    hidden: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Structure of a flow with an active task.
+
+    Attributes:
+        channels: D.
+        kernels: one entry a base block: size of its context convolution, 0 for a subnet without context.
+        task_blocks: the couplings of the task flow.
+        clamp: bound of the log-scales.
+        scaling: alpha / r of the LoRA parts.
+        slots: names of the tensors that want gradients, as "<part>.<index>.<layer>.<what>".
+    """
+
+    channels: int
+    kernels: tuple[int, ...]
+    task_blocks: tuple[TaskBlock, ...]
+    clamp: float
+    scaling: float
+    slots: tuple[str, ...] = ()
+
+    @property
+    def split(self) -> int:
+        """Channels of the driving half in a base block."""
+        return self.channels - self.channels // 2
+
+    def gap(self, block: int) -> int:
+        """Columns between the halves in the input of a base block: room for the context channels."""
+        return self.split if block < len(self.kernels) and self.kernels[block] else 0
+
+    def halves(self, block: TaskBlock) -> tuple[slice, slice]:
+        """Columns of the driving and of the driven half in a coupling of the task flow."""
+        first, second = slice(0, self.channels // 2), slice(self.channels // 2, self.channels)
+        return (second, first) if block.reverse else (first, second)
+
+    def to_string(self) -> str:
+        return json.dumps(asdict(self))
+
+    def chunks(self, images: int, tokens: int) -> list[tuple[int, int]]:
+        """Ranges of images that are worked on together, for images of `tokens` tokens each."""
+        step = max(1, CHUNK_TOKENS // max(tokens, 1))
+        return [(start, min(start + step, images)) for start in range(0, images, step)]
+
+    def saved_widths(self) -> list[int]:
+        """Widths of the (n, width) tensors that one chunk keeps for its backward pass."""
+        half, hidden = self.channels - self.split, 2 * self.split
+        widths: list[int] = []
+        for index, kernel in enumerate(self.kernels):
+            widths.append(self.channels + self.gap(index))
+            widths += [half, hidden, hidden] if kernel else [2 * half, hidden]
+        for block in self.task_blocks:
+            _, driven = self.halves(block)
+            widths += [self.channels, driven.stop - driven.start, 2 * block.hidden, block.hidden, block.hidden]
+        return widths
+
+
+@lru_cache(maxsize=256)
+def parse(text: str) -> Plan:
+    """The plan that `Plan.to_string` wrote."""
+    fields = json.loads(text)
+    fields["task_blocks"] = tuple(TaskBlock(**block) for block in fields["task_blocks"])
+    fields["kernels"], fields["slots"] = tuple(fields["kernels"]), tuple(fields["slots"])
+    return Plan(**fields)

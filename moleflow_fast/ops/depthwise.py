@@ -1,0 +1,109 @@
+"""Depthwise convolution of channels-last images (B, H, W, C): zero padding, stride 1, odd kernel.
+
+The context of the scale networks and the spatial mixer are both this operation with their strengths folded in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from moleflow_fast.backend import runs_compiled
+from moleflow_fast.ops import kernels
+
+
+def depthwise(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """y (B, H, W, C), differentiable in all three.
+
+    Args:
+        x: (B, H, W, C).
+        taps: weights (k * k, C), rows of the kernel one after another, k odd.
+        bias: (C,).
+
+    Raises:
+        ValueError: shapes that do not fit, or an even kernel.
+    """
+    _check(x, taps, bias)
+    if not runs_compiled(x, taps, bias):
+        return depthwise_reference(x, taps, bias)
+    return torch.ops.moleflow.depthwise(x, taps, bias)
+
+
+def depthwise_reference(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """The definition in plain PyTorch."""
+    kernel, channels = round(taps.shape[0] ** 0.5), x.shape[-1]
+    weight = taps.t().reshape(channels, 1, kernel, kernel)
+    planes = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=kernel // 2, groups=channels)
+    return planes.permute(0, 2, 3, 1)
+
+
+def gated_residual(taps: Tensor, bias: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+    """Taps and bias whose convolution is (1 - gate) x + gate DW(x): the identity goes into the middle tap."""
+    middle = torch.zeros_like(taps)
+    middle[taps.shape[0] // 2] = 1.0
+    return gate * taps + (1 - gate) * middle, gate * bias
+
+
+@torch.library.custom_op("moleflow::depthwise", mutates_args=())
+def _forward(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    y = x.new_empty(x.shape)
+    kernels.depthwise(_rows(x), taps.contiguous(), bias.contiguous(), _rows(y), _grid(x))
+    return y
+
+
+@_forward.register_fake
+def _(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("moleflow::depthwise_backward", mutates_args=())
+def _backward_op(dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool) -> tuple[Tensor, Tensor, Tensor]:
+    dx = x.new_empty(x.shape if with_dx else 0)
+    if with_dx:
+        # The transposed convolution of an odd kernel is the convolution with the taps in reverse order.
+        kernels.depthwise(_rows(dy), taps.flip(0), None, _rows(dx), _grid(x))
+    dtaps, dbias = x.new_zeros(taps.shape), x.new_zeros(x.shape[-1])
+    kernels.depthwise_backward_taps(_rows(x), _rows(dy), dtaps, dbias, _grid(x))
+    return dx, dtaps, dbias
+
+
+@_backward_op.register_fake
+def _(dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape if with_dx else (0,)), x.new_empty(taps.shape), x.new_empty(x.shape[-1])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, taps, _ = inputs
+    ctx.save_for_backward(x, taps)
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, taps = ctx.saved_tensors
+    with_dx = ctx.needs_input_grad[0]
+    dx, dtaps, dbias = _backward_op(dy, x, taps, with_dx)
+    return dx if with_dx else None, dtaps, dbias
+
+
+_forward.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.contiguous().view(-1, x.shape[-1])
+
+
+def _grid(x: Tensor) -> tuple[int, int, int]:
+    return x.shape[0], x.shape[1], x.shape[2]
+
+
+def _check(x: Tensor, taps: Tensor, bias: Tensor) -> None:
+    if x.dim() != 4 or taps.dim() != 2 or taps.shape[1] != x.shape[3] or bias.shape != x.shape[3:]:
+        raise ValueError(
+            "expected x (B, H, W, C), taps (k * k, C) and bias (C,), got "
+            f"{tuple(x.shape)}, {tuple(taps.shape)}, {tuple(bias.shape)}"
+        )
+    kernel = round(taps.shape[0] ** 0.5)
+    if kernel**2 != taps.shape[0] or kernel % 2 == 0:
+        raise ValueError(f"taps must be those of an odd square kernel, got {taps.shape[0]}")
