@@ -1,7 +1,6 @@
 """The whole flow of a task, base blocks and task flow, as one operator with a backward.
 
-Tokens go through in chunks of whole images, so intermediates stay in cache and an image's result does not depend on
-the images beside it.
+Tokens go through in chunks of whole images, so that intermediates stay in cache.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
-CHUNK_TOKENS = 784
-"""Tokens that go through the whole flow together, in whole images: 784 tokens of 768 channels are 2.4 MB, so what one
-product writes is still in cache when the next reads it."""
+CHUNK_VALUES = 784 * 768
+"""Feature values that go through the whole flow together, in whole images: one image of 28 x 28 patches of 768
+channels is 2.4 MB in fp32, so what one product writes is still in cache when the next reads it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Plan:
 
     def chunks(self, images: int, tokens: int) -> list[tuple[int, int]]:
         """Ranges of images that are worked on together, for images of `tokens` tokens each."""
-        step = max(1, CHUNK_TOKENS // max(tokens, 1))
+        step = images_at_once(tokens * self.channels)
         return [(start, min(start + step, images)) for start in range(0, images, step)]
 
     def saved_widths(self) -> list[int]:
@@ -72,6 +72,11 @@ class Plan:
             _, driven = self.halves(block)
             widths += [self.channels, driven.stop - driven.start, 2 * block.hidden, block.hidden, block.hidden]
         return widths
+
+
+def images_at_once(values: int) -> int:
+    """How many images of so many feature values each make a chunk."""
+    return max(1, CHUNK_VALUES // max(values, 1))
 
 
 @lru_cache(maxsize=256)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import moleflow_fast.engine as engine  # not its names: the engine imports this package's modules itself
 from moleflow_fast.backend import runs_compiled
 from moleflow_fast.config.ablation import BARE_MODEL_CONFIG, AblationConfig
-from moleflow_fast.engine import FlowEngine, Parts
 from moleflow_fast.models import reference_format
 from moleflow_fast.models.adapters import FeatureStatistics, SpatialContextMixer, create_task_adapter
 from moleflow_fast.models.coupling import CouplingFlow
@@ -70,7 +70,7 @@ class MoLESpatialAwareNF(nn.Module):
             self.spatial_mixer = SpatialContextMixer(
                 embed_dim, self.config.spatial_context_mode, self.config.spatial_context_kernel
             )
-        self._engine = FlowEngine()
+        self._engine = engine.FlowEngine()
         self.to(device)
 
     @property
@@ -306,10 +306,10 @@ class MoLESpatialAwareNF(nn.Module):
             use_spectral_norm=config.use_spectral_norm,
         )
 
-    def _parts(self, task_id: int | None) -> Parts:
+    def _parts(self, task_id: int | None) -> engine.Parts:
         key = str(task_id)
         base = self.task_flows[key] if key in self.task_flows else self.flow
-        return Parts(base, task_id, self.dia_adapters[key] if key in self.dia_adapters else None)  # type: ignore[arg-type]
+        return engine.Parts(base, task_id, self.dia_adapters[key] if key in self.dia_adapters else None)  # type: ignore[arg-type]
 
     def _base_layers(self) -> Iterator[LoRALinear]:
         return (module for module in self.flow.modules() if isinstance(module, LoRALinear))

@@ -64,7 +64,7 @@ def _backward_op(dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool) -> tuple[Te
     dx = x.new_empty(x.shape if with_dx else 0)
     if with_dx:
         # The transposed convolution of an odd kernel is the convolution with the taps in reverse order.
-        kernels.depthwise(_rows(dy), taps.flip(0), None, _rows(dx), _grid(x))
+        kernels.depthwise(_rows(dy), taps.flip(0).contiguous(), None, _rows(dx), _grid(x))
     dtaps, dbias = x.new_zeros(taps.shape), x.new_zeros(x.shape[-1])
     kernels.depthwise_backward_taps(_rows(x), _rows(dy), dtaps, dbias, _grid(x))
     return dx, dtaps, dbias

@@ -1,0 +1,258 @@
+"""The compiled engine against the plain modules, in every configuration it runs."""
+
+import copy
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moleflow_fast.backend import BackendError, use_backend
+from moleflow_fast.config import AblationConfig
+from moleflow_fast.config.ablation import ADAPTER_MODES, SPATIAL_CONTEXT_MODES
+from moleflow_fast.engine.plan import CHUNK_VALUES, parse
+from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+
+FULL = AblationConfig()
+PLAIN = replace(FULL, use_scale_context=False)
+CONFIGS = {
+    "default": FULL,
+    "four_task_blocks": replace(FULL, dia_n_blocks=4, dia_hidden_ratio=0.3),
+    "no_dia": replace(FULL, use_dia=False),
+    "no_lora": replace(FULL, use_lora=False),
+    "no_task_bias": replace(FULL, use_task_bias=False),
+    "no_adapter": replace(FULL, use_task_adapter=False),
+    "no_mixer": replace(FULL, use_spatial_context=False),
+    "context_5": replace(FULL, scale_context_kernel=5),
+    "no_scale_context": PLAIN,
+    "regular_linear": replace(PLAIN, use_regular_linear=True),
+    "task_separated": replace(FULL, use_task_separated=True),
+    **{f"adapter_{m}": replace(FULL, adapter_mode=m, use_whitening_adapter=False) for m in ADAPTER_MODES},
+    **{f"mixer_{m}": replace(FULL, spatial_context_mode=m) for m in SPATIAL_CONTEXT_MODES},
+}
+
+
+def make_model(config: AblationConfig = FULL, dim: int = 20, blocks: int = 3, rank: int = 3) -> MoLESpatialAwareNF:
+    """Two tasks, every parameter away from its starting value."""
+    torch.manual_seed(5)
+    model = MoLESpatialAwareNF(dim, blocks, lora_rank=rank, ablation_config=config).double()
+    model.add_task(0)
+    model.add_task(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def features(images: int = 3, height: int = 4, width: int = 5, dim: int = 20) -> torch.Tensor:
+    return torch.randn(images, height, width, dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def run(model: MoLESpatialAwareNF, x: torch.Tensor, backend: str) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    x = x.clone().requires_grad_(True)
+    model.zero_grad(set_to_none=True)
+    with use_backend(backend):
+        z, logdet = model(x)
+        (z.sin().sum() + logdet.square().sum()).backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    return z.detach(), logdet.detach(), {**gradients, "x": x.grad}
+
+
+def assert_same(actual: tuple, expected: tuple, bound: float) -> None:
+    names = ("z", "logdet")
+    pairs = [*zip(names, actual[:2], expected[:2], strict=True)]
+    assert set(actual[2]) == set(expected[2])
+    pairs += [(name, actual[2][name], expected[2][name]) for name in expected[2]]
+    for name, a, e in pairs:
+        error = float((a - e).abs().max() / e.abs().max().clamp_min(1e-12))
+        assert error < bound, (name, error)
+
+
+@pytest.mark.parametrize("task", [0, 1])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_equal_to_the_plain_modules(name: str, task: int) -> None:
+    model = make_model(CONFIGS[name])
+    model.set_active_task(task)
+    model.requires_grad_(True)
+    assert_same(run(model, features(), "cpp"), run(model, features(), "eager"), 1e-10)
+
+
+@pytest.mark.parametrize("name", ["default", "no_scale_context", "task_separated"])
+def test_a_later_task_gets_its_own_gradients_alone(name: str) -> None:
+    model = make_model(CONFIGS[name])
+    model.freeze_all_base()
+    for parameter in model.get_fast_params(0):
+        parameter.requires_grad_(False)
+    compiled, plain = run(model, features(), "cpp"), run(model, features(), "eager")
+    assert_same(compiled, plain, 1e-10)
+    own = {n for n, p in model.named_parameters() if any(p is q for q in model.get_trainable_params(1))}
+    assert set(compiled[2]) - {"x"} <= own
+
+
+@pytest.mark.parametrize(
+    ("dim", "blocks", "shape"),
+    [(1, 2, (1, 1, 1)), (5, 2, (1, 1, 1)), (7, 1, (2, 1, 3)), (18, 0, (2, 3, 1)), (33, 2, (1, 5, 2))],
+)
+def test_odd_sizes(dim: int, blocks: int, shape: tuple[int, int, int]) -> None:
+    if dim == 1:
+        pytest.skip("a coupling needs two channels")
+    model = make_model(FULL, dim, blocks, rank=1)
+    x = features(*shape, dim)
+    assert_same(run(model, x, "cpp"), run(model, x, "eager"), 1e-10)
+
+
+def test_a_large_rank_takes_the_dense_gradient() -> None:
+    model = make_model(rank=12)
+    model.freeze_all_base()
+    assert_same(run(model, features(), "cpp"), run(model, features(), "eager"), 1e-10)
+
+
+def test_several_chunks_and_non_contiguous_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    x = features(5).transpose(1, 2)
+    whole = run(model, x, "cpp")
+    monkeypatch.setattr("moleflow_fast.engine.plan.CHUNK_VALUES", 1)
+    assert_same(run(model, x, "cpp"), whole, 1e-12)
+    assert_same(run(model, x, "eager"), whole, 1e-10)
+
+
+def test_an_image_does_not_feel_the_others() -> None:
+    model = make_model().float().requires_grad_(False)
+    x = features(6, dim=20).float()
+    with use_backend("cpp"), torch.no_grad():
+        together, _ = model(x)
+        for i in range(6):
+            torch.testing.assert_close(model(x[i : i + 1])[0][0], together[i], rtol=1e-5, atol=1e-6)
+
+
+def test_only_the_losses_that_are_used_count() -> None:
+    model = make_model()
+    for part in (0, 1):
+        gradients = []
+        for backend in ("cpp", "eager"):
+            x = features().requires_grad_(True)
+            with use_backend(backend):
+                (model(x)[part].sin().sum()).backward()
+            gradients.append(x.grad)
+        torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+def test_operator_checks() -> None:
+    model = make_model(dim=6, blocks=1, rank=1)
+    from moleflow_fast.engine.packing import pack, trained
+
+    parts = model._parts(1)
+    packed, params = trained(parts, pack(parts))
+    params = [p.detach().clone().requires_grad_(True) for p in params]
+    x = features(2, 2, 2, 6).requires_grad_(True)
+    arguments = (x, list(packed.tensors), params, packed.plan.to_string(), True)
+    torch.library.opcheck(
+        torch.ops.moleflow.flow, arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor")
+    )
+    assert parse(packed.plan.to_string()) == packed.plan
+
+
+def test_gradcheck() -> None:
+    model = make_model(dim=6, blocks=1, rank=1)
+    x = features(1, 2, 2, 6).requires_grad_(True)
+    with use_backend("cpp"):
+        assert torch.autograd.gradcheck(model, (x,))
+
+
+def test_packed_weights_are_never_stale() -> None:
+    model = make_model().requires_grad_(False)
+    x = features()
+
+    def agrees() -> None:
+        with torch.no_grad():
+            with use_backend("cpp"):
+                compiled = model(x)
+            with use_backend("eager"):
+                plain = model(x)
+        torch.testing.assert_close(compiled, plain, rtol=1e-10, atol=1e-10)
+
+    agrees()
+    block = model.flow.module_list[0]
+    with torch.no_grad():
+        block.subnet.s_layer1.lora_B["1"].add_(0.5)  # in place
+    agrees()
+    model.load_state_dict({n: v * 1.1 if v.is_floating_point() else v for n, v in model.state_dict().items()})
+    agrees()
+    block.subnet.t_layer1.base_linear.weight = torch.nn.Parameter(torch.randn_like(block.subnet.t_layer1.base_linear.weight))
+    model.requires_grad_(False)
+    agrees()
+    model.requires_grad_(True)
+    model(x)  # a training step whose optimizer changes parameters behind their version counters
+    for parameter in model.parameters():
+        parameter.data.mul_(0.9)
+    agrees()
+    model.requires_grad_(False)
+    agrees()
+    agrees()
+
+
+def test_frozen_tasks_are_packed_once() -> None:
+    model = make_model().requires_grad_(False)
+    with torch.no_grad(), use_backend("cpp"):
+        model(features())
+        first = model._engine._packs.get(model._parts(1))
+        model(features())
+        assert model._engine._packs.get(model._parts(1)) is first
+
+
+def test_thread_counts_agree() -> None:
+    model = make_model().float()
+    x = features(4).float()
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        results.append(run(model, x, "cpp"))
+    assert_same(results[0], results[1], 1e-5)
+    for a, b in zip(results[0][:2], results[1][:2], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["cpp", "eager"])
+def test_two_threads_score_different_tasks_at_once(backend: str) -> None:
+    model = make_model().float().requires_grad_(False)
+    model.set_active_task(None)
+    x = features(8).float()
+    with use_backend(backend), torch.no_grad():
+        alone = [model.forward_as(task, x)[0] for task in (0, 1)]
+    wrong: list[int] = []
+
+    def score(task: int) -> None:
+        with use_backend(backend), torch.no_grad():
+            for _ in range(30):
+                if not torch.equal(model.forward_as(task, x)[0], alone[task]):
+                    wrong.append(task)
+
+    workers = [threading.Thread(target=score, args=(task,)) for task in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+    assert model.current_task_id is None
+
+
+def test_what_the_engine_does_not_run_takes_the_plain_path() -> None:
+    spectral = make_model(replace(PLAIN, use_spectral_norm=True))
+    assert "spectral" in (spectral.obstacle_to_compiled(features(), 1) or "")
+    with use_backend("cpp"), pytest.raises(BackendError, match="spectral normalisation"):
+        spectral(features())
+    spectral(features())  # auto
+    with use_backend("cpp"), pytest.raises(BackendError, match="float16"):
+        make_model().half()(features().half())
+    assert "not torch.float64" not in (make_model().obstacle_to_compiled(features(), 0) or "")
+    assert "float32" in (make_model().obstacle_to_compiled(features().float(), 0) or "")
+
+
+def test_models_can_be_copied() -> None:
+    model = make_model()
+    twin = copy.deepcopy(model)
+    torch.testing.assert_close(twin(features()), model(features()))
+
+
+def test_chunk_size_is_one_image_at_the_default_size() -> None:
+    assert CHUNK_VALUES == 28 * 28 * 768
