@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moleflow_fast.ops.density import patch_nll
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
-from moleflow_fast.trainer.losses import patch_nll
 
 
 @torch.no_grad()

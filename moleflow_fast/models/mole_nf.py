@@ -5,7 +5,6 @@ x -> input adapter of t -> spatial mixer -> base flow with the LoRA of t -> DIA 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from moleflow_fast.models.coupling import CouplingFlow
 from moleflow_fast.models.dia import DeepInvertibleAdapter
 from moleflow_fast.models.lora_linear import LoRALinear
 from moleflow_fast.models.subnets import MoLEContextSubnet, MoLESubnet
+from moleflow_fast.ops.density import patch_nll
 
 
 class MoLESpatialAwareNF(nn.Module):
@@ -216,8 +216,7 @@ class MoLESpatialAwareNF(nn.Module):
 
     def log_prob_patch(self, x: Tensor) -> Tensor:
         """log p per patch (B, H, W) = -|z|^2 / 2 - D/2 ln(2 pi) + logdet."""
-        z, logdet = self(x)
-        return -0.5 * (z**2).sum(-1) - 0.5 * self.embed_dim * math.log(2 * math.pi) + logdet
+        return -patch_nll(*self(x))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p per image (B,): the sum over its patches."""

@@ -20,8 +20,8 @@ from moleflow_fast.evaluation.aggregation import image_scores, rank_non_finite_a
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
+from moleflow_fast.ops.density import logdet_penalty, nll_loss, patch_nll, tail_aware_loss
 from moleflow_fast.trainer.feature_loader import FeatureLoader, ImageBatchSource
-from moleflow_fast.trainer.losses import logdet_penalty, nll_loss, patch_nll, tail_aware_loss
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
 
 CLIP_NORM = 0.5
