@@ -1,4 +1,5 @@
 #include "bindings/subjects.h"
+#include "cpu/adamp.h"
 #include "cpu/density.h"
 
 namespace moleflow {
@@ -28,6 +29,12 @@ void density_loss_backward(uintptr_t grad, uintptr_t weights, uintptr_t z, uintp
                                at<T>(dlogdet), patches, dim, lambda, threads);
 }
 
+template <typename T>
+double adamp(uintptr_t tensors, int64_t count, uintptr_t groups, double max_norm, int threads) {
+    return cpu::adamp<T>(at<const cpu::AdamPTensor>(tensors), count, at<const cpu::AdamPGroup>(groups), max_norm,
+                         threads);
+}
+
 }  // namespace
 
 void bind_training(py::module_& m) {
@@ -35,6 +42,7 @@ void bind_training(py::module_& m) {
     MOLEFLOW_BIND_FLOATS(m, "scale_patches", scale_patches);
     MOLEFLOW_BIND_FLOATS(m, "density_loss", density_loss);
     MOLEFLOW_BIND_FLOATS(m, "density_loss_backward", density_loss_backward);
+    MOLEFLOW_BIND_FLOATS(m, "adamp", adamp);
 }
 
 }  // namespace moleflow
