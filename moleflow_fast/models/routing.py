@@ -7,6 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from moleflow_fast.ops.mahalanobis import (
+    GaussianStack,
+    mahalanobis_distances,
+    mahalanobis_distances_reference,
+    stack_gaussians,
+    stackable,
+)
+
 REGULARISATION = 1e-5
 
 
@@ -65,9 +73,7 @@ class TaskPrototype:
         if self.precision is None:
             self.finalize()
         assert self.mean is not None and self.precision is not None
-        difference = features.to(self.mean) - self.mean
-        # Rounding can make the square of a tiny distance negative; a NaN distance stays NaN.
-        return ((difference @ self.precision) * difference).sum(-1).clamp_min(0).sqrt()
+        return mahalanobis_distances_reference(features, [self.mean], [self.precision])[:, 0]
 
     def euclidean_distance(self, features: Tensor) -> Tensor:
         """|x - mean| of features (n, D), (n,)."""
@@ -94,6 +100,7 @@ class PrototypeRouter:
         self.device = torch.device(device)
         self.use_mahalanobis = use_mahalanobis
         self.prototypes: dict[int, TaskPrototype] = {}
+        self._stack = _StackCache()
 
     def add_prototype(self, prototype: TaskPrototype) -> None:
         """Add or replace the prototype of a task."""
@@ -105,11 +112,55 @@ class PrototypeRouter:
         """Distance of features (n, D) to each prototype in order of addition, (n, tasks)."""
         if not self.prototypes:
             raise RuntimeError("the router has no prototype yet: train a task first")
-        metric = "mahalanobis_distance" if self.use_mahalanobis else "euclidean_distance"
-        return torch.stack([getattr(p, metric)(features) for p in self.prototypes.values()], dim=1)
+        prototypes = list(self.prototypes.values())
+        if not self.use_mahalanobis:
+            return torch.stack([p.euclidean_distance(features) for p in prototypes], dim=1)
+        stack = self._stack.of(prototypes)
+        if stack is None:
+            return torch.stack([p.mahalanobis_distance(features) for p in prototypes], dim=1)
+        return mahalanobis_distances(features, stack)
 
     def route(self, features: Tensor) -> Tensor:
         """The task id of each row of features (n, D), (n,); a NaN distance never wins over a number."""
         distances = self.distances(features)
         nearest = distances.nan_to_num(nan=torch.inf).argmin(dim=1)
         return torch.tensor(list(self.prototypes), device=nearest.device)[nearest]
+
+
+class _StackCache:
+    """The stack of the prototypes last asked for, built anew when any of their tensors is another or was written to.
+
+    A write that leaves no trace in the tensor's version (through `.data` or numpy) goes unseen.
+    """
+
+    def __init__(self) -> None:
+        self._built_from: list[tuple[Tensor, int | None]] = []
+        self._stack: GaussianStack | None = None
+
+    def of(self, prototypes: Sequence[TaskPrototype]) -> GaussianStack | None:
+        """None where the prototypes differ in shape, dtype or device."""
+        means, precisions = [], []
+        for prototype in prototypes:
+            if prototype.precision is None:
+                prototype.finalize()
+            assert prototype.mean is not None and prototype.precision is not None
+            means.append(prototype.mean)
+            precisions.append(prototype.precision)
+        source = [(t, _version(t)) for t in (*means, *precisions)]
+        if not self._is_built_from(source):
+            # The old stack goes first: two need not fit into memory.
+            self._built_from, self._stack = [], None
+            self._stack = stack_gaussians(means, precisions) if stackable(means, precisions) else None
+            self._built_from = source
+        return self._stack
+
+    def _is_built_from(self, source: list[tuple[Tensor, int | None]]) -> bool:
+        return len(source) == len(self._built_from) and all(
+            new is old and version is not None and version == old_version
+            for (new, version), (old, old_version) in zip(source, self._built_from, strict=True)
+        )
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often the tensor was written to; None for inference tensors, which do not count."""
+    return None if tensor.is_inference() else tensor._version
