@@ -71,6 +71,38 @@ def test_badly_conditioned_prototypes_keep_their_distances(n):
     torch.testing.assert_close(router.distances(rows), one_by_one(router, rows), rtol=1e-5, atol=0)
 
 
+def test_own_images_of_badly_conditioned_prototypes():
+    """Where d^T P d cancels: the factored form must stay near fp64, which the definition in fp32 does not."""
+    prototypes = prototypes_of_few_images()
+    router = router_of(prototypes)
+    generator = torch.Generator().manual_seed(2)
+    spread = torch.randn(256, 256, generator=generator, dtype=torch.float64) / 16
+    own = torch.randn(100, 256, generator=generator, dtype=torch.float64) @ spread
+    rows = (own + torch.randn(256, generator=generator, dtype=torch.float64)).float()  # those of the first prototype
+    parts = [[getattr(p, name).double() for p in prototypes] for name in ("mean", "precision")]
+    expected = mahalanobis_distances_reference(rows.double(), *parts)
+    assert expected[:, 0].max() < 12  # images of another task would be at thousands
+    torch.testing.assert_close(router.distances(rows).double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["indefinite", "singular", "one of them", "skew"])
+def test_precisions_without_a_factor(kind):
+    means, precisions = gaussians(3, 23)
+    if kind == "indefinite":
+        precisions = [p - 0.3 * torch.eye(23, dtype=p.dtype) for p in precisions]
+    elif kind == "singular":
+        precisions = [torch.diag(torch.arange(23, dtype=p.dtype)) for p in precisions]
+    elif kind == "one of them":
+        precisions[1] = torch.zeros_like(precisions[1])
+    else:
+        precisions = [p + torch.triu(p, 1) - torch.tril(p, -1) for p in precisions]
+    rows = features(6, 23)
+    stack = stack_gaussians(means, precisions)
+    assert stack.factored == (kind == "skew")
+    expected = mahalanobis_distances_reference(rows, means, precisions)
+    torch.testing.assert_close(mahalanobis_distances(rows, stack), expected, rtol=1e-9, atol=1e-6)
+
+
 def test_a_far_mean_does_not_cancel():
     means, precisions = gaussians(3, 40)
     rows = features(5, 40)
