@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -47,8 +47,14 @@ class AdamP(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
 
+    @overload  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None, *, max_norm: None = None) -> float | None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float] | None = None, *, max_norm: float) -> float: ...
+
     @torch.no_grad()
-    def step(  # type: ignore[override]
+    def step(
         self, closure: Callable[[], float] | None = None, *, max_norm: float | None = None
     ) -> float | None:
         """Take one step with all parameters that have a gradient.
