@@ -1,7 +1,27 @@
+#include <pybind11/stl.h>
+
 #include "bindings/subjects.h"
+#include "cpu/patch_pool.h"
 
-namespace moleflow {
+namespace {
 
-void bind_images(py::module_&) {}
+using moleflow::at;
 
-}  // namespace moleflow
+// Per map: address, channels, height, width, whether it is channels-last.
+using MapAddresses = std::vector<std::tuple<uintptr_t, int, int, int, bool>>;
+
+template <typename T>
+void patch_pool(const MapAddresses& maps, uintptr_t positions, uintptr_t out, int64_t batch, int height, int width,
+                int dim, int threads) {
+    std::vector<moleflow::cpu::FeatureMap<T>> layers;
+    for (const auto& [values, c, h, w, channels_last] : maps) {
+        layers.push_back({at<const T>(values), c, h, w, channels_last});
+    }
+    moleflow::cpu::patch_pool(layers, at<const T>(positions), at<T>(out), {batch, height, width, dim}, threads);
+}
+
+}  // namespace
+
+void moleflow::bind_images(py::module_& m) {
+    MOLEFLOW_BIND_FLOATS(m, "patch_pool", patch_pool);
+}

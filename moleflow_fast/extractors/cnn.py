@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from moleflow_fast.ops.patch_pool import patch_grid, patch_pool
+
 from .base import PatchExtractor, probe_image
 from .capture import LayerCapture, drop_unused_tail
 from .errors import BackboneError
-from .patches import patch_grid, pool_patches
 
 
 class CNNPatchCoreExtractor(PatchExtractor):
@@ -59,7 +60,7 @@ class CNNPatchCoreExtractor(PatchExtractor):
         named = zip(self.layers, self._capture(images), strict=True)
         maps = [self._as_map(name, output) for name, output in named]
         grid = patch_grid(maps[0], self.patch_size, self.patch_stride)
-        return pool_patches(maps, self.embed_dim, grid, self.patch_size, self.patch_stride)
+        return patch_pool(maps, self.embed_dim, grid, self.patch_size, self.patch_stride)
 
     def _as_map(self, name: str, output: Tensor) -> Tensor:
         if output.ndim != 4:

@@ -15,7 +15,7 @@ from moleflow_fast.extractors import (
     is_vit,
 )
 from moleflow_fast.extractors.batch_norms import settle_batch_norms
-from moleflow_fast.extractors.patches import pool_patches_reference
+from moleflow_fast.ops.patch_pool import patch_pool_reference
 
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
@@ -66,7 +66,7 @@ def test_cnn_features_are_those_of_the_whole_model():
     with torch.no_grad():
         x = whole.layer1(whole.maxpool(whole.act1(whole.bn1(whole.conv1(IMAGES)))))
         layer2 = whole.layer2(x)
-        expected = pool_patches_reference([layer2, whole.layer3(layer2)], 32, (8, 8))
+        expected = patch_pool_reference([layer2, whole.layer3(layer2)], 32, (8, 8))
     torch.testing.assert_close(extractor(IMAGES), expected, rtol=1e-4, atol=1e-5)
     assert not list(extractor.backbone.layer4.parameters())  # never needed, so not kept
 
