@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/subjects.h"
+#include "cpu/image_score.h"
 #include "cpu/patch_pool.h"
 
 namespace {
@@ -20,8 +21,16 @@ void patch_pool(const MapAddresses& maps, uintptr_t positions, uintptr_t out, in
     moleflow::cpu::patch_pool(layers, at<const T>(positions), at<T>(out), {batch, height, width, dim}, threads);
 }
 
+template <typename T>
+void image_score(uintptr_t maps, uintptr_t scores, int64_t images, int height, int width, int mode, double fraction,
+                 int64_t k, double weight, int threads) {
+    const moleflow::cpu::ScoreRule rule{static_cast<moleflow::cpu::Aggregation>(mode), fraction, k, weight};
+    moleflow::cpu::image_score(at<const T>(maps), at<T>(scores), images, height, width, rule, threads);
+}
+
 }  // namespace
 
 void moleflow::bind_images(py::module_& m) {
     MOLEFLOW_BIND_FLOATS(m, "patch_pool", patch_pool);
+    MOLEFLOW_BIND_FLOATS(m, "image_score", image_score);
 }

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moleflow_fast.evaluation.aggregation import rank_non_finite_as_anomalous
 from moleflow_fast.evaluation.smoothing import gaussian_smooth
+from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.feature_loader import FeatureSource
 

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.errors import UserError
-from moleflow_fast.evaluation.aggregation import image_scores, rank_non_finite_as_anomalous
+from moleflow_fast.evaluation.aggregation import image_scores
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
 from moleflow_fast.ops.density import logdet_penalty, nll_loss, patch_nll, tail_aware_loss
+from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
 from moleflow_fast.trainer.feature_loader import FeatureLoader, ImageBatchSource
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
 

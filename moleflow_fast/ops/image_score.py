@@ -1,0 +1,106 @@
+"""From an anomaly map to one score per image; what could not be computed ranks as most anomalous."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from moleflow_fast.backend import runs_compiled
+from moleflow_fast.ops import native
+
+MODES = ("percentile", "top_k", "mean", "spatial_cluster")  # csrc/cpu/image_score.h counts them in this order
+
+
+def image_score(maps: Tensor, mode: str, *, fraction: float = 0.99, top_k: int = 1, weight: float = 0.5) -> Tensor:
+    """Score each image by its map of patch scores.
+
+    Args:
+        maps: (B, H, W), larger is more anomalous; NaN counts as +inf.
+        mode:
+            "percentile": the quantile at `fraction`, interpolated linearly;
+            "top_k": mean of the `top_k` largest; 1 gives the maximum;
+            "mean": mean of all;
+            "spatial_cluster": w * mean(top k weighted) + (1 - w) * mean(top k raw). A patch strictly above its
+            image's quantile at `fraction` is high; a high patch weighs 1 + (high neighbours of 8) / 8, the others 0.
+        fraction: in [0, 1].
+        top_k: k, brought into 1..H*W.
+        weight: w, in [0, 1].
+
+    Returns:
+        (B,). +inf where +inf takes part, also where that would make NaN (next to -inf, or times a weight of 0).
+
+    Raises:
+        ValueError: an unknown mode, a fraction or weight outside [0, 1], or maps that are not (B, H, W) with patches.
+    """
+    _check(maps, mode, fraction, weight)
+    k = min(max(top_k, 1), maps.shape[1] * maps.shape[2])
+    gradient = "its gradient is wanted" if torch.is_grad_enabled() and maps.requires_grad else None
+    if runs_compiled(maps, why_not=gradient):
+        return torch.ops.moleflow.image_score(maps, MODES.index(mode), fraction, k, weight)
+    return image_score_reference(maps, mode, fraction=fraction, top_k=k, weight=weight)
+
+
+def image_score_reference(
+    maps: Tensor, mode: str, *, fraction: float = 0.99, top_k: int = 1, weight: float = 0.5
+) -> Tensor:
+    """The definition."""
+    maps = rank_non_finite_as_anomalous(maps)
+    patches = maps.flatten(1)  # (B, H*W)
+    k = min(max(top_k, 1), patches.shape[1])
+    if mode == "percentile":
+        scores = _quantile(patches, fraction)
+    elif mode == "top_k":
+        scores = _top_mean(patches, k)
+    elif mode == "mean":
+        scores = patches.mean(1)
+    else:
+        scores = weight * _top_mean(_clustered(maps, fraction), k) + (1 - weight) * _top_mean(patches, k)
+    return rank_non_finite_as_anomalous(scores)
+
+
+def rank_non_finite_as_anomalous(scores: Tensor) -> Tensor:
+    """NaN becomes +inf: a score that could not be computed must never rank as normal."""
+    return scores.masked_fill(scores.isnan(), torch.inf)
+
+
+def _top_mean(patches: Tensor, k: int) -> Tensor:
+    return patches.topk(k, dim=1).values.mean(1)
+
+
+def _quantile(patches: Tensor, fraction: float) -> Tensor:
+    """Linear interpolation between order statistics; next to +inf it is +inf where torch.quantile has NaN."""
+    return rank_non_finite_as_anomalous(torch.quantile(patches, fraction, dim=1))
+
+
+def _clustered(maps: Tensor, fraction: float) -> Tensor:
+    """High patches weighted by their high neighbours, zeros elsewhere; (B, H*W)."""
+    threshold = _quantile(maps.flatten(1), fraction)
+    high = (maps > threshold[:, None, None]).to(maps.dtype)  # (B, H, W)
+    kernel = torch.ones(1, 1, 3, 3, dtype=maps.dtype, device=maps.device)
+    kernel[..., 1, 1] = 0
+    neighbours = F.conv2d(high[:, None], kernel, padding=1)[:, 0]
+    return torch.where(high > 0, maps * (1 + neighbours / 8), torch.zeros_like(maps)).flatten(1)
+
+
+def _check(maps: Tensor, mode: str, fraction: float, weight: float) -> None:
+    if maps.ndim != 3 or 0 in maps.shape[1:]:
+        raise ValueError(f"maps must be (B, H, W) with at least one patch, got {tuple(maps.shape)}")
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if not (0 <= fraction <= 1 and 0 <= weight <= 1):
+        raise ValueError(f"fraction and weight must lie in [0, 1], got {fraction} and {weight}")
+
+
+@torch.library.custom_op("moleflow::image_score", mutates_args=())
+def _compiled(maps: Tensor, mode: int, fraction: float, k: int, weight: float) -> Tensor:
+    scores = maps.new_empty(len(maps))
+    native.call(
+        "image_score", maps.dtype, maps.contiguous(), scores, *maps.shape, mode, fraction, k, weight, native.threads()
+    )
+    return scores
+
+
+@_compiled.register_fake
+def _(maps: Tensor, mode: int, fraction: float, k: int, weight: float) -> Tensor:
+    return maps.new_empty(maps.shape[0])
