@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from moleflow_fast.evaluation.metrics import aupro, ranking_metrics
-from moleflow_fast.evaluation.smoothing import gaussian_smooth
+from moleflow_fast.ops.gaussian_smooth import gaussian_smooth
 
 SHAPE = (80, 224, 224)
 

@@ -3,6 +3,7 @@
 #include "bindings/subjects.h"
 #include "cpu/image_score.h"
 #include "cpu/patch_pool.h"
+#include "cpu/pixel_map.h"
 
 namespace {
 
@@ -28,9 +29,17 @@ void image_score(uintptr_t maps, uintptr_t scores, int64_t images, int height, i
     moleflow::cpu::image_score(at<const T>(maps), at<T>(scores), images, height, width, rule, threads);
 }
 
+template <typename T>
+void pixel_map(uintptr_t maps, uintptr_t rows, uintptr_t columns, uintptr_t out, int64_t images, int height, int width,
+               int size, int threads) {
+    moleflow::cpu::pixel_map(at<const T>(maps), at<const T>(rows), at<const T>(columns), at<T>(out),
+                             {images, height, width, size}, threads);
+}
+
 }  // namespace
 
 void moleflow::bind_images(py::module_& m) {
     MOLEFLOW_BIND_FLOATS(m, "patch_pool", patch_pool);
     MOLEFLOW_BIND_FLOATS(m, "image_score", image_score);
+    MOLEFLOW_BIND_FLOATS(m, "pixel_map", pixel_map);
 }

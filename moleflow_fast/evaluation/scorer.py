@@ -8,10 +8,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from moleflow_fast.evaluation.smoothing import gaussian_smooth
 from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
+from moleflow_fast.ops.pixel_map import pixel_map
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.feature_loader import FeatureSource
 
@@ -79,9 +78,7 @@ class Scorer:
     def pixel_maps(self, patch_maps: Tensor) -> Tensor:
         """Resize to (N, S, S) and smooth; non-finite scores become the largest."""
         maps = rank_non_finite_as_anomalous(patch_maps).clamp(-WORST_SCORE, WORST_SCORE)
-        align = {"align_corners": True} if self.interp_mode == "bilinear" else {"align_corners": False}
-        maps = F.interpolate(maps[:, None], (self.size, self.size), mode=self.interp_mode, **align)[:, 0]
-        return gaussian_smooth(maps, self.sigma)
+        return pixel_map(maps, self.size, self.sigma, self.interp_mode)
 
     def forget_maps(self, tests: Iterable[TestClass]) -> None:
         """Drop kept maps: for configurations in which old experts change."""

@@ -35,8 +35,7 @@ def image_score(maps: Tensor, mode: str, *, fraction: float = 0.99, top_k: int =
     """
     _check(maps, mode, fraction, weight)
     k = min(max(top_k, 1), maps.shape[1] * maps.shape[2])
-    gradient = "its gradient is wanted" if torch.is_grad_enabled() and maps.requires_grad else None
-    if runs_compiled(maps, why_not=gradient):
+    if runs_compiled(maps, why_not=native.forward_only(maps)):
         return torch.ops.moleflow.image_score(maps, MODES.index(mode), fraction, k, weight)
     return image_score_reference(maps, mode, fraction=fraction, top_k=k, weight=weight)
 

@@ -27,5 +27,12 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
+def forward_only(*tensors: Tensor) -> str | None:
+    """What speaks against an operation without a gradient: one is wanted. None if none is."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return "a gradient is wanted, and it has none"
+    return None
+
+
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()

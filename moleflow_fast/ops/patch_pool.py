@@ -37,7 +37,8 @@ def patch_pool(
         (B, H, W, D), contiguous, in the dtype of the maps.
 
     Raises:
-        ValueError: no maps, maps that are not (B, C, H, W) or differ in B, positions of another shape.
+        ValueError: no maps, maps that are not (B, C, H, W), differ in B or are empty, a width or grid below 1,
+            positions of another shape.
 
     Compiled for patches of 3 with stride 1; that has no gradient, so maps that want one take the convolution too.
     """
@@ -80,9 +81,11 @@ def _check(maps: Sequence[Tensor], embed_dim: int, grid: tuple[int, int], positi
     if not maps:
         raise ValueError("patch_pool needs at least one feature map")
     for m in maps:
-        if m.ndim != 4 or m.shape[0] != maps[0].shape[0]:
+        if m.ndim != 4 or m.shape[0] != maps[0].shape[0] or 0 in m.shape[1:]:
             shapes = [tuple(m.shape) for m in maps]
-            raise ValueError(f"feature maps must be (B, C, H, W) with one B, got {shapes}")
+            raise ValueError(f"feature maps must be (B, C, H, W) with one B and no empty axis but B, got {shapes}")
+    if embed_dim < 1 or min(grid) < 1:
+        raise ValueError(f"embed_dim and grid must be at least 1, got {embed_dim} and {grid}")
     if positions is not None and tuple(positions.shape) != (*grid, embed_dim):
         raise ValueError(f"positions must be {(*grid, embed_dim)}, got {tuple(positions.shape)}")
 
@@ -90,9 +93,7 @@ def _check(maps: Sequence[Tensor], embed_dim: int, grid: tuple[int, int], positi
 def _obstacle(operands: list[Tensor], patch_size: int, patch_stride: int) -> str | None:
     if (patch_size, patch_stride) != (3, 1):
         return f"patches of {patch_size} with stride {patch_stride}, and it takes patches of 3 with stride 1"
-    if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
-        return "its gradient is wanted"
-    return None
+    return native.forward_only(*operands)
 
 
 @torch.library.custom_op("moleflow::patch_pool", mutates_args=())

@@ -182,9 +182,16 @@ def test_compiles_as_one_graph():
         ([], None, "at least one"),
         ([torch.zeros(2, 3, 4)], None, "must be"),
         ([torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4)], None, "one B"),
+        ([torch.zeros(2, 3, 0, 4)], None, "empty axis"),
         ([torch.zeros(2, 3, 4, 4)], torch.zeros(4, 4, 9), "positions must be"),
     ],
 )
 def test_bad_input_is_an_error(maps, positions, message):
     with pytest.raises(ValueError, match=message):
         patch_pool(maps, 8, (4, 4), positions=positions)
+
+
+@pytest.mark.parametrize(("embed_dim", "grid"), [(0, (4, 4)), (8, (0, 4))])
+def test_an_empty_result_is_an_error(embed_dim, grid):
+    with pytest.raises(ValueError, match="at least 1"):
+        patch_pool([torch.zeros(2, 3, 4, 4)], embed_dim, grid)

@@ -6,7 +6,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from moleflow_fast._compiled import compiled
-from moleflow_fast.evaluation.smoothing import gaussian_smooth, gaussian_smooth_reference
+from moleflow_fast.backend import use_backend
+from moleflow_fast.ops.gaussian_smooth import gaussian_smooth, gaussian_smooth_reference
 
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-13}
 
@@ -48,6 +49,15 @@ def test_a_constant_map_stays_and_sigma_zero_changes_nothing():
 def test_half_precision_takes_the_plain_path():
     values = maps((1, 20, 20)).bfloat16()
     assert gaussian_smooth(values, 2.0).dtype == torch.bfloat16
+
+
+def test_the_plain_path_runs_where_it_is_asked_for_or_a_gradient_is_wanted():
+    values = maps((2, 9, 7))
+    with use_backend("eager"):
+        assert torch.equal(gaussian_smooth(values, 2.0), gaussian_smooth_reference(values, 2.0))
+    values.requires_grad_()
+    gaussian_smooth(values, 2.0).sum().backward()
+    torch.testing.assert_close(values.grad.sum(), torch.tensor(126.0, dtype=torch.float64))
 
 
 def test_infinity_spreads_only_as_far_as_the_kernel_reaches():

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from moleflow_fast._compiled import compiled
+from moleflow_fast.backend import requested_backend, runs_compiled
+from moleflow_fast.ops import native
 
 _TRUNCATE = 4.0
 
@@ -13,7 +15,8 @@ _TRUNCATE = 4.0
 def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
     """Smooth maps (N, H, W) with standard deviation `sigma` pixels; sigma 0 returns them as they are.
 
-    fp32 and fp64 run in the compiled part, on the CPU and (fp32) on CUDA; anything else in plain PyTorch.
+    fp32 and fp64 run in the compiled part, on the CPU and (fp32) on CUDA; anything else, and what wants a gradient,
+    in plain PyTorch.
 
     Raises:
         ValueError: maps are not (N, H, W), or sigma is negative or not finite.
@@ -24,15 +27,18 @@ def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
         raise ValueError(f"sigma must be finite and at least 0, got {sigma}")
     if sigma == 0 or maps.numel() == 0:
         return maps
-    if maps.device.type == "cpu" and maps.dtype in (torch.float32, torch.float64):
-        return _smooth_cpu(maps, sigma)
-    if maps.is_cuda and maps.dtype == torch.float32 and compiled.build_info()["cuda"]:
+    gradient = native.forward_only(maps)
+    if _runs_on_cuda(maps) and not gradient:
         return _smooth_cuda(maps, sigma)
+    if runs_compiled(maps, why_not=gradient):
+        return _smooth_cpu(maps, sigma)
     return gaussian_smooth_reference(maps, sigma)
 
 
 def gaussian_smooth_reference(maps: Tensor, sigma: float) -> Tensor:
     """The same in plain PyTorch, any device and floating type: the definition."""
+    if sigma == 0:
+        return maps
     radius = int(_TRUNCATE * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1, device=maps.device)
     weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
@@ -44,6 +50,11 @@ def gaussian_smooth_reference(maps: Tensor, sigma: float) -> Tensor:
         lines = maps.movedim(axis, -1)[..., at]  # (N, other, size, taps)
         maps = (lines @ weights).movedim(-1, axis)
     return maps
+
+
+def _runs_on_cuda(maps: Tensor) -> bool:
+    built = compiled.build_info()["cuda"] is not None
+    return maps.is_cuda and maps.dtype == torch.float32 and built and requested_backend() == "auto"
 
 
 def _smooth_cpu(maps: Tensor, sigma: float) -> Tensor:
