@@ -138,7 +138,7 @@ def result_options(options: RunOptions) -> dict[str, Any]:
 def environment() -> dict[str, Any]:
     """Versions and machine, for the record."""
     packages = {}
-    for name in ("moleflow_fast", "torch", "timm", "numpy", "adamp"):
+    for name in ("moleflow_fast", "torch", "timm", "numpy"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

@@ -11,18 +11,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from adamp import AdamP
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
+from moleflow_fast.engine.plan import images_at_once
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.aggregation import image_scores
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
-from moleflow_fast.ops.density import logdet_penalty, nll_loss, patch_nll, tail_aware_loss
+from moleflow_fast.ops.density import density_loss, patch_nll
 from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
 from moleflow_fast.trainer.feature_loader import FeatureLoader, ImageBatchSource
+from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
 
 CLIP_NORM = 0.5
@@ -256,32 +257,38 @@ class MoLEContinualTrainer:
         )
 
     def _step(self, task_id: int, stage: _Stage, patches: Tensor) -> float:
-        """One optimizer step; NaN if the batch was skipped."""
+        """One optimizer step; NaN if the batch was skipped.
+
+        On a CPU the batch goes through in parts that fit its caches, forward and backward, and gradients add up: the
+        loss is a mean over images. A step then holds the intermediates of one part instead of those of the batch.
+        """
         x = self.add_positions(patches)
         if task_id == 0:
             self.nf_model.update_reference_stats(x)
         stage.optimizer.zero_grad(set_to_none=True)
-        z, logdet = self.nf_model(x)
-        loss = self._loss(patch_nll(z, logdet), logdet, plain=stage.name == "slow")
-        value = float(loss.detach())
-        if not math.isfinite(value) or value > LARGEST_LOSS:
+        value = 0.0
+        for part in x.split(images_at_once(x[0].numel()) if x.device.type == "cpu" else len(x)):
+            z, logdet = self.nf_model(part)
+            loss = self._loss(z, logdet, plain=stage.name == "slow") * (len(part) / len(x))
+            value += float(loss.detach())
+            if not math.isfinite(value):
+                return math.nan
+            loss.backward()
+        if value > LARGEST_LOSS:
             return math.nan
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(stage.params, CLIP_NORM)
-        if not bool(torch.isfinite(norm)):
-            return math.nan
-        stage.optimizer.step()
-        return value
+        norm = stage.optimizer.step(max_norm=CLIP_NORM)
+        return value if math.isfinite(norm) else math.nan
 
-    def _loss(self, nll: Tensor, logdet: Tensor, plain: bool) -> Tensor:
+    def _loss(self, z: Tensor, logdet: Tensor, plain: bool) -> Tensor:
         config = self.config
-        if plain:
-            return nll_loss(nll)
-        if config.use_tail_aware_loss:
-            loss = tail_aware_loss(nll, config.tail_weight, config.tail_top_k_ratio)
-        else:
-            loss = nll_loss(nll)
-        return loss + config.lambda_logdet * logdet_penalty(logdet)
+        tail = config.use_tail_aware_loss and not plain
+        return density_loss(
+            z,
+            logdet,
+            tail_weight=config.tail_weight if tail else None,
+            tail_top_k_ratio=config.tail_top_k_ratio,
+            lambda_logdet=0.0 if plain else config.lambda_logdet,
+        )
 
     # -- scoring -------------------------------------------------------------------------------------
 
@@ -314,13 +321,15 @@ class MoLEContinualTrainer:
 
     @torch.no_grad()
     def anomaly_maps(self, patches: Tensor, task_ids: Tensor) -> Tensor:
-        """-log p per patch (B, H, W), each image of patches (B, H, W, D) under its own task's expert."""
+        """-log p per patch (B, H, W), each image of patches (B, H, W, D) under its own task's expert.
+
+        Several threads may score at once.
+        """
         self.nf_model.eval()
         maps = patches.new_empty(patches.shape[:-1])
         for task_id in task_ids.unique().tolist():
             chosen = task_ids == task_id
-            self.nf_model.set_active_task(task_id)
-            maps[chosen] = -self.nf_model.log_prob_patch(self.add_positions(patches[chosen]))
+            maps[chosen] = patch_nll(*self.nf_model.forward_as(task_id, self.add_positions(patches[chosen])))
         return rank_non_finite_as_anomalous(maps)
 
 

@@ -178,7 +178,8 @@ def test_packed_weights_are_never_stale() -> None:
     agrees()
     model.load_state_dict({n: v * 1.1 if v.is_floating_point() else v for n, v in model.state_dict().items()})
     agrees()
-    block.subnet.t_layer1.base_linear.weight = torch.nn.Parameter(torch.randn_like(block.subnet.t_layer1.base_linear.weight))
+    layer = block.subnet.t_layer1.base_linear
+    layer.weight = torch.nn.Parameter(torch.randn_like(layer.weight))
     model.requires_grad_(False)
     agrees()
     model.requires_grad_(True)

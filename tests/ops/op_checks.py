@@ -13,7 +13,8 @@ from moleflow_fast.backend import use_backend
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=torch.float64).to(dtype)
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def results_and_gradients(function: Callable[..., Any], inputs: list[Tensor], backend: str) -> list[Tensor]:
