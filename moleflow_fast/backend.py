@@ -48,13 +48,17 @@ def runs_compiled(*tensors: Tensor, why_not: str | None = None) -> bool:
     Raises:
         BackendError: "cpp" was asked for and cannot run this.
     """
-    requested = requested_backend()
-    if requested == "eager":
-        return False
-    reason = why_not or _obstacle(tensors)
-    if reason and requested == "cpp":
+    reason = why_not_compiled(*tensors, why_not=why_not)
+    if reason and requested_backend() == "cpp":
         raise BackendError(f"backend cpp cannot run this: {reason}; set MOLEFLOW_BACKEND=auto")
     return reason is None
+
+
+def why_not_compiled(*tensors: Tensor, why_not: str | None = None) -> str | None:
+    """What keeps the compiled CPU part from taking these tensors, or None; arguments as for `runs_compiled`."""
+    if requested_backend() == "eager":
+        return "backend eager was asked for"
+    return why_not or _obstacle(tensors)
 
 
 def _obstacle(tensors: tuple[Tensor, ...]) -> str | None:

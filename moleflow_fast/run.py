@@ -192,6 +192,8 @@ class ContinualRun:
             f"backbone       {self.options.backbone_name}, weights: {self.extractor.weights_origin}, "
             f"patches {self.extractor.embed_dim} wide, on {self.device}"
         )
+        reason = self.trainer.nf_model.why_not_compiled(torch.empty(0, device=self.device), None)
+        self.console.say(f"flow           {'compiled' if reason is None else f'plain PyTorch: {reason}'}")
 
     def _restore(self, directory: RunDirectory) -> int:
         """Bring back the tasks learned before; returns their number."""

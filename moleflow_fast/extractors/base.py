@@ -14,7 +14,7 @@ class PatchExtractor(nn.Module):
     """A frozen backbone that turns images (B, 3, M, M) into patch features (B, H, W, D).
 
     Subclasses compute `patch_features`. Always in eval mode and without gradients; results are ordinary
-    tensors that may enter a training graph. Not for several threads at once.
+    tensors that may enter a training graph. Several threads may call one extractor at once.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from .errors import BackboneError
 
 logger = logging.getLogger(__name__)
+
+# Where the hooks of the running forward pass put their outputs; each thread has its own.
+_outputs: ContextVar[dict[str, Tensor] | None] = ContextVar("captured_outputs", default=None)
 
 
 class LayerCapture:
@@ -32,19 +36,20 @@ class LayerCapture:
         self.model = model
         self.names = tuple(names)
         self._run: Callable[[Tensor], Any] = getattr(model, "forward_features", model)
-        self._outputs: dict[str, Tensor] = {}
         for name in names:
             modules[name].register_forward_hook(self._hook(name))
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        self._outputs.clear()
-        self._run(images)
-        missing = [name for name in self.names if name not in self._outputs]
+        outputs: dict[str, Tensor] = {}
+        token = _outputs.set(outputs)
+        try:
+            self._run(images)
+        finally:
+            _outputs.reset(token)
+        missing = [name for name in self.names if name not in outputs]
         if missing:
             raise BackboneError(f"the forward pass does not run the layers {', '.join(missing)}")
-        outputs = [self._outputs[name] for name in self.names]
-        self._outputs.clear()
-        return outputs
+        return [outputs[name] for name in self.names]
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
@@ -52,7 +57,9 @@ class LayerCapture:
                 raise BackboneError(
                     f"layer {name!r} returns {type(output).__name__}, not a tensor: name another layer"
                 )
-            self._outputs[name] = output
+            outputs = _outputs.get()
+            if outputs is not None:
+                outputs[name] = output
 
         return keep
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import moleflow_fast.engine as engine  # not its names: the engine imports this package's modules itself
-from moleflow_fast.backend import runs_compiled
+from moleflow_fast.backend import runs_compiled, why_not_compiled
 from moleflow_fast.config.ablation import BARE_MODEL_CONFIG, AblationConfig
 from moleflow_fast.models import reference_format
 from moleflow_fast.models.adapters import FeatureStatistics, SpatialContextMixer, create_task_adapter
@@ -181,7 +181,7 @@ class MoLESpatialAwareNF(nn.Module):
 
     def forward_as(self, task_id: int | None, x: Tensor) -> tuple[Tensor, Tensor]:
         """`forward` under the expert of `task_id`, whichever task is active: several threads may call it at once."""
-        if self.obstacle_to_compiled(x, task_id) is None and runs_compiled(x):
+        if self.why_not_compiled(x, task_id) is None:
             return self._run(x, task_id)
         with self._engine.one_at_a_time:
             active = self.current_task_id
@@ -191,9 +191,9 @@ class MoLESpatialAwareNF(nn.Module):
             finally:
                 self.set_active_task(active)
 
-    def obstacle_to_compiled(self, x: Tensor, task_id: int | None) -> str | None:
-        """Why the compiled engine cannot run the flow of a task on x (any device), or None."""
-        return self._engine.obstacle(self._parts(task_id), x)
+    def why_not_compiled(self, x: Tensor, task_id: int | None) -> str | None:
+        """Why the flow of a task runs on x in plain PyTorch, or None where the compiled engine runs it."""
+        return why_not_compiled(x, why_not=self._engine.obstacle(self._parts(task_id), x))
 
     def _run(self, x: Tensor, task_id: int | None) -> tuple[Tensor, Tensor]:
         x = self.condition(x, task_id)

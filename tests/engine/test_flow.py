@@ -239,14 +239,14 @@ def test_two_threads_score_different_tasks_at_once(backend: str) -> None:
 
 def test_what_the_engine_does_not_run_takes_the_plain_path() -> None:
     spectral = make_model(replace(PLAIN, use_spectral_norm=True))
-    assert "spectral" in (spectral.obstacle_to_compiled(features(), 1) or "")
+    assert "spectral" in (spectral.why_not_compiled(features(), 1) or "")
     with use_backend("cpp"), pytest.raises(BackendError, match="spectral normalisation"):
         spectral(features())
     spectral(features())  # auto
     with use_backend("cpp"), pytest.raises(BackendError, match="float16"):
         make_model().half()(features().half())
-    assert "not torch.float64" not in (make_model().obstacle_to_compiled(features(), 0) or "")
-    assert "float32" in (make_model().obstacle_to_compiled(features().float(), 0) or "")
+    assert "not torch.float64" not in (make_model().why_not_compiled(features(), 0) or "")
+    assert "float32" in (make_model().why_not_compiled(features().float(), 0) or "")
 
 
 def test_models_can_be_copied() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from moleflow_fast.backend import use_backend
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 
@@ -71,15 +72,17 @@ def golden_loss(z: torch.Tensor, logdet: torch.Tensor) -> tuple[torch.Tensor, to
     return nll, loss
 
 
+@pytest.mark.parametrize("backend", ["eager", "cpp"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "fp64"])
 @pytest.mark.parametrize("task", [0, 1])
 @pytest.mark.parametrize("case", CASES)
-def test_outputs_and_gradients(case: str, task: int, dtype: torch.dtype) -> None:
+def test_outputs_and_gradients(case: str, task: int, dtype: torch.dtype, backend: str) -> None:
     golden = Golden(case, dtype)
     model = golden.model().requires_grad_(True)
     model.set_active_task(task)
     x = golden.tensor("x").requires_grad_(True)
-    z, logdet = model(x)
+    with use_backend(backend):
+        z, logdet = model(x)
     nll, loss = golden_loss(z, logdet)
     loss.backward()
 
