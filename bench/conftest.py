@@ -1,0 +1,27 @@
+"""Makes the modules beside this file importable, and puts the machine's rates into the results."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from machine import Machine, measure  # noqa: E402
+from workloads import SMALL  # noqa: E402
+
+_MACHINE = pytest.StashKey[Machine]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine(request: pytest.FixtureRequest) -> Machine:
+    """Measured before the first benchmark."""
+    measured = measure()
+    request.config.stash[_MACHINE] = measured
+    return measured
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
+    output_json["machine"] = config.stash[_MACHINE].as_dict()
+    output_json["small"] = SMALL

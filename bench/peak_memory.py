@@ -1,0 +1,50 @@
+"""Peak memory of one training step, in a process of its own.
+
+`python bench/peak_memory.py "later task, 28x28" cpp` prints MiB above what the process held before the step: activations,
+gradients and scratch, but not weights, optimizer state and features.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+CLEAR_PEAK = "5"  # what to write to /proc/self/clear_refs, see proc(5)
+
+
+def step_peak_mib(case: str, backend: str) -> float:
+    """Run this file for a case of `workloads.STEP_CASES`."""
+    command = [sys.executable, "-P", __file__, case, backend]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(result.stdout.splitlines()[-1])
+
+
+def measure(case_name: str, backend: str) -> float:
+    import torch
+    from workloads import STEP_CASES, training_step
+
+    case = STEP_CASES[case_name]
+    torch.manual_seed(0)
+    patches, step = case.patches(), training_step(case, backend)
+    # Optimizer state, thread pools and library scratch come with the first step, of one image. A compiled model
+    # would be compiled again for another batch.
+    step(patches if backend == "compile" else patches[:1])
+    before = _settle()
+    step(patches)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+
+
+def _settle() -> float:
+    """Give free memory back, forget the peak so far, and return MiB held now."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    print(f"{measure(*sys.argv[1:]):.1f}")

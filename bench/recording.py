@@ -1,0 +1,16 @@
+"""What a benchmark leaves in the results beside its times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from counts import Work
+
+
+def record(benchmark: Any, group: str, work: Work | None = None, **extra: Any) -> None:
+    """Set the group and the extra information: needed multiply-adds and bytes (in units of 1e9), and `extra`."""
+    benchmark.group = group
+    if work is not None:
+        benchmark.extra_info["gmac"] = round(work.macs / 1e9, 4)
+        benchmark.extra_info["gigabytes"] = round(work.bytes / 1e9, 4)
+    benchmark.extra_info.update(extra)

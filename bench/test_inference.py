@@ -1,0 +1,29 @@
+"""Images to anomaly maps, scores and task ids: backbone, routing among three tasks, flow. Random weights.
+
+`eager`, `compile` and `cpp` are `MoLEContinualTrainer.inference`; only the flow is compiled under `compile`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from backends import BACKENDS, skip_unless_runnable
+from recording import record
+from workloads import BACKBONES, IMAGE_SIZE, inference
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("images", [8, 1])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_inference(benchmark: Any, backbone: str, images: int, backend: str) -> None:
+    skip_unless_runnable(backend)
+    torch.manual_seed(0)
+    batch = torch.randn(images, 3, IMAGE_SIZE, IMAGE_SIZE)
+    run, work = inference(BACKBONES[backbone], batch, backend)
+    unit = "image" if images == 1 else "images"
+    record(benchmark, f"inference, {backbone}, {images} {unit} of {IMAGE_SIZE} px", work)
+    maps, _, ids = benchmark.pedantic(run, rounds=3, warmup_rounds=1)
+    assert maps.isfinite().all()
+    assert ids.tolist() == [1] * images
