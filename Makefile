@@ -34,8 +34,10 @@ lint: $(VENV)/.installed-test ## ruff and mypy
 test: lint ## lint, then every test, against the installed package
 	$(RUN) -m pytest -q -n auto
 
-bench: $(VENV)/.installed-test ## benchmarks, results as JSON in .benchmarks/
-	$(RUN) -m pytest bench --benchmark-only --benchmark-autosave
+bench: $(VENV)/.installed-test ## benchmarks: result as JSON in bench/results/cpu/, tables on the screen
+	@mkdir -p .benchmarks
+	$(RUN) -m pytest bench --benchmark-only --benchmark-json=.benchmarks/raw.json
+	$(RUN) bench/tables.py .benchmarks/raw.json --results bench/results/cpu
 
 gpu-check: $(VENV)/.installed-test ## everything that needs a GPU: its tests, then the benchmarks
 	$(RUN) -c "import torch; assert torch.cuda.is_available(), 'no GPU here'; print(torch.cuda.get_device_name())"

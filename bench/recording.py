@@ -11,6 +11,6 @@ def record(benchmark: Any, group: str, work: Work | None = None, **extra: Any) -
     """Set the group and the extra information: needed multiply-adds and bytes (in units of 1e9), and `extra`."""
     benchmark.group = group
     if work is not None:
-        benchmark.extra_info["gmac"] = round(work.macs / 1e9, 4)
-        benchmark.extra_info["gigabytes"] = round(work.bytes / 1e9, 4)
+        benchmark.extra_info["gmac"] = float(f"{work.macs / 1e9:.4g}")
+        benchmark.extra_info["gigabytes"] = float(f"{work.bytes / 1e9:.4g}")
     benchmark.extra_info.update(extra)

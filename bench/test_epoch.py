@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recording import record
+from workloads import SMALL
 
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
@@ -18,9 +20,9 @@ from moleflow_fast.data.demo import write_demo
 from moleflow_fast.run import ContinualRun
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 
-SIZE = 1024  # pixels a side on disk, as most MVTec AD images
+SIZE = 128 if SMALL else 1024  # pixels a side on disk, as most MVTec AD images
 BACKBONES: dict[str, tuple[int, dict[str, Any]]] = {  # images, options
-    "mobilenetv2_100": (64, {"backbone_layers": ("blocks.2", "blocks.4"), "embed_dim": 256}),
+    "mobilenetv2_100": (16 if SMALL else 64, {"backbone_layers": ("blocks.2", "blocks.4"), "embed_dim": 256}),
     "wide_resnet50_2": (16, {"embed_dim": 768}),
 }
 
@@ -35,7 +37,7 @@ def data_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     return write
 
 
-@pytest.mark.parametrize("features", ["cached", "backbone_every_epoch"])
+@pytest.mark.parametrize("features", ["backbone_every_epoch", "cached"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_epoch(
     benchmark: Any, data_of: Callable[[int], Path], tmp_path: Path, backbone: str, features: str
@@ -60,5 +62,5 @@ def test_epoch(
     batches = trainer._as_epochs(loader, run.tasks[0])
     stage = trainer._stages(1, 10, options.lr)[0]
     trainer._train_epoch(1, stage, 0, 10, batches)
-    benchmark.group = f"one epoch of a later task, {images} images of {SIZE} px, {backbone}"
+    record(benchmark, f"one epoch of a later task, {images} images of {SIZE} px, {backbone}", backend=features)
     benchmark.pedantic(trainer._train_epoch, (1, stage, 1, 10, batches), rounds=3)

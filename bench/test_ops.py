@@ -1,0 +1,102 @@
+"""Single operations: the plain-PyTorch definition against the compiled function, at the baseline's sizes.
+
+An operation lives in one module beside its definition, `<name>_reference`. One that this version lacks is skipped, so
+to add one is to add a line to OPERATIONS.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import adamp
+import pytest
+import torch
+from recording import record
+from torch import Tensor
+from workloads import SMALL, STEP_CASES, make_trainer
+
+from moleflow_fast.backend import use_backend
+
+B, H, W, D = (2, 6, 6, 64) if SMALL else (16, 28, 28, 768)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`inputs` makes the positional arguments; with `backward` the floating tensors among them get gradients."""
+
+    module: str
+    name: str
+    inputs: Callable[[], tuple]
+    options: dict[str, Any] = field(default_factory=dict)
+    backward: bool = False
+
+    def function(self, suffix: str) -> Callable[..., Any]:
+        try:
+            return getattr(importlib.import_module(f"moleflow_fast.{self.module}"), self.name + suffix)
+        except ModuleNotFoundError:
+            pytest.skip(f"there is no moleflow_fast.{self.module} here")
+
+
+def _latent() -> tuple[Tensor, Tensor]:
+    return torch.randn(B, H, W, D), torch.randn(B, H, W)
+
+
+def _maps() -> tuple[list[Tensor], int, tuple[int, int]]:
+    """layer2 and layer3 of WideResNet-50-2 for 16 images, channels last as they come out of the backbone."""
+    shapes = [(B, 2 * D // 3, H, W), (B, 4 * D // 3, H // 2, W // 2)]
+    return [torch.randn(s).to(memory_format=torch.channels_last) for s in shapes], D, (H, W)
+
+
+LOSS = {"tail_weight": None, "tail_top_k_ratio": 0.05, "lambda_logdet": 3e-5}
+OPERATIONS = (
+    Operation("ops.patch_pool", "patch_pool", _maps),
+    Operation("ops.density", "patch_nll", _latent),
+    Operation("ops.density", "density_loss", _latent, LOSS, backward=True),
+    Operation("ops.image_score", "image_score", lambda: (torch.randn(5 * B, H, W), "percentile")),
+    Operation("evaluation.smoothing", "gaussian_smooth", lambda: (torch.randn(5 * B, 8 * H, 8 * W), 4.0)),
+)
+
+
+@pytest.mark.parametrize("backend", ["reference", "compiled"])
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda op: op.name)
+def test_operation(benchmark: Any, operation: Operation, backend: str) -> None:
+    torch.manual_seed(0)
+    function = operation.function("_reference" if backend == "reference" else "")
+    inputs = operation.inputs()
+    passes = "forward and backward" if operation.backward else "forward"
+    record(benchmark, f"{operation.name}, {passes}")
+    leaves = [x.requires_grad_() for x in inputs if isinstance(x, Tensor)] if operation.backward else []
+
+    def run() -> None:
+        with use_backend("eager" if backend == "reference" else "cpp"):
+            result = function(*inputs, **operation.options)
+            if operation.backward:
+                torch.autograd.grad(result.sum(), leaves)
+
+    benchmark.pedantic(run, rounds=5, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("backend", ["reference", "compiled"])
+@pytest.mark.parametrize("case", ["first task, 28x28", "later task, 28x28"])
+def test_optimizer(benchmark: Any, case: str, backend: str) -> None:
+    """Clipping and AdamP over the parameters of a task; the reference is the package `adamp`."""
+    optimizer = pytest.importorskip("moleflow_fast.trainer.optimizer")
+    task_id = STEP_CASES[case].task_id
+    params = make_trainer(STEP_CASES[case].flow, task_id + 1).nf_model.get_trainable_params(task_id)
+    for parameter in params:
+        parameter.grad = torch.randn_like(parameter)
+    make = adamp.AdamP if backend == "reference" else optimizer.AdamP
+    stepper = make(params, lr=2e-4, weight_decay=0.01)
+    record(benchmark, f"clipping and AdamP, {case.partition(',')[0]}: {sum(p.numel() for p in params) / 1e6:.1f} M")
+
+    def run() -> None:
+        if backend == "reference":
+            torch.nn.utils.clip_grad_norm_(params, 0.5)
+            stepper.step()
+        else:
+            stepper.step(max_norm=0.5)
+
+    benchmark.pedantic(run, rounds=5, warmup_rounds=1)
