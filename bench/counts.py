@@ -29,10 +29,6 @@ class Work:
     def __mul__(self, times: float) -> Work:
         return Work(self.macs * times, self.bytes * times)
 
-    def floor_seconds(self, gflops: float, gigabytes_per_s: float) -> float:
-        """The longer of arithmetic at `gflops` and traffic at `gigabytes_per_s`."""
-        return max(2 * self.macs / gflops, self.bytes / gigabytes_per_s) / 1e9
-
 
 @dataclass(frozen=True)
 class Flow:

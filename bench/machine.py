@@ -32,10 +32,6 @@ class Machine:
     gflops: dict[str, float]
     copy_gigabytes_per_s: float
 
-    @property
-    def best_gflops(self) -> float:
-        return max(self.gflops.values())
-
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
 

@@ -1,7 +1,7 @@
 """Peak memory of one training step, in a process of its own.
 
-`python bench/peak_memory.py "later task, 28x28" cpp` prints MiB above what the process held before the step: activations,
-gradients and scratch, but not weights, optimizer state and features.
+`python bench/peak_memory.py "later task, 28x28" cpp` prints MiB above what the process held before the step:
+activations, gradients and scratch, but not weights, optimizer state and features.
 """
 
 from __future__ import annotations

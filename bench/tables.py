@@ -71,7 +71,7 @@ def _table(rows: list[Result], machine: Result) -> str:
         [
             row["backend"],
             seconds(row["median_s"]),
-            f"{baseline['median_s'] / row['median_s']:.2f}x",
+            ratio(baseline["median_s"] / row["median_s"]),
             _percent_of_floor(row, machine),
             f"{row['peak_mib']:,.0f} MiB" if "peak_mib" in row else "",
         ]
@@ -96,6 +96,11 @@ def _percent_of_floor(row: Result, machine: Result) -> str:
     """100% would be a run at the floor."""
     floor = floor_seconds(row, machine)
     return "" if floor is None else f"{100 * floor / row['median_s']:.0f}%"
+
+
+def ratio(value: float) -> str:
+    """Two decimals up to 10, then three figures."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}x"
 
 
 def seconds(value: float) -> str:

@@ -1,0 +1,95 @@
+"""From raw benchmark results to result files and tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tables
+
+MACHINE = {
+    "cpu": "Some CPU",
+    "threads": 2,
+    "torch": "2.14.0",
+    "python": "3.11.0",
+    "date": "2026-01-02",
+    "gflops": {"batch": 180.0, "image": 200.0},
+    "copy_gigabytes_per_s": 20.0,
+}
+
+
+def benchmark(backend: str, median: float, **extra: Any) -> dict[str, Any]:
+    return {
+        "group": "a step",
+        "name": f"test_step[{backend}]",
+        "params": {"case": "x", "backend": backend},
+        "stats": {"median": median, "min": median / 2, "rounds": 3, "data": [median] * 3},
+        "extra_info": extra,
+    }
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    work = {"gmac": 100.0, "gigabytes": 2.0}  # a second at 200 GFLOP/s
+    return {
+        "machine_info": {},
+        "machine": MACHINE,
+        "small": False,
+        "benchmarks": [
+            benchmark("published", 8.0, peak_mib=5000.0, **work),
+            benchmark("cpp", 2.0, peak_mib=1234.4, **work),
+        ],
+    }
+
+
+def test_table(raw: dict[str, Any]) -> None:
+    lines = tables.tables(tables.compact(raw)).splitlines()
+    assert "### a step" in lines
+    assert "| backend | median | against published | % of floor | peak memory |" in lines
+    assert "| published | 8 s | 1.00x | 12% | 5,000 MiB |" in lines
+    assert "| cpp | 2 s | 4.00x | 50% | 1,234 MiB |" in lines
+
+
+def test_result_file_gives_the_same_tables(raw: dict[str, Any]) -> None:
+    result = tables.compact(raw)
+    assert "data" not in json.dumps(result)
+    assert tables.tables(tables.compact(json.loads(json.dumps(result)))) == tables.tables(result)
+
+
+def test_traffic_can_be_the_floor() -> None:
+    row = {"gmac": 0.1, "gigabytes": 40.0}
+    assert tables.floor_seconds(row, MACHINE) == pytest.approx(2.0)
+    assert tables.floor_seconds({}, MACHINE) is None
+
+
+def test_columns_without_values_are_left_out(raw: dict[str, Any]) -> None:
+    raw["benchmarks"] = [benchmark("reference", 2.0), benchmark("compiled", 1e-3)]
+    lines = tables.tables(tables.compact(raw)).splitlines()
+    assert "| backend | median | against reference |" in lines
+    assert "| compiled | 1 ms | 2000x |" in lines
+
+
+def test_small_runs_are_marked(raw: dict[str, Any]) -> None:
+    raw["small"] = True
+    assert "mean nothing" in tables.tables(tables.compact(raw))
+
+
+def test_command_writes_the_result(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "raw.json"
+    file.write_text(json.dumps(raw))
+    monkeypatch.setattr("sys.argv", ["tables.py", str(file), "--results", str(tmp_path / "results")])
+    tables.main()
+    assert "| cpp | 2 s" in capsys.readouterr().out
+    assert json.loads((tmp_path / "results" / "2026-01-02.json").read_text()) == tables.compact(raw)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(123.4, "123 s"), (12.34, "12.3 s"), (0.1234, "123 ms"), (0.0125, "12.5 ms"), (4.2e-5, "42 us")],
+)
+def test_seconds(value: float, text: str) -> None:
+    assert tables.seconds(value) == text
