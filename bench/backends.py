@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,15 @@ from moleflow_fast.backend import use_backend
 
 # published: bench/published.py. eager: our plain PyTorch. compile: that under torch.compile. cpp: our compiled part.
 BACKENDS = ("published", "eager", "compile", "cpp")
+
+
+def pairs(cases: Iterable[Any], compiled: Iterable[Any]) -> list[tuple[Any, str]]:
+    """(case, backend) for every backend of a case, one after another; torch.compile only for cases in `compiled`.
+
+    It takes one to two minutes for a training step, and as long again for each further shape.
+    """
+    chosen = set(compiled)
+    return [(case, backend) for case in cases for backend in BACKENDS if backend != "compile" or case in chosen]
 
 
 @contextmanager

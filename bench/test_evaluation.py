@@ -65,7 +65,7 @@ def patch_maps(masks: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def test_class(patch_maps: Tensor, masks: Tensor) -> TestClass:
+def tested(patch_maps: Tensor, masks: Tensor) -> TestClass:
     return TestClass("class", 0, MapSource(patch_maps), masks.flatten(1).any(1).long(), masks)
 
 
@@ -81,14 +81,14 @@ def _timed(benchmark: Any, backend: str, function: Callable[..., object], *args:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_class_evaluation(benchmark: Any, scorer: Scorer, test_class: TestClass, backend: str) -> None:
+def test_class_evaluation(benchmark: Any, scorer: Scorer, tested: TestClass, backend: str) -> None:
     work = pixel_maps(MAPS, (GRID, GRID), SIZE, SIGMA) + ranking(PIXELS)
     record(benchmark, f"evaluation of one class, {MAPS} images of {SIZE} px", work)
     if backend == "published":
-        maps = scorer.patch_maps(test_class, scorer.true_ids(test_class))
-        _timed(benchmark, backend, published_evaluation, maps, test_class.labels, test_class.masks, SIGMA)
+        maps = scorer.patch_maps(tested, scorer.true_ids(tested))
+        _timed(benchmark, backend, published_evaluation, maps, tested.labels, tested.masks, SIGMA)
     else:
-        _timed(benchmark, backend, evaluate_class, scorer, test_class, scorer.true_ids(test_class))
+        _timed(benchmark, backend, evaluate_class, scorer, tested, scorer.true_ids(tested))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -9,15 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from backends import BACKENDS, skip_unless_runnable
+from backends import pairs, skip_unless_runnable
 from recording import record
 from workloads import BACKBONES, IMAGE_SIZE, inference
 
+CASES = [(backbone, images) for backbone in BACKBONES for images in (8, 1)]
+COMPILED = [(backbone, 8) for backbone in BACKBONES]
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("images", [8, 1])
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_inference(benchmark: Any, backbone: str, images: int, backend: str) -> None:
+
+def _name(value: str | tuple[str, int]) -> str:
+    return value if isinstance(value, str) else "-".join(map(str, value))
+
+
+@pytest.mark.parametrize(("case", "backend"), pairs(CASES, COMPILED), ids=_name)
+def test_inference(benchmark: Any, case: tuple[str, int], backend: str) -> None:
+    backbone, images = case
     skip_unless_runnable(backend)
     torch.manual_seed(0)
     batch = torch.randn(images, 3, IMAGE_SIZE, IMAGE_SIZE)

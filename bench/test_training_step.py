@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from backends import BACKENDS, skip_unless_runnable
+from backends import pairs, skip_unless_runnable
 from peak_memory import step_peak_mib
 from recording import record
 from workloads import STEP_CASES, training_step
 
+COMPILED = ("first task, 28x28", "later task, 28x28")
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", STEP_CASES)
+
+@pytest.mark.parametrize(("case", "backend"), pairs(STEP_CASES, COMPILED))
 def test_training_step(benchmark: Any, case: str, backend: str) -> None:
     skip_unless_runnable(backend)
     torch.manual_seed(0)
