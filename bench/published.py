@@ -1,7 +1,7 @@
 """The published arrangement of the computation, in plain PyTorch: what the benchmarks compare with.
 
-Our own words and code; same parameters and, to rounding, same results as ours (tests/bench/test_published.py). Only how
-the work is laid out differs:
+Written from the method's description, not the authors' code. Same parameters and, to rounding, same results as ours
+(tests/bench/test_published.py); only how the work is laid out differs:
 
 - a LoRA layer is three products, a permutation a dense D x D product;
 - 3x3 patches are copied out (9 times the map), resized as C*9 channels, then pooled to D;

@@ -25,6 +25,7 @@ BACKBONES: dict[str, tuple[int, dict[str, Any]]] = {  # images, options
     "mobilenetv2_100": (16 if SMALL else 64, {"backbone_layers": ("blocks.2", "blocks.4"), "embed_dim": 256}),
     "wide_resnet50_2": (16, {"embed_dim": 768}),
 }
+SHRUNK = {"img_size": 64, "embed_dim": 32, "num_coupling_layers": 2, "lora_rank": 4} if SMALL else {}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_epoch(
         cache_dir=str(tmp_path / "features"),
         no_feature_cache=features == "backbone_every_epoch",
         quiet=True,
-        **backbone_options,
+        **(backbone_options | SHRUNK),
     )
     run = ContinualRun(options, RunConsole(quiet=True))
     loader = FeatureLoader(run.training_features(run.tasks[0]), options.batch_size, options.seed)
