@@ -18,7 +18,7 @@ CLEAR_PEAK = "5"  # what to write to /proc/self/clear_refs, see proc(5)
 def step_peak_mib(case: str, backend: str) -> float:
     """Run this file for a case of `workloads.STEP_CASES`."""
     command = [sys.executable, "-P", __file__, case, backend]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # errors stay visible
     return float(result.stdout.splitlines()[-1])
 
 
