@@ -7,7 +7,6 @@ activations, gradients and scratch, but not weights, optimizer state and feature
 from __future__ import annotations
 
 import ctypes
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -32,17 +31,22 @@ def measure(case_name: str, backend: str) -> float:
     # Optimizer state, thread pools and library scratch come with the first step, of one image. A compiled model
     # would be compiled again for another batch.
     step(patches if backend == "compile" else patches[:1])
-    before = _settle()
+    _settle()
+    before = _mib("VmRSS")
     step(patches)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return _mib("VmHWM") - before
 
 
-def _settle() -> float:
-    """Give free memory back, forget the peak so far, and return MiB held now."""
+def _settle() -> None:
+    """Give free memory back, and forget the peak so far."""
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+
+
+def _mib(name: str) -> float:
+    """A figure of /proc/self/status. Not ru_maxrss: a process inherits that from the one that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
 if __name__ == "__main__":
