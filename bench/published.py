@@ -74,7 +74,7 @@ class PublishedFlow(MoLESpatialAwareNF):
             raise NotImplementedError("the published arrangement is here for the forward map only")
         key = str(self.current_task_id)
         with use_backend("eager"):
-            x = self.condition(x)
+            x = self.condition(x, self.current_task_id)
             logdet = x.new_zeros(x.shape[:-1])
             for block in [*self.flow.module_list, *self._dia_blocks(key)]:
                 x, block_logdet = block(x)

@@ -25,7 +25,7 @@ from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.evaluation.evaluator import evaluate_class
 from moleflow_fast.evaluation.metrics import aupro, ranking_metrics
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
-from moleflow_fast.evaluation.smoothing import gaussian_smooth
+from moleflow_fast.ops.gaussian_smooth import gaussian_smooth
 
 MAPS, GRID, SIZE, SIGMA = (6, 7, 56, 4.0) if SMALL else (80, 28, 224, 4.0)
 PIXELS = MAPS * SIZE**2

@@ -19,6 +19,7 @@ from torch import Tensor
 from workloads import SMALL, STEP_CASES, make_trainer
 
 from moleflow_fast.backend import use_backend
+from moleflow_fast.ops.coupling import base_clamping
 
 B, H, W, D = (2, 6, 6, 64) if SMALL else (16, 28, 28, 768)
 
@@ -51,12 +52,28 @@ def _maps() -> tuple[list[Tensor], int, tuple[int, int]]:
 
 
 LOSS = {"tail_weight": None, "tail_top_k_ratio": 0.05, "lambda_logdet": 3e-5}
+def _tokens(count: int, width: int = D) -> tuple[Tensor, ...]:
+    return tuple(torch.randn(B, H, W, width) for _ in range(count))
+
+
 OPERATIONS = (
+    Operation(
+        "ops.coupling", "affine_coupling", lambda: (*_tokens(3, D // 2), base_clamping(1.9)), backward=True
+    ),
+    Operation("ops.depthwise", "depthwise", lambda: (*_tokens(1), torch.randn(9, D), torch.randn(D)), backward=True),
+    Operation("ops.whitening", "whitening", lambda: (*_tokens(1), torch.randn(D), torch.randn(D)), backward=True),
+    Operation(
+        "ops.lora_linear",
+        "lora_linear",
+        lambda: (*_tokens(1), *(torch.randn(s) for s in ((D, D), (D,), (D // 12, D), (D, D // 12))), 1 / 64),
+        backward=True,
+    ),
     Operation("ops.patch_pool", "patch_pool", _maps),
     Operation("ops.density", "patch_nll", _latent),
     Operation("ops.density", "density_loss", _latent, LOSS, backward=True),
     Operation("ops.image_score", "image_score", lambda: (torch.randn(5 * B, H, W), "percentile")),
-    Operation("evaluation.smoothing", "gaussian_smooth", lambda: (torch.randn(5 * B, 8 * H, 8 * W), 4.0)),
+    Operation("ops.pixel_map", "pixel_map", lambda: (torch.randn(5 * B, H, W), 8 * H, 4.0)),
+    Operation("ops.gaussian_smooth", "gaussian_smooth", lambda: (torch.randn(5 * B, 8 * H, 8 * W), 4.0)),
 )
 
 
@@ -74,7 +91,8 @@ def test_operation(benchmark: Any, operation: Operation, backend: str) -> None:
         with use_backend("eager" if backend == "reference" else "cpp"):
             result = function(*inputs, **operation.options)
             if operation.backward:
-                torch.autograd.grad(result.sum(), leaves)
+                results = result if isinstance(result, tuple) else (result,)
+                torch.autograd.grad(sum(r.sum() for r in results), leaves)
 
     benchmark.pedantic(run, rounds=5, warmup_rounds=1)
 

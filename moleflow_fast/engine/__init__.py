@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -44,6 +45,10 @@ class FlowEngine:
         wanted = x.requires_grad or bool(params)
         z, logdet, _ = flow(x, packed.tensors, params, packed.plan.to_string(), wanted)
         return z, logdet + sum_of_log_scales(parts)
+
+    def hold(self) -> AbstractContextManager[None]:
+        """In the block no parameter changes, so weights that train are packed once and not at every call."""
+        return self._packs.hold()
 
     def forget(self, task_id: int | None) -> None:
         """Drop what is kept of a task: its parameters may be about to change."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,9 +56,31 @@ class PackCache:
 
     def __init__(self) -> None:
         self._kept: dict[int | None, tuple[Packed, list[tuple[Tensor, int]]]] = {}
+        self._held: dict[int | None, Packed] | None = None
         self._lock = threading.Lock()
 
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Pack each task at most once in the block, in which no parameter may change."""
+        self._held = {}
+        try:
+            yield
+        finally:
+            self._held = None
+
     def get(self, parts: Parts) -> Packed:
+        held = self._held
+        if held is None:
+            return self._current(parts)
+        if parts.task_id not in held:
+            held[parts.task_id] = self._current(parts)
+        return held[parts.task_id]
+
+    def forget(self, task_id: int | None) -> None:
+        with self._lock:
+            self._kept.pop(task_id, None)
+
+    def _current(self, parts: Parts) -> Packed:
         tensors = list(parts.tensors())
         if any(t.requires_grad for t in tensors):
             self.forget(parts.task_id)
@@ -69,10 +92,6 @@ class PackCache:
                 known = (pack(parts), [(t.detach(), t._version) for t in tensors])
                 self._kept[parts.task_id] = known
             return known[0]
-
-    def forget(self, task_id: int | None) -> None:
-        with self._lock:
-            self._kept.pop(task_id, None)
 
 
 def obstacle(parts: Parts) -> str | None:

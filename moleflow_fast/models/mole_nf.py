@@ -6,6 +6,7 @@ x -> input adapter of t -> spatial mixer -> base flow with the LoRA of t -> DIA 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -190,6 +191,10 @@ class MoLESpatialAwareNF(nn.Module):
                 return self._run(x, task_id)
             finally:
                 self.set_active_task(active)
+
+    def parameters_hold_still(self) -> AbstractContextManager[None]:
+        """For the parts of one optimizer step: in the block weights are merged once and not at every call."""
+        return self._engine.hold()
 
     def why_not_compiled(self, x: Tensor, task_id: int | None) -> str | None:
         """Why the flow of a task runs on x in plain PyTorch, or None where the compiled engine runs it."""

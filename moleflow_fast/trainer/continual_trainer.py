@@ -266,18 +266,24 @@ class MoLEContinualTrainer:
         if task_id == 0:
             self.nf_model.update_reference_stats(x)
         stage.optimizer.zero_grad(set_to_none=True)
-        value = 0.0
-        for part in x.split(images_at_once(x[0].numel()) if x.device.type == "cpu" else len(x)):
-            z, logdet = self.nf_model(part)
-            loss = self._loss(z, logdet, plain=stage.name == "slow") * (len(part) / len(x))
-            value += float(loss.detach())
-            if not math.isfinite(value):
-                return math.nan
-            loss.backward()
-        if value > LARGEST_LOSS:
+        with self.nf_model.parameters_hold_still():
+            value = self._backward(x, plain=stage.name == "slow")
+        if not math.isfinite(value) or value > LARGEST_LOSS:
             return math.nan
         norm = stage.optimizer.step(max_norm=CLIP_NORM)
         return value if math.isfinite(norm) else math.nan
+
+    def _backward(self, x: Tensor, plain: bool) -> float:
+        """Gradients of the loss of a batch x (B, H, W, D), added up over its parts; stops where it is not finite."""
+        value = 0.0
+        for part in x.split(images_at_once(x[0].numel()) if x.device.type == "cpu" else len(x)):
+            z, logdet = self.nf_model(part)
+            loss = self._loss(z, logdet, plain) * (len(part) / len(x))
+            value += float(loss.detach())
+            if not math.isfinite(value):
+                return value
+            loss.backward()
+        return value
 
     def _loss(self, z: Tensor, logdet: Tensor, plain: bool) -> Tensor:
         config = self.config

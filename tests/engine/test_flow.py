@@ -201,6 +201,16 @@ def test_frozen_tasks_are_packed_once() -> None:
         assert model._engine._packs.get(model._parts(1)) is first
 
 
+def test_weights_that_train_are_packed_once_while_they_hold_still() -> None:
+    model = make_model()
+    parts = model._parts(1)
+    with model.parameters_hold_still():
+        assert model._engine._packs.get(parts) is model._engine._packs.get(parts)
+    with torch.no_grad():
+        model.flow.module_list[0].subnet.s_layer1.lora_B["1"].add_(0.5)
+    assert_same(run(model, features(), "cpp"), run(model, features(), "eager"), 1e-10)
+
+
 def test_thread_counts_agree() -> None:
     model = make_model().float()
     x = features(4).float()
