@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from moleflow_fast.engine.buffers import Buffers
 from moleflow_fast.engine.gradients import Gradients
 from moleflow_fast.engine.plan import Plan
 from moleflow_fast.ops.kernels import depthwise, depthwise_backward_taps, linear_relu, relu_backward
@@ -43,8 +44,9 @@ class BaseBlock(NamedTuple):
 
 
 def forward(
-    block: BaseBlock, plan: Plan, index: int, x: Tensor, out: Tensor, out_gap: int, logdet: Tensor, grid: Grid
-) -> list[Tensor]:
+    block: BaseBlock, plan: Plan, index: int, x: Tensor, out: Tensor, out_gap: int, logdet: Tensor, grid: Grid,
+    buffers: Buffers,
+) -> list[Tensor]:  # fmt: skip
     """Write the block's result to `out`, which may be x; returns what backward needs besides x.
 
     Args:
@@ -53,10 +55,10 @@ def forward(
         logdet: (n,), gets the log-scales added (the global scale's part is a constant of the flow).
     """
     if plan.kernels[index]:
-        s, t, hidden = _context_networks(block, plan, x, grid)
+        s, t, hidden = _context_networks(block, plan, x, grid, buffers)
         kept = [s, *hidden]
     else:
-        both, hidden_layer = _plain_network(block, plan, x)
+        both, hidden_layer = _plain_network(block, plan, x, buffers)
         half = both.shape[1] // 2
         s, t = both[:, :half], both[:, half:]
         kept = [both, hidden_layer]
@@ -71,7 +73,7 @@ def forward(
 
 def backward(
     block: BaseBlock, plan: Plan, index: int, x: Tensor, kept: list[Tensor], dy: Tensor, dlogdet: Tensor, grid: Grid,
-    gradients: Gradients,
+    gradients: Gradients, buffers: Buffers,
 ) -> None:  # fmt: skip
     """dy (n, D) becomes dx (n, D) in place; parameter gradients go to `gradients`."""
     layer = f"flow.{index}"
@@ -79,7 +81,7 @@ def backward(
     if gradients.wants(f"{layer}.scale") or gradients.wants(f"{layer}.offset"):
         _global_affine_gradients(block, plan, index, x, kept, dy, gradients)
     x1, x2 = x[:, : plan.split], x[:, plan.split + plan.gap(index) :]
-    outputs = x.new_empty(x.shape[0], 2 * half)
+    outputs = buffers.scratch("outputs", 2 * half)
     ds, dt = outputs[:, :half], outputs[:, half:]
     s = kept[0][:, :half]
     s_bias, _ = _output_biases(block, plan, index)
@@ -92,19 +94,19 @@ def backward(
     dx1 = dy[:, : plan.split]
     if not plan.kernels[index]:
         hidden = kept[1]
-        dh = _through_second(outputs, block.s2, hidden, f"{layer}.s1", gradients)
+        dh = _through_second(outputs, block.s2, hidden, f"{layer}.s1", gradients, buffers)
         gradients.linear(f"{layer}.s2", hidden, outputs)
         gradients.linear(f"{layer}.s1", x1, dh)
         torch.addmm(dx1, dh, block.s1, out=dx1)
         return
     _, hs, ht = kept
     both = x[:, : 2 * plan.split]
-    dh = _through_second(ds, block.s2, hs, f"{layer}.s1", gradients)
+    dh = _through_second(ds, block.s2, hs, f"{layer}.s1", gradients, buffers)
     gradients.linear(f"{layer}.s2", hs, ds)
     gradients.linear(f"{layer}.s1", both, dh)
     torch.addmm(dx1, dh, block.s1[:, : plan.split], out=dx1)
-    dc = torch.mm(dh, block.s1[:, plan.split :])
-    dh = _through_second(dt, block.t2, ht, f"{layer}.t1", gradients, out=dh)
+    dc = torch.mm(dh, block.s1[:, plan.split :], out=buffers.scratch("context", plan.split))
+    dh = _through_second(dt, block.t2, ht, f"{layer}.t1", gradients, buffers)
     gradients.linear(f"{layer}.t2", ht, dt)
     gradients.linear(f"{layer}.t1", x1, dh)
     torch.addmm(dx1, dh, block.t1, out=dx1)
@@ -116,25 +118,26 @@ def backward(
 
 
 def _context_networks(
-    block: BaseBlock, plan: Plan, x: Tensor, grid: Grid
+    block: BaseBlock, plan: Plan, x: Tensor, grid: Grid, buffers: Buffers
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     x1, context, both = x[:, : plan.split], x[:, plan.split : 2 * plan.split], x[:, : 2 * plan.split]
     depthwise(x1, block.taps, block.taps_bias, context, grid)
-    hs = linear_relu(both, block.s1, block.s1_bias, x.new_empty(x.shape[0], block.s1.shape[0]))
-    ht = linear_relu(x1, block.t1, block.t1_bias, x.new_empty(x.shape[0], block.t1.shape[0]))
-    return torch.mm(hs, block.s2.t()), torch.mm(ht, block.t2.t()), (hs, ht)
+    hs = linear_relu(both, block.s1, block.s1_bias, buffers.kept("hs", block.s1.shape[0]))
+    ht = linear_relu(x1, block.t1, block.t1_bias, buffers.kept("ht", block.t1.shape[0]))
+    s = torch.mm(hs, block.s2.t(), out=buffers.kept("s", block.s2.shape[0]))
+    return s, torch.mm(ht, block.t2.t(), out=buffers.scratch("t", block.t2.shape[0])), (hs, ht)
 
 
-def _plain_network(block: BaseBlock, plan: Plan, x: Tensor) -> tuple[Tensor, Tensor]:
-    hidden = linear_relu(x[:, : plan.split], block.s1, block.s1_bias, x.new_empty(x.shape[0], block.s1.shape[0]))
-    return torch.mm(hidden, block.s2.t()), hidden
+def _plain_network(block: BaseBlock, plan: Plan, x: Tensor, buffers: Buffers) -> tuple[Tensor, Tensor]:
+    hidden = linear_relu(x[:, : plan.split], block.s1, block.s1_bias, buffers.kept("hs", block.s1.shape[0]))
+    return torch.mm(hidden, block.s2.t(), out=buffers.kept("s", block.s2.shape[0])), hidden
 
 
 def _through_second(
-    dy: Tensor, weight: Tensor, hidden: Tensor, layer: str, gradients: Gradients, out: Tensor | None = None
+    dy: Tensor, weight: Tensor, hidden: Tensor, layer: str, gradients: Gradients, buffers: Buffers
 ) -> Tensor:
     """Gradient before the ReLU of `layer`, whose bias gradient is added up on the way."""
-    dh = torch.mm(dy, weight, out=out)
+    dh = torch.mm(dy, weight, out=buffers.scratch("hidden", weight.shape[1]))
     relu_backward(dh, hidden, gradients.vector(layer, dh.shape[1], dh))
     return dh
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moleflow_fast.engine import base_block, task_block
 from moleflow_fast.engine.base_block import BaseBlock
+from moleflow_fast.engine.buffers import Buffers
 from moleflow_fast.engine.gradients import Gradients
 from moleflow_fast.engine.plan import Plan, parse
 from moleflow_fast.engine.task_block import TaskCoupling
@@ -38,11 +39,12 @@ def flow(
     x = x.contiguous()
     z, logdet = torch.empty_like(x), x.new_zeros(images, height, width)
     saved: list[Tensor] = []
+    buffers = Buffers(x, 0, keep)
     for start, end in structure.chunks(images, tokens):
         grid = (end - start, height, width)
-        rows = x[start:end].view(-1, channels)
-        result = z[start:end].view(-1, channels)
-        saved += _forward_chunk(structure, base, own, rows, result, logdet[start:end].view(-1), grid, keep)
+        rows, result = x[start:end].view(-1, channels), z[start:end].view(-1, channels)
+        buffers = buffers if buffers.rows == rows.shape[0] else Buffers(x, rows.shape[0], keep)
+        saved += _forward_chunk(structure, base, own, rows, result, logdet[start:end].view(-1), grid, buffers)
     return z, logdet, saved
 
 
@@ -74,11 +76,13 @@ def flow_backward(
     dlogdet = dlogdet.contiguous()
     kept = iter(saved)
     per_chunk = len(structure.saved_widths())
+    buffers = Buffers(dx, 0, keep=False)
     for start, end in structure.chunks(images, height * width):
         grid = (end - start, height, width)
         rows = dx[start:end].view(-1, channels)
+        buffers = buffers if buffers.rows == rows.shape[0] else Buffers(dx, rows.shape[0], keep=False)
         mine = list(islice(kept, per_chunk))
-        _backward_chunk(structure, base, own, mine, rows, dlogdet[start:end].view(-1), grid, gradients)
+        _backward_chunk(structure, base, own, mine, rows, dlogdet[start:end].view(-1), grid, gradients, buffers)
     return [dx, *gradients.in_order(structure.slots, dx)]
 
 
@@ -126,27 +130,30 @@ def _unpack(plan: Plan, packed: Sequence[Tensor]) -> tuple[list[BaseBlock], list
 
 def _forward_chunk(
     plan: Plan, base: list[BaseBlock], own: list[TaskCoupling], x: Tensor, z: Tensor, logdet: Tensor,
-    grid: tuple[int, int, int], keep: bool,
+    grid: tuple[int, int, int], buffers: Buffers,
 ) -> list[Tensor]:  # fmt: skip
-    """x (n, D) -> z (n, D); with `keep` returns the input of each block followed by what it kept."""
+    """x (n, D) -> z (n, D); where there is to be a backward, the input of each block followed by what it kept."""
     saved: list[Tensor] = []
-    state = _with_gap(plan, x, plan.gap(0)) if base else x
+    keep = buffers.keep
+    state = x
+    if base:
+        state = buffers.kept("state", plan.channels + plan.gap(0))
+        _spread(plan, x, state, plan.gap(0))
     for index, block in enumerate(base):
         last = index + 1 == len(base)
         gap = plan.gap(index + 1)
         if last:
             out = z if not keep or not own else torch.empty_like(z)
         else:
-            reuse = not keep and gap == plan.gap(index)
-            out = state if reuse else x.new_empty(x.shape[0], plan.channels + gap)
-        kept = base_block.forward(block, plan, index, state, out, gap, logdet, grid)
+            out = buffers.kept("state", plan.channels + gap)
+        kept = base_block.forward(block, plan, index, state, out, gap, logdet, grid, buffers)
         if keep:
             saved += [state, *kept]
         state = out
     for index, coupling in enumerate(own):
         last = index + 1 == len(own)
         out = z if not keep or last else torch.empty_like(z)
-        kept = task_block.forward(coupling, plan, index, state, out, logdet)
+        kept = task_block.forward(coupling, plan, index, state, out, logdet, buffers)
         if keep:
             # The operator's results may not share memory with its input.
             saved += [state.clone() if state is x else state, *kept]
@@ -158,23 +165,21 @@ def _forward_chunk(
 
 def _backward_chunk(
     plan: Plan, base: list[BaseBlock], own: list[TaskCoupling], saved: list[Tensor], dy: Tensor, dlogdet: Tensor,
-    grid: tuple[int, int, int], gradients: Gradients,
+    grid: tuple[int, int, int], gradients: Gradients, buffers: Buffers,
 ) -> None:  # fmt: skip
     """dy (n, D), the gradient of z, becomes that of x in place."""
     for index in reversed(range(len(own))):
         x, *kept = saved[-5:]
         del saved[-5:]
-        task_block.backward(own[index], plan, index, x, kept, dy, dlogdet, gradients)
+        task_block.backward(own[index], plan, index, x, kept, dy, dlogdet, gradients, buffers)
     for index in reversed(range(len(base))):
         count = 4 if plan.kernels[index] else 3
         x, *kept = saved[-count:]
         del saved[-count:]
-        base_block.backward(base[index], plan, index, x, kept, dy, dlogdet, grid, gradients)
+        base_block.backward(base[index], plan, index, x, kept, dy, dlogdet, grid, gradients, buffers)
 
 
-def _with_gap(plan: Plan, x: Tensor, gap: int) -> Tensor:
-    """A copy of x (n, D) with `gap` columns between the halves."""
-    out = x.new_empty(x.shape[0], plan.channels + gap)
+def _spread(plan: Plan, x: Tensor, out: Tensor, gap: int) -> None:
+    """Copy x (n, D) to `out` (n, D + gap), leaving `gap` columns between the halves."""
     out[:, : plan.split] = x[:, : plan.split]
     out[:, plan.split + gap :] = x[:, plan.split :]
-    return out

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from moleflow_fast.engine.buffers import Buffers
 from moleflow_fast.engine.gradients import Gradients
 from moleflow_fast.engine.plan import Plan
 from moleflow_fast.ops.coupling import task_clamping
@@ -28,14 +29,18 @@ class TaskCoupling(NamedTuple):
     t3_bias: Tensor
 
 
-def forward(block: TaskCoupling, plan: Plan, index: int, x: Tensor, out: Tensor, logdet: Tensor) -> list[Tensor]:
+def forward(
+    block: TaskCoupling, plan: Plan, index: int, x: Tensor, out: Tensor, logdet: Tensor, buffers: Buffers
+) -> list[Tensor]:
     """Write the coupling's result to `out`, which may be x (both (n, D)); returns what backward needs besides x."""
     driver, driven = plan.halves(plan.task_blocks[index])
     hidden = plan.task_blocks[index].hidden
-    first = linear_relu(x[:, driver], block.first, block.first_bias, x.new_empty(x.shape[0], 2 * hidden))
-    hs = linear_relu(first[:, :hidden], block.s2, block.s2_bias, x.new_empty(x.shape[0], hidden))
-    ht = linear_relu(first[:, hidden:], block.t2, block.t2_bias, x.new_empty(x.shape[0], hidden))
-    s, t = torch.mm(hs, block.s3.t()), torch.mm(ht, block.t3.t())
+    width = driven.stop - driven.start
+    first = linear_relu(x[:, driver], block.first, block.first_bias, buffers.kept("first", 2 * hidden))
+    hs = linear_relu(first[:, :hidden], block.s2, block.s2_bias, buffers.kept("hs", hidden))
+    ht = linear_relu(first[:, hidden:], block.t2, block.t2_bias, buffers.kept("ht", hidden))
+    s = torch.mm(hs, block.s3.t(), out=buffers.kept("s", width))
+    t = torch.mm(ht, block.t3.t(), out=buffers.scratch("t", width))
     coupling(s, t, (block.s3_bias, block.t3_bias), x[:, driven], out[:, driven], logdet, task_clamping(plan.clamp))
     if out.data_ptr() != x.data_ptr():
         out[:, driver] = x[:, driver]
@@ -44,7 +49,7 @@ def forward(block: TaskCoupling, plan: Plan, index: int, x: Tensor, out: Tensor,
 
 def backward(
     block: TaskCoupling, plan: Plan, index: int, x: Tensor, kept: list[Tensor], dy: Tensor, dlogdet: Tensor,
-    gradients: Gradients,
+    gradients: Gradients, buffers: Buffers,
 ) -> None:  # fmt: skip
     """dy (n, D) becomes dx in place; parameter gradients go to `gradients`."""
     driver, driven = plan.halves(plan.task_blocks[index])
@@ -52,14 +57,14 @@ def backward(
     s, first, hs, ht = kept
     width = s.shape[1]
     name = f"dia.{index}"
-    ds, dt = torch.empty_like(s), torch.empty_like(s)
+    ds, dt = buffers.scratch("ds", width), buffers.scratch("dt", width)
     sums = (gradients.vector(f"{name}.s3", width, s), gradients.vector(f"{name}.t3", width, s))
     coupling_backward(s, block.s3_bias, x[:, driven], dy[:, driven], dlogdet, ds, dt, sums, task_clamping(plan.clamp))
-    dfirst = torch.empty_like(first)
+    dfirst = buffers.scratch("first", 2 * hidden)
     for net, dout, h, part in (("s", ds, hs, slice(0, hidden)), ("t", dt, ht, slice(hidden, 2 * hidden))):
         second, third = getattr(block, f"{net}2"), getattr(block, f"{net}3")
         gradients.linear(f"{name}.{net}3", h, dout)
-        dh = torch.mm(dout, third)
+        dh = torch.mm(dout, third, out=buffers.scratch("hidden", hidden))
         relu_backward(dh, h, gradients.vector(f"{name}.{net}2", hidden, s))
         gradients.linear(f"{name}.{net}2", first[:, part], dh)
         torch.mm(dh, second, out=dfirst[:, part])

@@ -127,6 +127,9 @@ class PrototypeRouter:
         return torch.tensor(list(self.prototypes), device=nearest.device)[nearest]
 
 
+_Sources = list[tuple[Tensor, int | None]]
+
+
 class _StackCache:
     """The stack of the prototypes last asked for, built anew when any of their tensors is another or was written to.
 
@@ -134,8 +137,8 @@ class _StackCache:
     """
 
     def __init__(self) -> None:
-        self._built_from: list[tuple[Tensor, int | None]] = []
-        self._stack: GaussianStack | None = None
+        # Sources and stack change together, in one assignment: another thread may be reading.
+        self._built: tuple[_Sources, GaussianStack | None] = ([], None)
 
     def of(self, prototypes: Sequence[TaskPrototype]) -> GaussianStack | None:
         """None where the prototypes differ in shape, dtype or device."""
@@ -147,18 +150,21 @@ class _StackCache:
             means.append(prototype.mean)
             precisions.append(prototype.precision)
         source = [(t, _version(t)) for t in (*means, *precisions)]
-        if not self._is_built_from(source):
-            # The old stack goes first: two need not fit into memory.
-            self._built_from, self._stack = [], None
-            self._stack = stack_gaussians(means, precisions) if stackable(means, precisions) else None
-            self._built_from = source
-        return self._stack
+        built_from, stack = self._built
+        if _same(source, built_from):
+            return stack
+        del stack
+        self._built = ([], None)  # two stacks need not fit into memory
+        new = stack_gaussians(means, precisions) if stackable(means, precisions) else None
+        self._built = (source, new)
+        return new
 
-    def _is_built_from(self, source: list[tuple[Tensor, int | None]]) -> bool:
-        return len(source) == len(self._built_from) and all(
-            new is old and version is not None and version == old_version
-            for (new, version), (old, old_version) in zip(source, self._built_from, strict=True)
-        )
+
+def _same(sources: _Sources, others: _Sources) -> bool:
+    return len(sources) == len(others) and all(
+        new is old and version is not None and version == old_version
+        for (new, version), (old, old_version) in zip(sources, others, strict=True)
+    )
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -1,5 +1,7 @@
 """Extractors on real timm models with random weights."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import timm
 import torch
@@ -174,6 +176,15 @@ def test_fingerprint_follows_recipe_and_weights():
     extractor.backbone.layer1[0].bn1.running_mean.data[3] += 1e-6
     prints |= {extractor.fingerprint()}
     assert len(prints) == 7
+
+
+def test_two_threads_extract_as_one_after_the_other() -> None:
+    extractor = make()
+    images = [IMAGES, IMAGES.flip(0) + 1]
+    alone = [extractor(batch) for batch in images]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda i: extractor(images[i % 2]), range(20)))
+    assert all(torch.equal(result, alone[i % 2]) for i, result in enumerate(results))
 
 
 def test_tail_is_kept_where_a_model_needs_it():

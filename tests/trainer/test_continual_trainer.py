@@ -2,6 +2,7 @@
 
 import logging
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -162,6 +163,33 @@ def test_inference_scores_each_image_under_its_own_task() -> None:
     for i in range(6):
         alone, _, _ = trainer.inference(mixed[i : i + 1].permute(0, 3, 1, 2), task_id=int(ids[i]))
         torch.testing.assert_close(maps[i], alone[0], rtol=1e-5, atol=1e-4)
+
+
+def test_two_threads_score_as_one_after_the_other() -> None:
+    trainer = make_trainer()
+    for task in range(2):
+        train(trainer, task)
+    images = [task_features(task, 6).permute(0, 3, 1, 2) for task in range(2)]
+    alone = [trainer.inference(images[task], task_id=task) for task in range(2)]
+
+    def score(task: int) -> bool:
+        again = (trainer.inference(images[task], task_id=task) for _ in range(20))
+        return all(torch.equal(a, b) for result in again for a, b in zip(result, alone[task], strict=True))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(score, range(2)))
+
+
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def state_after_a_step(values_at_once: int) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr("moleflow_fast.engine.plan.CHUNK_VALUES", values_at_once)
+        trainer = make_trainer(replace(FULL, use_tail_aware_loss=True))
+        train(trainer, 0, epochs=1)
+        return trainer.nf_model.state_dict()
+
+    whole, parts = state_after_a_step(10**9), state_after_a_step(1)
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-6)
 
 
 def test_schedules() -> None:
