@@ -60,7 +60,7 @@ def context_scale_magnitude(model: MoLESpatialAwareNF, name: str) -> float:
     subnet = model.get_submodule(name.rpartition(".")[0])
     conv = subnet.context_conv
     terms = (conv.weight * conv.weight.grad).abs().sum() + (conv.bias * conv.bias.grad).abs().sum()
-    return float((1 - torch.sigmoid(subnet.context_scale_param)) * terms)
+    return float(((1 - torch.sigmoid(subnet.context_scale_param)) * terms).detach())
 
 
 def golden_loss(z: torch.Tensor, logdet: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

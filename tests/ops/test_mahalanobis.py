@@ -229,9 +229,9 @@ def test_an_unchanged_router_keeps_its_stack():
     router = router_of(prototypes_of_few_images(32, 50))
     rows = features(3, 32, torch.float32)
     router.distances(rows)
-    stack = router._stack._stack
+    stack = router._stack._built[1]
     router.distances(rows)
-    assert stack is not None and router._stack._stack is stack
+    assert stack is not None and router._stack._built[1] is stack
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda router: pickle.loads(pickle.dumps(router))])
