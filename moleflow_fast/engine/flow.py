@@ -40,7 +40,7 @@ def flow(
     z, logdet = torch.empty_like(x), x.new_zeros(images, height, width)
     saved: list[Tensor] = []
     buffers = Buffers(x, 0, keep)
-    for start, end in structure.chunks(images, tokens):
+    for start, end in structure.chunks(images, tokens, keep):
         grid = (end - start, height, width)
         rows, result = x[start:end].view(-1, channels), z[start:end].view(-1, channels)
         buffers = buffers if buffers.rows == rows.shape[0] else Buffers(x, rows.shape[0], keep)
@@ -56,7 +56,7 @@ def _(
     images, height, width, _ = x.shape
     saved = [
         x.new_empty((end - start) * height * width, columns)
-        for start, end in structure.chunks(images, height * width)
+        for start, end in structure.chunks(images, height * width, keep)
         for columns in structure.saved_widths()
         if keep
     ]
@@ -77,7 +77,7 @@ def flow_backward(
     kept = iter(saved)
     per_chunk = len(structure.saved_widths())
     buffers = Buffers(dx, 0, keep=False)
-    for start, end in structure.chunks(images, height * width):
+    for start, end in structure.chunks(images, height * width, training=True):
         grid = (end - start, height, width)
         rows = dx[start:end].view(-1, channels)
         buffers = buffers if buffers.rows == rows.shape[0] else Buffers(dx, rows.shape[0], keep=False)

@@ -276,7 +276,7 @@ class MoLEContinualTrainer:
     def _backward(self, x: Tensor, plain: bool) -> float:
         """Gradients of the loss of a batch x (B, H, W, D), added up over its parts; stops where it is not finite."""
         value = 0.0
-        for part in x.split(images_at_once(x[0].numel()) if x.device.type == "cpu" else len(x)):
+        for part in x.split(images_at_once(x[0].numel(), training=True) if x.device.type == "cpu" else len(x)):
             z, logdet = self.nf_model(part)
             loss = self._loss(z, logdet, plain) * (len(part) / len(x))
             value += float(loss.detach())

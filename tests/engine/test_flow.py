@@ -11,7 +11,7 @@ from moleflow_fast.backend import BackendError, use_backend
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.config.ablation import ADAPTER_MODES, SPATIAL_CONTEXT_MODES
 from moleflow_fast.engine.packing import pack, trained
-from moleflow_fast.engine.plan import CHUNK_VALUES, parse
+from moleflow_fast.engine.plan import images_at_once, parse
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 
 FULL = AblationConfig()
@@ -264,5 +264,6 @@ def test_models_can_be_copied() -> None:
     torch.testing.assert_close(twin(features()), model(features()))
 
 
-def test_chunk_size_is_one_image_at_the_default_size() -> None:
-    assert CHUNK_VALUES == 28 * 28 * 768
+def test_chunks_are_whole_images() -> None:
+    assert images_at_once(28 * 28 * 768, training=False) == 1
+    assert images_at_once(56 * 56 * 768, training=True) == 1
