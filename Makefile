@@ -32,7 +32,7 @@ lint: $(VENV)/.installed-test ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## lint, then every test, against the installed package
-	$(RUN) -m pytest -q -n auto
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto # a worker per core: more threads would only get in their way
 
 bench: $(VENV)/.installed-test ## benchmarks: result as JSON in bench/results/cpu/, tables on the screen
 	@mkdir -p .benchmarks
