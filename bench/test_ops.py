@@ -20,6 +20,7 @@ from workloads import SMALL, STEP_CASES, make_trainer
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.ops.coupling import base_clamping
+from moleflow_fast.ops.mahalanobis import mahalanobis_distances, mahalanobis_distances_reference, stack_gaussians
 
 B, H, W, D = (2, 6, 6, 64) if SMALL else (16, 28, 28, 768)
 
@@ -95,6 +96,22 @@ def test_operation(benchmark: Any, operation: Operation, backend: str) -> None:
                 torch.autograd.grad(sum(r.sum() for r in results), leaves)
 
     benchmark.pedantic(run, rounds=5, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("backend", ["reference", "compiled"])
+@pytest.mark.parametrize("images", [1, 16])
+def test_mahalanobis(benchmark: Any, images: int, backend: str) -> None:
+    """Image features to the prototypes of 15 tasks; "compiled" is one batched product over their factors."""
+    torch.manual_seed(0)
+    means = [torch.randn(D) for _ in range(15)]
+    precisions = [torch.linalg.inv(torch.cov(torch.randn(2 * D, D).T)) for _ in means]
+    stack = stack_gaussians(means, precisions)
+    features = torch.randn(images, D)
+    record(benchmark, f"Mahalanobis distances to 15 prototypes, {images} image{'s' * (images > 1)}")
+    if backend == "reference":
+        benchmark.pedantic(mahalanobis_distances_reference, (features, means, precisions), rounds=20, warmup_rounds=2)
+    else:
+        benchmark.pedantic(mahalanobis_distances, (features, stack), rounds=20, warmup_rounds=2)
 
 
 @pytest.mark.parametrize("backend", ["reference", "compiled"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from moleflow_fast.backend import runs_compiled
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.scenario import split_into_tasks
 from moleflow_fast.console import RunConsole
@@ -177,7 +178,15 @@ class ContinualRun:
         self._check_data()
         if self.options.load_checkpoint and not self.options.resume:
             _ = self._loaded_tasks
-        _ = self.trainer
+        _ = self._why_plain_flow
+
+    @cached_property
+    def _why_plain_flow(self) -> str | None:
+        """Why the flow runs in plain PyTorch, None if it is compiled; an error where that was insisted on in vain."""
+        features = torch.empty(0, device=self.device)
+        reason = self.trainer.nf_model.why_not_compiled(features, None)
+        runs_compiled(features, why_not=reason)
+        return reason
 
     def _check_data(self) -> None:
         report = check_dataset(self.layout, self.data_root, self.classes, num_workers=self.options.num_workers)
@@ -192,7 +201,7 @@ class ContinualRun:
             f"backbone       {self.options.backbone_name}, weights: {self.extractor.weights_origin}, "
             f"patches {self.extractor.embed_dim} wide, on {self.device}"
         )
-        reason = self.trainer.nf_model.why_not_compiled(torch.empty(0, device=self.device), None)
+        reason = self._why_plain_flow
         self.console.say(f"flow           {'compiled' if reason is None else f'plain PyTorch: {reason}'}")
 
     def _restore(self, directory: RunDirectory) -> int:

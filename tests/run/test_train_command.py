@@ -60,6 +60,31 @@ def test_options_that_do_not_fit(
     assert message in refused(command_line(data, tmp_path / "logs", **changes), tmp_path / "logs", capsys)
 
 
+@pytest.mark.parametrize(
+    ("backend", "changes", "message"),
+    [
+        ("fast", {}, "unknown backend 'fast'; MOLEFLOW_BACKEND must be one of auto, eager, cpp"),
+        ("cpp", {"no_scale_context": True, "use_spectral_norm": True}, "backend cpp cannot run this: its layers carry"),
+    ],
+)
+def test_a_backend_that_cannot_run(
+    backend: str, changes: dict, message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MOLEFLOW_BACKEND", backend)
+    assert message in refused(command_line(data, tmp_path / "logs", **changes), tmp_path / "logs", capsys)
+
+
+@pytest.mark.parametrize(("backend", "line"), [("auto", "flow           compiled"), ("eager", "plain PyTorch: b")])
+def test_a_run_says_what_computes_its_flow(
+    backend: str, line: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MOLEFLOW_BACKEND", backend)
+    assert main(command_line(data, tmp_path, task_classes=CLASSES[:1], experiment_name="mine", num_epochs=1)) == 0
+    assert line in capsys.readouterr().out
+
+
 def test_a_missing_mask(own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mask = next((own_data / "gasket" / "ground_truth").glob("*/*_mask.png"))
     mask.unlink()
