@@ -7,31 +7,18 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from multiprocessing.context import ForkServerContext
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from moleflow_fast.data.seeded import ImageDataset, SeededImages
 from moleflow_fast.errors import UserError
 
 
 class NonFiniteFeatures(UserError, ValueError):
     """The backbone gave NaN or infinity for an image."""
-
-
-class ImageDataset(Protocol):
-    """What is asked of a data set: item i is a tuple that starts with the image tensor (C, M, M)."""
-
-    samples: Sequence[Any]  # each with a `path`
-    augmented: bool  # whether an item differs from one access to the next
-
-    def transform_key(self) -> str:
-        """A text that differs whenever the way from file to tensor differs."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]: ...
 
 
 class Extractor(Protocol):
@@ -96,7 +83,7 @@ class BackboneSource:
         batches = [batch.tolist() for batch in index_batches]
         seed = zlib.crc32(repr(batches).encode())
         loader = DataLoader(
-            _SeededImages(self.dataset, seed),
+            SeededImages(self.dataset, seed),
             batch_sampler=batches,
             num_workers=self.num_workers,
             multiprocessing_context=_small_processes() if self.num_workers else None,
@@ -136,21 +123,3 @@ def require_finite(patches: Tensor, dataset: ImageDataset, indices: Sequence[int
         f"the backbone gives NaN or infinite features in {patches.dtype} for "
         f"{', '.join(str(dataset.samples[i].path) for i in bad)}: check these images and the backbone weights"
     )
-
-
-class _SeededImages(Dataset[Tensor]):
-    """The images alone, each decoded under a random state of its own."""
-
-    def __init__(self, dataset: ImageDataset, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Tensor:
-        if not self.dataset.augmented:
-            return self.dataset[index][0]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed * len(self.dataset) + index)
-            return self.dataset[index][0]

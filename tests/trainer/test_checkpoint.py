@@ -115,7 +115,7 @@ def test_a_kill_in_mid_write_loses_nothing(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environment)
+    done = subprocess.run([sys.executable, "-P", "-c", textwrap.dedent(script)], env=environment)
     assert done.returncode == -signal.SIGKILL
     assert checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS) == [0]
 
