@@ -1,7 +1,6 @@
 """Single operations: the plain-PyTorch definition against the compiled function, at the baseline's sizes.
 
-An operation lives in one module beside its definition, `<name>_reference`. One that this version lacks is skipped, so
-to add one is to add a line to OPERATIONS.
+An operation lives in one module beside its definition, `<name>_reference`; to add one is to add a line to OPERATIONS.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from workloads import SMALL, STEP_CASES, make_trainer
 from moleflow_fast.backend import use_backend
 from moleflow_fast.ops.coupling import base_clamping
 from moleflow_fast.ops.mahalanobis import mahalanobis_distances, mahalanobis_distances_reference, stack_gaussians
+from moleflow_fast.trainer.optimizer import AdamP
 
 B, H, W, D = (2, 6, 6, 64) if SMALL else (16, 28, 28, 768)
 
@@ -36,10 +36,7 @@ class Operation:
     backward: bool = False
 
     def function(self, suffix: str) -> Callable[..., Any]:
-        try:
-            return getattr(importlib.import_module(f"moleflow_fast.{self.module}"), self.name + suffix)
-        except ModuleNotFoundError:
-            pytest.skip(f"there is no moleflow_fast.{self.module} here")
+        return getattr(importlib.import_module(f"moleflow_fast.{self.module}"), self.name + suffix)
 
 
 def _latent() -> tuple[Tensor, Tensor]:
@@ -118,12 +115,11 @@ def test_mahalanobis(benchmark: Any, images: int, backend: str) -> None:
 @pytest.mark.parametrize("case", ["first task, 28x28", "later task, 28x28"])
 def test_optimizer(benchmark: Any, case: str, backend: str) -> None:
     """Clipping and AdamP over the parameters of a task; the reference is the package `adamp`."""
-    optimizer = pytest.importorskip("moleflow_fast.trainer.optimizer")
     task_id = STEP_CASES[case].task_id
     params = make_trainer(STEP_CASES[case].flow, task_id + 1).nf_model.get_trainable_params(task_id)
     for parameter in params:
         parameter.grad = torch.randn_like(parameter)
-    make = adamp.AdamP if backend == "reference" else optimizer.AdamP
+    make = adamp.AdamP if backend == "reference" else AdamP
     stepper = make(params, lr=2e-4, weight_decay=0.01)
     record(benchmark, f"clipping and AdamP, {case.partition(',')[0]}: {sum(p.numel() for p in params) / 1e6:.1f} M")
 

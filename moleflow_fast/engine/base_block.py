@@ -14,10 +14,11 @@ from torch import Tensor
 from moleflow_fast.engine.buffers import Buffers
 from moleflow_fast.engine.gradients import Gradients
 from moleflow_fast.engine.plan import Plan
+from moleflow_fast.ops.coupling import base_clamping
 from moleflow_fast.ops.kernels import depthwise, depthwise_backward_taps, linear_relu, relu_backward
 from moleflow_fast.ops.native import call, threads
 
-FACTOR = 0.1  # of the network's output, in log-scale and shift alike
+FACTOR = base_clamping(1.0).s_factor  # of the network's output, in log-scale and shift alike
 
 Grid = tuple[int, int, int]  # images, H, W
 

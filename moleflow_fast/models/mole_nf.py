@@ -183,7 +183,7 @@ class MoLESpatialAwareNF(nn.Module):
     def forward_as(self, task_id: int | None, x: Tensor) -> tuple[Tensor, Tensor]:
         """`forward` under the expert of `task_id`, whichever task is active: several threads may call it at once."""
         if self.why_not_compiled(x, task_id) is None:
-            return self._run(x, task_id)
+            return self._engine.run(self._parts(task_id), self.condition(x, task_id))
         with self._engine.one_at_a_time:
             active = self.current_task_id
             self.set_active_task(task_id)
