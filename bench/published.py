@@ -22,11 +22,13 @@ import torch
 from adamp import AdamP
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score, roc_auc_score
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.extractors import create_backbone
+from moleflow_fast.extractors.base import probe_image
+from moleflow_fast.extractors.capture import LayerCapture, drop_unused_tail
 from moleflow_fast.extractors.cnn import CNNPatchCoreExtractor
 from moleflow_fast.models.coupling import AllInOneBlock
 from moleflow_fast.models.lora_linear import LoRALinear
@@ -153,31 +155,35 @@ class PublishedTraining:
 # Inference
 
 
-class PublishedExtractor(CNNPatchCoreExtractor):
-    def patch_features(self, images: Tensor) -> Tensor:
-        named = zip(self.layers, self._capture(images), strict=True)
-        maps = [self._as_map(name, output) for name, output in named]
+class PublishedExtractor:
+    """Patch features (B, H, W, D) of images (B, 3, S, S), by 3x3 patches copied out."""
+
+    def __init__(self, backbone: nn.Module, layers: Sequence[str], embed_dim: int, size: int) -> None:
+        self.embed_dim = embed_dim
+        self._capture = LayerCapture(backbone, layers)
+        with torch.no_grad():
+            drop_unused_tail(self._capture, probe_image((3, size, size)))
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        maps = self._capture(images)
         grid = maps[0].shape[2:]
         layers = []
         for m in maps:
-            patches = F.unfold(m, self.patch_size, padding=self.patch_size // 2)  # (B, C*9, h*w)
+            patches = F.unfold(m, 3, padding=1)  # (B, C*9, h*w)
             patches = patches.unflatten(2, m.shape[2:])  # (B, C*9, h, w)
             patches = F.interpolate(patches, grid, mode="bilinear", align_corners=False)
             layers.append(F.adaptive_avg_pool1d(patches.flatten(2).transpose(1, 2), self.embed_dim))
-        return torch.stack(layers).mean(0).unflatten(1, grid)  # (B, H, W, D)
+        return torch.stack(layers).mean(0).unflatten(1, grid)
 
     def get_image_level_features(self, images: Tensor) -> Tensor:
         return self(images).mean((1, 2))
 
 
 def published_extractor(extractor: CNNPatchCoreExtractor, size: int) -> PublishedExtractor:
-    """One with the same weights, in torch's default memory format."""
-    backbone, origin = create_backbone(extractor.backbone_name, pretrained=False, input_shape=(3, size, size))
-    twin = PublishedExtractor(
-        backbone, extractor.backbone_name, extractor.layers, extractor.embed_dim, (3, size, size), weights_origin=origin
-    )
-    twin.load_state_dict(extractor.state_dict())
-    return twin.to(memory_format=torch.contiguous_format)
+    """One with the same random weights, batch norms of their own, in torch's default memory format."""
+    backbone, _ = create_backbone(extractor.backbone_name, pretrained=False, input_shape=(3, size, size))
+    return PublishedExtractor(backbone.requires_grad_(False), extractor.layers, extractor.embed_dim, size)
 
 
 class PublishedInference:

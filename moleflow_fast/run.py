@@ -20,7 +20,6 @@ from moleflow_fast.console import RunConsole
 from moleflow_fast.data import check_dataset, create_task_dataset, get_class_names, get_dataset_class
 from moleflow_fast.data.demo import is_demo, write_demo
 from moleflow_fast.errors import UserError
-from moleflow_fast.evaluation.aggregation import image_scores
 from moleflow_fast.evaluation.diagnostics import task_diagnostics
 from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, evaluate_routing_performance
 from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
@@ -29,6 +28,7 @@ from moleflow_fast.evaluation.scorer import Scorer, TestClass
 from moleflow_fast.extractors import PatchExtractor, WeightsUnavailable, create_feature_extractor, high_res_layers
 from moleflow_fast.extractors.cache import FeatureCache
 from moleflow_fast.extractors.stores import FeatureStore
+from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.run_directory import RunDirectory

@@ -16,7 +16,7 @@ def task_diagnostics(trainer: MoLEContinualTrainer, task_id: int, patches: Tenso
     """Densities, log-determinants and the norm of each expert part on patches (B, H, W, D)."""
     model = trainer.nf_model
     model.set_active_task(task_id)
-    x = trainer.add_positions(patches)
+    x = trainer.executor.add_positions(patches)
     z, logdet = model(x)
     return {
         "task_id": task_id,

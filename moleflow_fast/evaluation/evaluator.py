@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from moleflow_fast.evaluation.aggregation import image_scores
 from moleflow_fast.evaluation.metrics import aupro, ranking_metrics
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
+from moleflow_fast.models.aggregation import image_scores
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
+from moleflow_fast.engine.inference import InferenceExecutor
 from moleflow_fast.engine.plan import images_at_once
 from moleflow_fast.errors import UserError
-from moleflow_fast.evaluation.aggregation import image_scores
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
-from moleflow_fast.ops.density import density_loss, patch_nll
-from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
+from moleflow_fast.ops.density import density_loss
 from moleflow_fast.trainer.feature_loader import FeatureLoader, ImageBatchSource
 from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
@@ -104,6 +103,9 @@ class MoLEContinualTrainer:
         self.logger = logger or logging.getLogger(__name__)
         self.listener: Listener = listener or (lambda record: None)
         self.router = PrototypeRouter(self.device, self.config.use_mahalanobis)
+        self.executor = InferenceExecutor(
+            vit_extractor, pos_embed_generator, nf_model, self.router, self.config
+        )
         self.task_classes: dict[int, list[str]] = {}
 
     @property
@@ -262,7 +264,7 @@ class MoLEContinualTrainer:
         On a CPU the batch goes through in parts that fit its caches, forward and backward, and gradients add up: the
         loss is a mean over images. A step then holds the intermediates of one part instead of those of the batch.
         """
-        x = self.add_positions(patches)
+        x = self.executor.add_positions(patches)
         if task_id == 0:
             self.nf_model.update_reference_stats(x)
         stage.optimizer.zero_grad(set_to_none=True)
@@ -298,45 +300,13 @@ class MoLEContinualTrainer:
 
     # -- scoring -------------------------------------------------------------------------------------
 
-    def add_positions(self, patches: Tensor) -> Tensor:
-        """patches (B, H, W, D) with positions, unless the ablation leaves them out."""
-        if not self.config.use_pos_embedding:
-            return patches
-        return self.pos_embed_generator((patches.shape[1], patches.shape[2]), patches)
+    def inference(self, images: Tensor, task_id: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Score normalised images (B, 3, S, S): see `InferenceExecutor`."""
+        return self.executor(images.to(self.device), task_id)
 
-    def inference(
-        self, images: Tensor, task_id: int | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Score images.
-
-        Args:
-            images: normalised images (B, 3, S, S).
-            task_id: the expert to use; None routes each image.
-
-        Returns:
-            anomaly maps (B, H, W) = -log p per patch, image scores (B,), task ids (B,).
-        """
-        with torch.no_grad():
-            patches = self.extractor(images.to(self.device))
-        if task_id is None:
-            ids = self.router.route(patches.mean((1, 2)))
-        else:
-            ids = torch.full((len(patches),), task_id, device=patches.device)
-        maps = self.anomaly_maps(patches, ids)
-        return maps, image_scores(maps, self.config), ids
-
-    @torch.no_grad()
     def anomaly_maps(self, patches: Tensor, task_ids: Tensor) -> Tensor:
-        """-log p per patch (B, H, W), each image of patches (B, H, W, D) under its own task's expert.
-
-        Several threads may score at once.
-        """
-        self.nf_model.eval()
-        maps = patches.new_empty(patches.shape[:-1])
-        for task_id in task_ids.unique().tolist():
-            chosen = task_ids == task_id
-            maps[chosen] = patch_nll(*self.nf_model.forward_as(task_id, self.add_positions(patches[chosen])))
-        return rank_non_finite_as_anomalous(maps)
+        """-log p per patch (B, H, W) of patches (B, H, W, D), image b under the expert of task_ids[b]."""
+        return self.executor.anomaly_maps(patches, task_ids)
 
 
 class _Stage:

@@ -173,7 +173,7 @@ def test_fingerprint_follows_recipe_and_weights():
     prints |= {extractor.double().fingerprint()}
     extractor.float()
     assert extractor.fingerprint() in prints
-    extractor.backbone.layer1[0].bn1.running_mean.data[3] += 1e-6
+    extractor.backbone.layer1[0].conv1.bias.data[3] += 1e-6
     prints |= {extractor.fingerprint()}
     assert len(prints) == 7
 

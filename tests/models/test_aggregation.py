@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.evaluation.aggregation import image_scores
+from moleflow_fast.models.aggregation import image_scores
 
 ARRAYS = np.load(Path(__file__).parents[1] / "golden" / "losses_scores.npz", allow_pickle=False)
 AGGREGATIONS = [n.removeprefix("agg/") for n in ARRAYS.files if n.startswith("agg/")]
