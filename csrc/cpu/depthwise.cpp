@@ -64,51 +64,44 @@ MOLEFLOW_INLINE void forward_rows(const ForwardTask<T>& a, int64_t begin, int64_
     }
 }
 
+constexpr int64_t kStrip = 8;  // lines whose sums are formed in T before they go into double
+
 template <typename T>
 struct TapsTask {
     Neighbourhood<T> around;
     Rows<const T> x, dy;
-    T *dtaps, *dbias;
+    T* sums;  // (strips, k * k + 1, channels), zero at first
+
+    int64_t strips_per_image() const { return (around.grid.height + kStrip - 1) / kStrip; }
+    int64_t sums_per_strip() const { return (around.kernel * around.kernel + 1) * around.channels; }
 };
 
-// All tokens for a block of channels: sums stay in a small buffer, flushed once an image into double.
+// Rows outside, channels inside: what is read streams through, the sums stay in cache.
 template <typename T>
-MOLEFLOW_INLINE void taps_block(const TapsTask<T>& a, int64_t from, int64_t count, T* run, double* total) {
+MOLEFLOW_INLINE void taps_strip(const TapsTask<T>& a, int64_t strip) {
     const Grid& grid = a.around.grid;
-    const int taps = a.around.kernel * a.around.kernel;
-    const int64_t tokens = grid.height * grid.width;
-    std::fill(total, total + (taps + 1) * kBlock, 0.0);
-    for (int64_t image = 0; image < grid.images; ++image) {
-        std::fill(run, run + (taps + 1) * kBlock, T(0));
-        for (int64_t row = image * tokens; row < (image + 1) * tokens; ++row) {
-            const T* dy = a.dy[row] + from;
-            a.around.at(row, [&](int tap, int64_t neighbour) __attribute__((always_inline)) {
-                const T* x = a.x[neighbour] + from;
-                T* sum = run + tap * kBlock;
+    const int64_t channels = a.around.channels, taps = a.around.kernel * a.around.kernel;
+    const int64_t image = strip / a.strips_per_image(), line = strip % a.strips_per_image() * kStrip;
+    const int64_t begin = (image * grid.height + line) * grid.width;
+    const int64_t end = (image * grid.height + std::min(line + kStrip, grid.height)) * grid.width;
+    T* sums = a.sums + strip * a.sums_per_strip();
+    for (int64_t row = begin; row < end; ++row) {
+        const T* dy = a.dy[row];
+        a.around.at(row, [&](int tap, int64_t neighbour) __attribute__((always_inline)) {
+            const T* x = a.x[neighbour];
+            T* sum = sums + tap * channels;
 #pragma GCC ivdep
-                for (int64_t j = 0; j < count; ++j) sum[j] += dy[j] * x[j];
-            });
-            T* sum = run + taps * kBlock;
-            for (int64_t j = 0; j < count; ++j) sum[j] += dy[j];
-        }
-        for (int64_t i = 0; i < (taps + 1) * kBlock; ++i) total[i] += run[i];
+            for (int64_t j = 0; j < channels; ++j) sum[j] += dy[j] * x[j];
+        });
+        T* sum = sums + taps * channels;
+#pragma GCC ivdep
+        for (int64_t j = 0; j < channels; ++j) sum[j] += dy[j];
     }
-    for (int tap = 0; tap < taps; ++tap) {
-        T* out = a.dtaps + tap * a.around.channels + from;
-        for (int64_t j = 0; j < count; ++j) out[j] += static_cast<T>(total[tap * kBlock + j]);
-    }
-    for (int64_t j = 0; j < count; ++j) a.dbias[from + j] += static_cast<T>(total[taps * kBlock + j]);
 }
 
 template <typename T>
-MOLEFLOW_INLINE void taps_blocks(const TapsTask<T>& a, int64_t begin, int64_t end) {
-    const int64_t channels = a.around.channels, size = (a.around.kernel * a.around.kernel + 1) * kBlock;
-    std::vector<T> run(size);
-    std::vector<double> total(size);
-    for (int64_t block = begin; block < end; ++block) {
-        const int64_t from = block * kBlock;
-        taps_block(a, from, std::min(kBlock, channels - from), run.data(), total.data());
-    }
+MOLEFLOW_INLINE void taps_strips(const TapsTask<T>& a, int64_t begin, int64_t end) {
+    for (int64_t strip = begin; strip < end; ++strip) taps_strip(a, strip);
 }
 
 #define MOLEFLOW_CLONES_OF(T)                                                                    \
@@ -116,7 +109,7 @@ MOLEFLOW_INLINE void taps_blocks(const TapsTask<T>& a, int64_t begin, int64_t en
         forward_rows(a, begin, end);                                                             \
     }                                                                                            \
     MOLEFLOW_VECTOR_CLONES void run(const TapsTask<T>& a, int64_t begin, int64_t end) {          \
-        taps_blocks(a, begin, end);                                                              \
+        taps_strips(a, begin, end);                                                              \
     }
 MOLEFLOW_CLONES_OF(float)
 MOLEFLOW_CLONES_OF(double)
@@ -133,8 +126,18 @@ void depthwise_forward(Rows<const T> x, const T* taps, const T* bias, Rows<T> y,
 template <typename T>
 void depthwise_backward_taps(Rows<const T> x, Rows<const T> dy, T* dtaps, T* dbias, Grid grid, int64_t channels,
                              int kernel, int threads) {
-    const TapsTask<T> task{{grid, channels, kernel}, x, dy, dtaps, dbias};
-    share((channels + kBlock - 1) / kBlock, threads, [&](int64_t begin, int64_t end, int) { run(task, begin, end); });
+    TapsTask<T> task{{grid, channels, kernel}, x, dy, nullptr};
+    const int64_t strips = grid.images * task.strips_per_image(), taps = static_cast<int64_t>(kernel) * kernel;
+    std::vector<T> sums(strips * task.sums_per_strip());
+    task.sums = sums.data();
+    share(strips, threads, [&](int64_t begin, int64_t end, int) { run(task, begin, end); });
+    std::vector<double> total(task.sums_per_strip());
+    for (int64_t strip = 0; strip < strips; ++strip) {
+        const T* part = task.sums + strip * task.sums_per_strip();
+        for (int64_t i = 0; i < task.sums_per_strip(); ++i) total[i] += part[i];
+    }
+    for (int64_t i = 0; i < taps * channels; ++i) dtaps[i] += static_cast<T>(total[i]);
+    for (int64_t j = 0; j < channels; ++j) dbias[j] += static_cast<T>(total[taps * channels + j]);
 }
 
 #define MOLEFLOW_INSTANTIATE(T)                                                                                   \
