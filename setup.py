@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -33,4 +33,9 @@ class CMakeBuild(build_ext):
             subprocess.run(["cmake", "--install", build], check=True)
 
 
-setup(ext_modules=[Extension("moleflow_fast._C", [])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    packages=sorted({*find_packages(include=["moleflow_fast*"]), "moleflow_fast.kernels"}),
+    package_dir={"moleflow_fast.kernels": "kernels"},
+    ext_modules=[Extension("moleflow_fast._C", [])],
+    cmdclass={"build_ext": CMakeBuild},
+)

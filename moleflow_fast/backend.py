@@ -1,10 +1,13 @@
-"""Which implementation runs an operation: plain PyTorch or the compiled part.
+"""Which implementation runs an operation: plain PyTorch, the compiled part, or Triton kernels.
 
-`MOLEFLOW_BACKEND` or `use_backend` chooses among `BACKENDS`; "auto", the default, takes the fastest that can run.
+`MOLEFLOW_BACKEND` or `use_backend` chooses among `BACKENDS`; "auto", the default, takes the compiled part where it can
+run. "triton" is for the flow on a GPU; on a CPU it runs in Triton's interpreter, which only tests want.
+`MOLEFLOW_PRECISION` or `use_precision` chooses what the matrix products of the Triton kernels read.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +18,10 @@ from torch import Tensor
 
 from moleflow_fast.errors import UserError
 
-BACKENDS = ("auto", "eager", "cpp")
+BACKENDS = ("auto", "eager", "cpp", "triton")
+PRECISIONS = ("fp32", "bf16")
 _override: ContextVar[str | None] = ContextVar("moleflow_backend", default=None)
+_precision: ContextVar[str | None] = ContextVar("moleflow_precision", default=None)
 
 
 class BackendError(UserError):
@@ -38,34 +43,61 @@ def requested_backend() -> str:
     return _override.get() or _known(os.environ.get("MOLEFLOW_BACKEND", "auto"))
 
 
-def runs_compiled(*tensors: Tensor, why_not: str | None = None) -> bool:
-    """Whether the compiled CPU part takes these tensors.
+@contextmanager
+def use_precision(name: str) -> Iterator[None]:
+    """Choose the precision for the block, in this thread."""
+    token = _precision.set(_known_precision(name))
+    try:
+        yield
+    finally:
+        _precision.reset(token)
+
+
+def requested_precision() -> str:
+    """One of `PRECISIONS`: that of `use_precision`, else of `MOLEFLOW_PRECISION`, else "fp32".
+
+    State, log-determinant, losses and parameters are fp32 in either. Products of fp32 operands run in tf32 where
+    `torch.backends.cuda.matmul.allow_tf32` says so.
+    """
+    return _precision.get() or _known_precision(os.environ.get("MOLEFLOW_PRECISION", "fp32"))
+
+
+def flow_backend() -> str:
+    """The compiled backend that is tried for a flow: "triton" where it was asked for, else "cpp"."""
+    return "triton" if requested_backend() == "triton" else "cpp"
+
+
+def runs_compiled(*tensors: Tensor, why_not: str | None = None, backend: str = "cpp") -> bool:
+    """Whether `backend` takes these tensors.
 
     Args:
-        tensors: operands; all must be fp32 or all fp64, on the CPU.
+        tensors: operands; for "cpp" all fp32 or all fp64, on the CPU; for "triton" all fp32, on a GPU.
         why_not: a reason of the caller's own against it, e.g. an unsupported configuration.
 
     Raises:
-        BackendError: "cpp" was asked for and cannot run this.
+        BackendError: this very backend was asked for and cannot run this.
     """
-    reason = why_not_compiled(*tensors, why_not=why_not)
-    if reason and requested_backend() == "cpp":
-        raise BackendError(f"backend cpp cannot run this: {reason}; set MOLEFLOW_BACKEND=auto")
+    reason = why_not_compiled(*tensors, why_not=why_not, backend=backend)
+    if reason and requested_backend() == backend:
+        raise BackendError(f"backend {backend} cannot run this: {reason}; set MOLEFLOW_BACKEND=auto")
     return reason is None
 
 
-def why_not_compiled(*tensors: Tensor, why_not: str | None = None) -> str | None:
-    """What keeps the compiled CPU part from taking these tensors, or None; arguments as for `runs_compiled`."""
-    if requested_backend() == "eager":
-        return "backend eager was asked for"
-    return why_not or _obstacle(tensors)
+def why_not_compiled(*tensors: Tensor, why_not: str | None = None, backend: str = "cpp") -> str | None:
+    """What keeps `backend` from taking these tensors, or None; arguments as for `runs_compiled`."""
+    requested = requested_backend()
+    if requested not in ("auto", backend):
+        return f"backend {requested} was asked for"
+    return why_not or _obstacle(tensors, backend)
 
 
-def _obstacle(tensors: tuple[Tensor, ...]) -> str | None:
+def _obstacle(tensors: tuple[Tensor, ...], backend: str) -> str | None:
     kinds = {(t.device.type, t.dtype) for t in tensors}
     if len(kinds) != 1:
         return f"operands differ in device or dtype: {sorted(map(str, kinds))}"
     device, dtype = kinds.pop()
+    if backend == "triton":
+        return _triton_obstacle(device, dtype)
     if device != "cpu":
         return f"it runs on the CPU, and the operands are on {device}"
     if dtype not in (torch.float32, torch.float64):
@@ -73,7 +105,23 @@ def _obstacle(tensors: tuple[Tensor, ...]) -> str | None:
     return None
 
 
+def _triton_obstacle(device: str, dtype: torch.dtype) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"it runs on a GPU, and the operands are on {device}"
+    if dtype != torch.float32:
+        return f"its state is float32, and the operands are {dtype}"
+    return None
+
+
 def _known(name: str) -> str:
     if name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}; MOLEFLOW_BACKEND must be one of {', '.join(BACKENDS)}")
+    return name
+
+
+def _known_precision(name: str) -> str:
+    if name not in PRECISIONS:
+        raise BackendError(f"unknown precision {name!r}; MOLEFLOW_PRECISION must be one of {', '.join(PRECISIONS)}")
     return name

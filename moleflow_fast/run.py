@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from moleflow_fast.backend import runs_compiled
+from moleflow_fast.backend import flow_backend, runs_compiled
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.scenario import split_into_tasks
 from moleflow_fast.console import RunConsole
@@ -185,7 +185,7 @@ class ContinualRun:
         """Why the flow runs in plain PyTorch, None if it is compiled; an error where that was insisted on in vain."""
         features = torch.empty(0, device=self.device)
         reason = self.trainer.nf_model.why_not_compiled(features, None)
-        runs_compiled(features, why_not=reason)
+        runs_compiled(features, why_not=reason, backend=flow_backend())
         return reason
 
     def _check_data(self) -> None:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from moleflow_fast.backend import flow_backend, requested_precision, runs_compiled, why_not_compiled
 from moleflow_fast.engine.flow import flow
 from moleflow_fast.engine.packing import PackCache, Parts, obstacle, trained
 
@@ -28,16 +29,21 @@ class FlowEngine:
     def __reduce__(self) -> tuple:
         return FlowEngine, ()
 
-    def obstacle(self, parts: Parts, x: Tensor) -> str | None:
-        """Why these parts cannot run here on x, or None."""
-        reason = obstacle(parts)
-        if reason is None and any(t.is_floating_point() and t.dtype != x.dtype for t in parts.tensors()):
-            return f"its parameters are not {x.dtype}, as the features are"
-        return reason
+    def takes(self, parts: Parts, x: Tensor) -> bool:
+        """Whether a compiled backend runs these parts on x.
+
+        Raises:
+            BackendError: one was asked for and cannot.
+        """
+        return runs_compiled(x, why_not=_obstacle(parts, x), backend=flow_backend())
+
+    def why_not(self, parts: Parts, x: Tensor) -> str | None:
+        """Why no compiled backend runs these parts on x, or None."""
+        return why_not_compiled(x, why_not=_obstacle(parts, x), backend=flow_backend())
 
     def run(self, parts: Parts, x: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, H, W, D) and log|det| (B, H, W) of x (B, H, W, D), differentiable in x and every trained parameter."""
-        packed = self._packs.get(parts)
+        packed = self._packs.get(parts, requested_precision() if flow_backend() == "triton" else None)
         if not torch.is_grad_enabled():
             z, logdet, _ = flow(x, packed.tensors, [], packed.plan.to_string(), False)
             return z, logdet + packed.log_scales
@@ -53,6 +59,15 @@ class FlowEngine:
     def forget(self, task_id: int | None) -> None:
         """Drop what is kept of a task: its parameters may be about to change."""
         self._packs.forget(task_id)
+
+
+def _obstacle(parts: Parts, x: Tensor) -> str | None:
+    reason = obstacle(parts)
+    if reason is None and any(t.is_floating_point() and t.dtype != x.dtype for t in parts.tensors()):
+        return f"its parameters are not {x.dtype}, as the features are"
+    if reason is None and flow_backend() == "triton" and parts.trains_global_affine():
+        return "its global scales train, as those of a task's own flow do"
+    return reason
 
 
 def sum_of_log_scales(parts: Parts) -> Tensor | float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ def flow(
         keep: keep what backward needs, in the third result.
     """
     structure = parse(plan)
+    if structure.operands is not None:
+        return _channel_major().forward(structure, packed, x, keep)
     base, own = _unpack(structure, packed)
     images, height, width, channels = x.shape
     tokens = height * width
@@ -54,6 +57,9 @@ def _(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     structure = parse(plan)
     images, height, width, _ = x.shape
+    if structure.operands is not None:
+        kept = _channel_major().saved_like(structure, x) if keep else []
+        return x.new_empty(x.shape), x.new_empty(images, height, width), kept
     saved = [
         x.new_empty((end - start) * height * width, columns)
         for start, end in structure.chunks(images, height * width, keep)
@@ -69,6 +75,8 @@ def flow_backward(
 ) -> list[Tensor]:
     """Gradients of `flow`: of x (B, H, W, D), then of each of `params`."""
     structure = parse(plan)
+    if structure.operands is not None:
+        return _channel_major().backward(structure, packed, params, saved, dz, dlogdet)
     base, own = _unpack(structure, packed)
     images, height, width, channels = dz.shape
     gradients = Gradients(dict(zip(structure.slots, params, strict=True)), structure.scaling)
@@ -111,14 +119,21 @@ def _backward(ctx: Any, dz: Tensor | None, dlogdet: Tensor | None, dsaved: Any) 
     params, saved = rest[: ctx.params_count], rest[ctx.params_count :]
     if dz is None and dlogdet is None:
         return None, [None] * len(packed), [None] * len(params), None, None
-    like = packed[0] if not saved else saved[0]
-    dz = like.new_zeros(ctx.shape) if dz is None else dz
-    dlogdet = like.new_zeros(ctx.shape[:-1]) if dlogdet is None else dlogdet
+    given = dz if dz is not None else dlogdet
+    dz = given.new_zeros(ctx.shape) if dz is None else dz  # type: ignore[union-attr]
+    dlogdet = given.new_zeros(ctx.shape[:-1]) if dlogdet is None else dlogdet  # type: ignore[union-attr]
     dx, *gradients = flow_backward(dz, dlogdet, saved, packed, params, ctx.plan)
     return dx, [None] * len(packed), list(gradients), None, None
 
 
 flow.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _channel_major() -> ModuleType:
+    """Imported at its first use: it needs Triton, which a CPU does not."""
+    from moleflow_fast.engine import channel_major
+
+    return channel_major
 
 
 def _unpack(plan: Plan, packed: Sequence[Tensor]) -> tuple[list[BaseBlock], list[TaskCoupling]]:

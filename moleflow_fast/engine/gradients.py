@@ -7,7 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from moleflow_fast.ops.lora_linear import factored_gradients, factored_is_cheaper, gradients_from_dense
+from moleflow_fast.ops.lora_linear import (
+    factored_gradients,
+    factored_is_cheaper,
+    gradients_from_dense,
+    weight_gradient,
+)
 
 
 class Gradients:
@@ -35,12 +40,12 @@ class Gradients:
             return
         if lora and not self.wants(f"{layer}.weight") and factored_is_cheaper(*self._lora(layer)):
             lora_a, lora_b = factored_gradients(*self._lora(layer), self.scaling, x, dy)
-            self._sum(f"{layer}.lora_A", lora_a.shape, x).add_(lora_a)
-            self._sum(f"{layer}.lora_B", lora_b.shape, x).add_(lora_b)
+            self._sum(f"{layer}.lora_A", lora_a.shape, lora_a).add_(lora_a)
+            self._sum(f"{layer}.lora_B", lora_b.shape, lora_b).add_(lora_b)
             return
         dense = self._sums.get(f"{layer}.weight")
         if dense is None:
-            self._sums[f"{layer}.weight"] = dy.t() @ x
+            self._sums[f"{layer}.weight"] = weight_gradient(x, dy)
             return
         torch.addmm(dense, dy.t(), x, out=dense)
 

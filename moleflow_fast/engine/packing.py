@@ -46,6 +46,13 @@ class Parts:
         if self.dia is not None:
             yield from self.dia.parameters()
 
+    def trains_global_affine(self) -> bool:
+        blocks = self.base.module_list
+        return any(t.requires_grad for block in blocks for t in (block.global_scale, block.global_offset))
+
+
+_Key = tuple[int | None, str | None]  # task, operands
+
 
 class PackCache:
     """Keeps the packed form of each task while nothing behind it can have changed.
@@ -55,8 +62,8 @@ class PackCache:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[int | None, tuple[Packed, list[tuple[Tensor, int]]]] = {}
-        self._held: dict[int | None, Packed] | None = None
+        self._kept: dict[_Key, tuple[Packed, list[tuple[Tensor, int]]]] = {}
+        self._held: dict[_Key, Packed] | None = None
         self._lock = threading.Lock()
 
     @contextmanager
@@ -68,29 +75,30 @@ class PackCache:
         finally:
             self._held = None
 
-    def get(self, parts: Parts) -> Packed:
-        held = self._held
+    def get(self, parts: Parts, operands: str | None) -> Packed:
+        held, key = self._held, (parts.task_id, operands)
         if held is None:
-            return self._current(parts)
-        if parts.task_id not in held:
-            held[parts.task_id] = self._current(parts)
-        return held[parts.task_id]
+            return self._current(parts, operands)
+        if key not in held:
+            held[key] = self._current(parts, operands)
+        return held[key]
 
     def forget(self, task_id: int | None) -> None:
         with self._lock:
-            self._kept.pop(task_id, None)
+            self._kept = {key: known for key, known in self._kept.items() if key[0] != task_id}
 
-    def _current(self, parts: Parts) -> Packed:
+    def _current(self, parts: Parts, operands: str | None) -> Packed:
         tensors = list(parts.tensors())
         if any(t.requires_grad for t in tensors):
             self.forget(parts.task_id)
-            return pack(parts)
+            return pack(parts, operands)
         with self._lock:
-            known = self._kept.get(parts.task_id)
+            key = (parts.task_id, operands)
+            known = self._kept.get(key)
             if known is None or not _unchanged(tensors, known[1]):
                 # Detached aliases keep the memory alive: an address can then not come back with other contents.
-                known = (pack(parts), [(t.detach(), t._version) for t in tensors])
-                self._kept[parts.task_id] = known
+                known = (pack(parts, operands), [(t.detach(), t._version) for t in tensors])
+                self._kept[key] = known
             return known[0]
 
 
@@ -106,14 +114,19 @@ def obstacle(parts: Parts) -> str | None:
 
 
 @torch.no_grad()
-def pack(parts: Parts) -> Packed:
-    """Merge and lay out the numbers of a flow with a task."""
+def pack(parts: Parts, operands: str | None = None) -> Packed:
+    """Merge and lay out the numbers of a flow with a task; `operands` as in `Plan`."""
     base = [_pack_base_block(block, parts.task_id) for block in _blocks(parts)]
     couplings = list(parts.dia.coupling_blocks) if parts.dia is not None else []
     own = [_pack_coupling(block) for block in couplings]
     reference = next(parts.tensors())
     log_scales = torch.stack([block.scale.log().sum() for block in base]).sum() if base else reference.new_zeros(())
-    return Packed(_plan(parts), tuple(t for block in (*base, *own) for t in block), log_scales)
+    plan = replace(_plan(parts), operands=operands)
+    if operands is None:
+        return Packed(plan, tuple(t for block in (*base, *own) for t in block), log_scales)
+    from moleflow_fast.engine import channel_major  # Triton is imported where it is used: a CPU needs none
+
+    return Packed(plan, tuple(channel_major.pack(plan, base, own, reference)), log_scales)
 
 
 def trained(parts: Parts, packed: Packed) -> tuple[Packed, list[Tensor]]:

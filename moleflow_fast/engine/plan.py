@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
+import torch
+
 CHUNK_VALUES = 784 * 768
 """Feature values that go through the whole flow together, in whole images: one image of 28 x 28 patches of 768
 channels is 2.4 MB in fp32, so what one product writes is still in cache when the next reads it."""
@@ -33,6 +35,8 @@ class Plan:
         task_blocks: the couplings of the task flow.
         clamp: bound of the log-scales.
         scaling: alpha / r of the LoRA parts.
+        operands: None for token-major chunks on a CPU; for channel-major kernels the dtype of what products read,
+            "fp32" or "bf16".
         slots: names of the tensors that want gradients, as "<part>.<index>.<layer>.<what>".
     """
 
@@ -41,12 +45,17 @@ class Plan:
     task_blocks: tuple[TaskBlock, ...]
     clamp: float
     scaling: float
+    operands: str | None = None
     slots: tuple[str, ...] = ()
 
     @property
     def split(self) -> int:
         """Channels of the driving half in a base block."""
         return self.channels - self.channels // 2
+
+    @property
+    def operand_dtype(self) -> torch.dtype:
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.operands or "fp32"]
 
     def gap(self, block: int) -> int:
         """Columns between the halves in the input of a base block: room for the context channels."""

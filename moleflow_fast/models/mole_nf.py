@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 import moleflow_fast.engine as engine  # not its names: the engine imports this package's modules itself
-from moleflow_fast.backend import runs_compiled, why_not_compiled
 from moleflow_fast.config.ablation import BARE_MODEL_CONFIG, AblationConfig
 from moleflow_fast.models import reference_format
 from moleflow_fast.models.adapters import FeatureStatistics, SpatialContextMixer, create_task_adapter
@@ -198,12 +197,12 @@ class MoLESpatialAwareNF(nn.Module):
 
     def why_not_compiled(self, x: Tensor, task_id: int | None) -> str | None:
         """Why the flow of a task runs on x in plain PyTorch, or None where the compiled engine runs it."""
-        return why_not_compiled(x, why_not=self._engine.obstacle(self._parts(task_id), x))
+        return self._engine.why_not(self._parts(task_id), x)
 
     def _run(self, x: Tensor, task_id: int | None) -> tuple[Tensor, Tensor]:
         x = self.condition(x, task_id)
         parts = self._parts(task_id)
-        if runs_compiled(x, why_not=self._engine.obstacle(parts, x)):
+        if self._engine.takes(parts, x):
             return self._engine.run(parts, x)
         self._engine.forget(task_id)
         z, logdet = parts.base(x)

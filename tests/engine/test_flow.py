@@ -6,47 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from flow_models import CONFIGS, FULL, PLAIN, features, make_model
 
 from moleflow_fast.backend import BackendError, use_backend
-from moleflow_fast.config import AblationConfig
-from moleflow_fast.config.ablation import ADAPTER_MODES, SPATIAL_CONTEXT_MODES
 from moleflow_fast.engine.packing import pack, trained
 from moleflow_fast.engine.plan import images_at_once, parse
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
-
-FULL = AblationConfig()
-PLAIN = replace(FULL, use_scale_context=False)
-CONFIGS = {
-    "default": FULL,
-    "four_task_blocks": replace(FULL, dia_n_blocks=4, dia_hidden_ratio=0.3),
-    "no_dia": replace(FULL, use_dia=False),
-    "no_lora": replace(FULL, use_lora=False),
-    "no_task_bias": replace(FULL, use_task_bias=False),
-    "no_adapter": replace(FULL, use_task_adapter=False),
-    "no_mixer": replace(FULL, use_spatial_context=False),
-    "context_5": replace(FULL, scale_context_kernel=5),
-    "no_scale_context": PLAIN,
-    "regular_linear": replace(PLAIN, use_regular_linear=True),
-    "task_separated": replace(FULL, use_task_separated=True),
-    **{f"adapter_{m}": replace(FULL, adapter_mode=m, use_whitening_adapter=False) for m in ADAPTER_MODES},
-    **{f"mixer_{m}": replace(FULL, spatial_context_mode=m) for m in SPATIAL_CONTEXT_MODES},
-}
-
-
-def make_model(config: AblationConfig = FULL, dim: int = 20, blocks: int = 3, rank: int = 3) -> MoLESpatialAwareNF:
-    """Two tasks, every parameter away from its starting value."""
-    torch.manual_seed(5)
-    model = MoLESpatialAwareNF(dim, blocks, lora_rank=rank, ablation_config=config).double()
-    model.add_task(0)
-    model.add_task(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
-
-
-def features(images: int = 3, height: int = 4, width: int = 5, dim: int = 20) -> torch.Tensor:
-    return torch.randn(images, height, width, dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
 def run(model: MoLESpatialAwareNF, x: torch.Tensor, backend: str) -> tuple[torch.Tensor, torch.Tensor, dict]:
@@ -193,16 +158,16 @@ def test_frozen_tasks_are_packed_once() -> None:
     model = make_model().requires_grad_(False)
     with torch.no_grad(), use_backend("cpp"):
         model(features())
-        first = model._engine._packs.get(model._parts(1))
+        first = model._engine._packs.get(model._parts(1), None)
         model(features())
-        assert model._engine._packs.get(model._parts(1)) is first
+        assert model._engine._packs.get(model._parts(1), None) is first
 
 
 def test_weights_that_train_are_packed_once_while_they_hold_still() -> None:
     model = make_model()
     parts = model._parts(1)
     with model.parameters_hold_still():
-        assert model._engine._packs.get(parts) is model._engine._packs.get(parts)
+        assert model._engine._packs.get(parts, None) is model._engine._packs.get(parts, None)
     with torch.no_grad():
         model.flow.module_list[0].subnet.s_layer1.lora_B["1"].add_(0.5)
     assert_same(run(model, features(), "cpp"), run(model, features(), "eager"), 1e-10)

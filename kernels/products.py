@@ -1,0 +1,159 @@
+"""Products of two networks at once on channel-major tokens: hidden layers with bias and ReLU, and their gradients.
+
+The scale and the shift network of a coupling are one launch, network 0 and 1: both have the same number of outputs,
+their weights may reduce over different numbers of inputs (`inner`) that start at different rows (`first_row`).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def accumulate(
+    acc, w_ptr, rows, w_row_stride, w_column_stride, x_ptr, x_stride, columns, inner, row_ok, column_ok,
+    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """acc (BM, BN) += W[rows, :inner] X[:inner, columns]."""
+    k = tl.arange(0, BLOCK_K)
+    w = w_ptr + rows.to(tl.int64)[:, None] * w_row_stride + k[None, :] * w_column_stride
+    x = x_ptr + k.to(tl.int64)[:, None] * x_stride + columns[None, :]
+    for start in range(0, inner, BLOCK_K):
+        k_ok = k < inner - start
+        a = tl.load(w, mask=row_ok[:, None] & k_ok[None, :], other=0.0)
+        b = tl.load(x, mask=k_ok[:, None] & column_ok[None, :], other=0.0)
+        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+        w += BLOCK_K * w_column_stride
+        x += BLOCK_K * x_stride
+    return acc
+
+
+@triton.jit
+def _relu_product(
+    w_ptr, w_stride, bias_ptr, x_ptr, x_stride, y_ptr, y_stride, outputs, tokens,
+    inner0, inner1, first_row1, networks,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    tiles = tl.cdiv(outputs, BLOCK_M)
+    tile = tl.program_id(0) % (tiles * networks)  # programs beside each other share their tokens
+    network = tile // tiles
+    rows = tile % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = tl.program_id(0) // (tiles * networks) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row_ok, column_ok = rows < outputs, columns < tokens
+    rows += network * outputs
+    inner = tl.where(network == 0, inner0, inner1)
+    x_ptr += tl.where(network == 0, 0, first_row1).to(tl.int64) * x_stride
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    acc = accumulate(
+        acc, w_ptr, rows, w_stride, 1, x_ptr, x_stride, columns, inner, row_ok, column_ok, BLOCK_K, PRECISION
+    )
+    acc += tl.load(bias_ptr + rows, mask=row_ok, other=0.0)[:, None]
+    # NaN must come through, as it does in torch.relu.
+    acc = tl.where(acc < 0.0, 0.0, acc)
+    y = y_ptr + rows.to(tl.int64)[:, None] * y_stride + columns[None, :]
+    tl.store(y, acc.to(y_ptr.dtype.element_ty), mask=row_ok[:, None] & column_ok[None, :])
+
+
+@triton.jit
+def _relu_gradient_product(
+    w_ptr, w_stride, dy_ptr, dy_stride, h_ptr, h_stride, dh_ptr, dh_stride, sums_ptr, sums_stride, hidden, tokens,
+    inner, networks,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    tiles = tl.cdiv(hidden, BLOCK_M)
+    tile = tl.program_id(0) % (tiles * networks)
+    token_tile = tl.program_id(0) // (tiles * networks)
+    network = tile // tiles
+    units = tile % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = token_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    unit_ok, column_ok = units < hidden, columns < tokens
+    first = (network * inner).to(tl.int64)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    acc = accumulate(
+        acc, w_ptr + first * w_stride, units, 1, w_stride, dy_ptr + first * dy_stride, dy_stride, columns, inner,
+        unit_ok, column_ok, BLOCK_K, PRECISION,
+    )  # fmt: skip
+    units += network * hidden
+    ok = unit_ok[:, None] & column_ok[None, :]
+    h = tl.load(h_ptr + units.to(tl.int64)[:, None] * h_stride + columns[None, :], mask=ok, other=0.0)
+    acc = tl.where(h > 0.0, acc, 0.0)
+    tl.store(
+        dh_ptr + units.to(tl.int64)[:, None] * dh_stride + columns[None, :],
+        acc.to(dh_ptr.dtype.element_ty),
+        mask=ok,
+    )
+    tl.store(sums_ptr + token_tile * sums_stride + units, tl.sum(acc, 1), mask=unit_ok)
+
+
+def relu_product(
+    weight: Tensor, bias: Tensor, x: Tensor, out: Tensor, inner: tuple[int, int] | None = None, first_row: int = 0
+) -> Tensor:
+    """out (M, N) = max(W x + b, 0).
+
+    Args:
+        weight: (M, K), rows contiguous; with `inner` the first M / 2 outputs are network 0, the others network 1.
+        bias: (M,) fp32.
+        x: (rows, N).
+        inner: how many inputs each of two networks reads; None for one network of K inputs.
+        first_row: where network 1's inputs start in x.
+    """
+    networks, (inner0, inner1) = (1, (weight.shape[1],) * 2) if inner is None else (2, inner)
+    outputs, tokens = out.shape[0] // networks, x.shape[1]
+    config = tiles(outputs, tokens, max(inner0, inner1), x.dtype)
+    grid = (triton.cdiv(outputs, config["BLOCK_M"]) * networks * triton.cdiv(tokens, config["BLOCK_N"]),)
+    _relu_product[grid](
+        weight, weight.stride(0), bias, x, x.stride(0), out, out.stride(0), outputs, tokens, inner0, inner1, first_row,
+        networks, **config,
+    )  # fmt: skip
+    return out
+
+
+def relu_gradient_product(
+    weight: Tensor, dy: Tensor, hidden: Tensor, out: Tensor, networks: int
+) -> tuple[Tensor, Tensor]:
+    """dh (M, N) = (W^T dy) where `hidden` is positive, else 0; and its sums over tokens (M,), the bias gradient.
+
+    Args:
+        weight: (networks * C, M / networks): the layer after the hidden one, network 1 below network 0.
+        dy: (networks * C, N), its output gradient.
+        hidden: (M, N), after the ReLU.
+    """
+    units, tokens = hidden.shape[0] // networks, dy.shape[1]
+    inner = dy.shape[0] // networks
+    config = tiles(units, tokens, inner, dy.dtype)
+    token_tiles = triton.cdiv(tokens, config["BLOCK_N"])
+    sums = bias_sums(token_tiles, hidden.shape[0], dy)
+    _relu_gradient_product[(triton.cdiv(units, config["BLOCK_M"]) * networks * token_tiles,)](
+        weight, weight.stride(0), dy, dy.stride(0), hidden, hidden.stride(0), out, out.stride(0), sums, sums.stride(0),
+        units, tokens, inner, networks, **config,
+    )  # fmt: skip
+    return out, sums.sum(0)
+
+
+def bias_sums(token_tiles: int, rows: int, like: Tensor) -> Tensor:
+    """Partial sums over tokens, one row a tile: summing them in a fixed order is what makes a step deterministic."""
+    return like.new_empty(token_tiles, rows, dtype=torch.float32)
+
+
+def tiles(rows: int, tokens: int, inner: int, dtype: torch.dtype, largest: int = 128) -> dict:
+    """Tile shape and launch options; on sm_90 in bf16 128 x 128 x 64 with 8 warps does not spill and uses wgmma."""
+    wide = dtype != torch.bfloat16
+    return {
+        "BLOCK_M": fitting(rows, 64 if wide else largest),
+        "BLOCK_N": fitting(tokens, 128),
+        "BLOCK_K": fitting(inner, 32 if wide else 64),
+        "PRECISION": precision(dtype),
+        "num_warps": 8,
+        "num_stages": 3,
+    }
+
+
+def fitting(size: int, largest: int) -> int:
+    """A power of two from 16, the least that a product takes, to `largest`."""
+    return max(16, min(largest, triton.next_power_of_2(size)))
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How fp32 operands are multiplied: as torch's own products are; bf16 needs no choice."""
+    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"

@@ -1,0 +1,152 @@
+"""The flow on Triton kernels against the plain modules: on a GPU where there is one, else in Triton's interpreter."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from flow_models import CONFIGS, FULL, features, make_model
+
+from moleflow_fast.backend import BackendError, use_backend, use_precision
+from moleflow_fast.engine.packing import pack, trained
+from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BOUND = 2e-5  # fp32 against fp64, of a tensor's largest value
+Result = tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]
+
+
+def run(model: MoLESpatialAwareNF, x: torch.Tensor, backend: str) -> Result:
+    x = x.clone().requires_grad_(True)
+    model.zero_grad(set_to_none=True)
+    with use_backend(backend):
+        z, logdet = model(x)
+        (z.sin().sum() + logdet.square().sum()).backward()
+    gradients = {n: p.grad.double() for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert x.grad is not None
+    return z.detach().double(), logdet.detach().double(), {**gradients, "x": x.grad.double()}
+
+
+def compare(model: MoLESpatialAwareNF, x: torch.Tensor, bound: float = BOUND) -> None:
+    """`model` and x in fp64; the kernels get both in fp32, and may be as far off as the plain modules in fp32."""
+    model, x = model.to(DEVICE), x.to(DEVICE)
+    exact = run(model, x, "eager")
+    plain = errors(run(model.float(), x.float(), "eager"), exact)
+    kernels = errors(run(model, x.float(), "triton"), exact)
+    assert {n: e for n, e in kernels.items() if not e < max(bound, 4 * plain[n])} == {}
+
+
+def errors(actual: Result, expected: Result) -> dict[str, float]:
+    assert set(actual[2]) == set(expected[2])
+    pairs = {"z": (actual[0], expected[0]), "logdet": (actual[1], expected[1])}
+    pairs |= {name: (actual[2][name], value) for name, value in expected[2].items()}
+    return {n: float((a - e).abs().max() / e.abs().max().clamp_min(1e-12)) for n, (a, e) in pairs.items()}
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "task_separated"])
+def test_equal_to_the_plain_modules(name: str) -> None:
+    model = make_model(CONFIGS[name])
+    model.requires_grad_(True)
+    model._set_global_affine_trainable(model.flow, False)
+    compare(model, features())
+
+
+@pytest.mark.parametrize("name", ["default", "no_scale_context"])
+def test_a_later_task_gets_its_own_gradients_alone(name: str) -> None:
+    model = make_model(CONFIGS[name])
+    model.freeze_all_base()
+    for parameter in model.get_fast_params(0):
+        parameter.requires_grad_(False)
+    compare(model, features())
+
+
+@pytest.mark.parametrize(
+    ("dim", "blocks", "shape"),
+    [
+        (2, 2, (1, 1, 1)),
+        (5, 2, (1, 1, 1)),
+        (7, 1, (2, 1, 3)),
+        (18, 0, (2, 3, 1)),
+        (33, 2, (1, 5, 2)),
+        (140, 1, (2, 9, 9)),
+    ],
+)
+def test_odd_sizes(dim: int, blocks: int, shape: tuple[int, int, int]) -> None:
+    model = make_model(FULL, dim, blocks, rank=1)
+    model._set_global_affine_trainable(model.flow, False)
+    compare(model, features(*shape, dim))
+
+
+def test_inference_keeps_nothing_and_gives_the_same() -> None:
+    model, x = make_model().float().to(DEVICE), features().float().to(DEVICE)
+    model._set_global_affine_trainable(model.flow, False)
+    with use_backend("triton"):
+        z, logdet = model(x)
+        with torch.no_grad():
+            alone = model.forward_as(1, x)
+    assert torch.equal(z, alone[0]) and torch.equal(logdet, alone[1])
+
+
+def test_the_same_bits_twice() -> None:
+    model, x = make_model().float().to(DEVICE), features(4, 6, 7).float().to(DEVICE)
+    model._set_global_affine_trainable(model.flow, False)
+    first, second = (run(model, x, "triton") for _ in range(2))
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert all(torch.equal(value, second[2][name]) for name, value in first[2].items())
+
+
+def test_poisoned_memory_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows have room for 16 tokens where 15 stand; what fills it, and every fresh tensor, is NaN."""
+    plain = torch.Tensor.new_empty
+
+    def poisoned(self: torch.Tensor, *size: object, **options: object) -> torch.Tensor:
+        fresh = plain(self, *size, **options)  # type: ignore[arg-type]
+        return fresh.fill_(torch.nan) if fresh.is_floating_point() else fresh
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
+    compare_quietly = make_model()
+    compare_quietly._set_global_affine_trainable(compare_quietly.flow, False)
+    compare(compare_quietly, features(1, 3, 5))
+
+
+def test_not_a_number_comes_through() -> None:
+    model, x = make_model().float().to(DEVICE), features().float().to(DEVICE)
+    x[1, 2, 3, 0] = torch.nan
+    with use_backend("triton"), torch.no_grad():
+        z, logdet = model(x)
+    assert logdet[1].isnan().any() and z[1].isnan().any()
+    assert not logdet[[0, 2]].isnan().any() and not z[[0, 2]].isnan().any()
+
+
+def test_a_flow_whose_scales_train_says_why_it_cannot_run() -> None:
+    model = make_model(replace(FULL, use_task_separated=True)).float().to(DEVICE)
+    with use_backend("triton"), pytest.raises(BackendError, match="global scales train"):
+        model(features().float().to(DEVICE))
+
+
+def test_double_precision_is_refused() -> None:
+    with use_backend("triton"), pytest.raises(BackendError, match="float64"):
+        make_model().to(DEVICE)(features().to(DEVICE))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter multiplies the raw bits of bf16")
+@pytest.mark.parametrize("name", ["default", "no_scale_context", "no_dia"])
+def test_bf16_operands_are_near(name: str) -> None:
+    model = make_model(CONFIGS[name], dim=64)
+    model._set_global_affine_trainable(model.flow, False)
+    with use_precision("bf16"):
+        compare(model, features(4, 8, 8, 64), bound=5e-2)
+
+
+def test_operator_checks() -> None:
+    model = make_model(dim=6, blocks=1, rank=1).float().to(DEVICE)
+    model._set_global_affine_trainable(model.flow, False)
+    parts = model._parts(1)
+    packed, params = trained(parts, pack(parts, "fp32"))
+    params = [p.detach().clone().requires_grad_(True) for p in params]
+    x = features(2, 2, 2, 6).float().to(DEVICE).requires_grad_(True)
+    torch.library.opcheck(
+        torch.ops.moleflow.flow,
+        (x, list(packed.tensors), params, packed.plan.to_string(), True),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
