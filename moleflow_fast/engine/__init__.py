@@ -65,8 +65,6 @@ def _obstacle(parts: Parts, x: Tensor) -> str | None:
     reason = obstacle(parts)
     if reason is None and any(t.is_floating_point() and t.dtype != x.dtype for t in parts.tensors()):
         return f"its parameters are not {x.dtype}, as the features are"
-    if reason is None and flow_backend() == "triton" and parts.trains_global_affine():
-        return "its global scales train, as those of a task's own flow do"
     return reason
 
 

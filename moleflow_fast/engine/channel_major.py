@@ -165,6 +165,8 @@ def _base_backward(
     operand, hidden, s, x2 = kept
     split, half, kernel = plan.split, s.shape[0], plan.kernels[index]
     tokens, units, name = s.shape[1], block.second.shape[1], f"flow.{index}"
+    if gradients.wants(f"{name}.scale") or gradients.wants(f"{name}.offset"):
+        _global_affine_gradients(plan, name, block, kept, grad, gradients)
     dout = channel_major(2 * half, tokens, s, plan.operand_dtype)
     sums = coupling_backward(
         s, x2, grad, block.rows[split:], block.affine[split:], dlogdet, dout, base_clamping(plan.clamp)
@@ -189,6 +191,20 @@ def _base_backward(
             gradients.add(f"{name}.taps_bias", dbias)
     taps = block.taps if kernel else None
     scatter_gradient(dx, block.rows[:split], block.affine[:split], taps, grad, grid)
+
+
+def _global_affine_gradients(
+    plan: Plan, name: str, block: BaseWeights, kept: list[Tensor], grad: Tensor, gradients: Gradients
+) -> None:
+    """Scale and offset train in a task's own flow alone, so the shift is computed again rather than kept."""
+    operand, hidden, s, x2 = kept
+    half, (clamp, s_factor, t_factor) = s.shape[0], base_clamping(plan.clamp)
+    _, own = _both(hidden, block.second.shape[1])
+    t = (block.second[half:] @ own).float() + block.second_bias[half:, None]
+    driven = x2 * torch.exp(clamp * torch.tanh(s_factor * s)) + t_factor * t
+    before = grad[block.rows.long()]
+    gradients.add(f"{name}.scale", (before * torch.cat([operand[: plan.split].float(), driven])).sum(1))
+    gradients.add(f"{name}.offset", before.sum(1))
 
 
 def _task_forward(

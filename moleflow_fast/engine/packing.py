@@ -46,10 +46,6 @@ class Parts:
         if self.dia is not None:
             yield from self.dia.parameters()
 
-    def trains_global_affine(self) -> bool:
-        blocks = self.base.module_list
-        return any(t.requires_grad for block in blocks for t in (block.global_scale, block.global_offset))
-
 
 _Key = tuple[int | None, str | None]  # task, operands
 

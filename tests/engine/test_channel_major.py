@@ -1,7 +1,5 @@
 """The flow on Triton kernels against the plain modules: on a GPU where there is one, else in Triton's interpreter."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from flow_models import CONFIGS, FULL, features, make_model
@@ -42,11 +40,10 @@ def errors(actual: Result, expected: Result) -> dict[str, float]:
     return {n: float((a - e).abs().max() / e.abs().max().clamp_min(1e-12)) for n, (a, e) in pairs.items()}
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "task_separated"])
+@pytest.mark.parametrize("name", CONFIGS)
 def test_equal_to_the_plain_modules(name: str) -> None:
     model = make_model(CONFIGS[name])
     model.requires_grad_(True)
-    model._set_global_affine_trainable(model.flow, False)
     compare(model, features())
 
 
@@ -72,13 +69,11 @@ def test_a_later_task_gets_its_own_gradients_alone(name: str) -> None:
 )
 def test_odd_sizes(dim: int, blocks: int, shape: tuple[int, int, int]) -> None:
     model = make_model(FULL, dim, blocks, rank=1)
-    model._set_global_affine_trainable(model.flow, False)
     compare(model, features(*shape, dim))
 
 
 def test_inference_keeps_nothing_and_gives_the_same() -> None:
     model, x = make_model().float().to(DEVICE), features().float().to(DEVICE)
-    model._set_global_affine_trainable(model.flow, False)
     with use_backend("triton"):
         z, logdet = model(x)
         with torch.no_grad():
@@ -88,7 +83,6 @@ def test_inference_keeps_nothing_and_gives_the_same() -> None:
 
 def test_the_same_bits_twice() -> None:
     model, x = make_model().float().to(DEVICE), features(4, 6, 7).float().to(DEVICE)
-    model._set_global_affine_trainable(model.flow, False)
     first, second = (run(model, x, "triton") for _ in range(2))
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
     assert all(torch.equal(value, second[2][name]) for name, value in first[2].items())
@@ -103,9 +97,7 @@ def test_poisoned_memory_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
         return fresh.fill_(torch.nan) if fresh.is_floating_point() else fresh
 
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
-    compare_quietly = make_model()
-    compare_quietly._set_global_affine_trainable(compare_quietly.flow, False)
-    compare(compare_quietly, features(1, 3, 5))
+    compare(make_model(), features(1, 3, 5))
 
 
 def test_not_a_number_comes_through() -> None:
@@ -115,12 +107,6 @@ def test_not_a_number_comes_through() -> None:
         z, logdet = model(x)
     assert logdet[1].isnan().any() and z[1].isnan().any()
     assert not logdet[[0, 2]].isnan().any() and not z[[0, 2]].isnan().any()
-
-
-def test_a_flow_whose_scales_train_says_why_it_cannot_run() -> None:
-    model = make_model(replace(FULL, use_task_separated=True)).float().to(DEVICE)
-    with use_backend("triton"), pytest.raises(BackendError, match="global scales train"):
-        model(features().float().to(DEVICE))
 
 
 def test_double_precision_is_refused() -> None:
@@ -133,14 +119,12 @@ def test_double_precision_is_refused() -> None:
 @pytest.mark.parametrize("name", ["default", "no_scale_context", "no_dia"])
 def test_bf16_operands_are_near(name: str) -> None:
     model = make_model(CONFIGS[name], dim=64)
-    model._set_global_affine_trainable(model.flow, False)
     with use_precision("bf16"):
         compare(model, features(4, 8, 8, 64), bound=5e-2)
 
 
 def test_operator_checks() -> None:
     model = make_model(dim=6, blocks=1, rank=1).float().to(DEVICE)
-    model._set_global_affine_trainable(model.flow, False)
     parts = model._parts(1)
     packed, params = trained(parts, pack(parts, "fp32"))
     params = [p.detach().clone().requires_grad_(True) for p in params]

@@ -17,17 +17,18 @@ DTYPES = [torch.float32, torch.float64]
 
 
 class Golden:
-    def __init__(self, case: str, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, case: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
         self.arrays = np.load(GOLDEN / f"{case}.npz", allow_pickle=False)
         self.meta = json.loads(str(self.arrays["meta"]))
         self.dtype = dtype
+        self.device = device
 
     def tensor(self, name: str) -> torch.Tensor:
-        return torch.from_numpy(self.arrays[name]).to(self.dtype)
+        return torch.from_numpy(self.arrays[name]).to(self.device, self.dtype)
 
     def under(self, prefix: str) -> dict[str, torch.Tensor]:
         names = [n for n in self.arrays.files if n.startswith(prefix)]
-        return {n.removeprefix(prefix): torch.from_numpy(self.arrays[n]) for n in names}
+        return {n.removeprefix(prefix): torch.from_numpy(self.arrays[n]).to(self.device) for n in names}
 
     def model(self) -> MoLESpatialAwareNF:
         meta = self.meta
@@ -40,7 +41,7 @@ class Golden:
             ablation_config=AblationConfig(**meta["config"]),
         )
         model.load_state_dict(self.under("sd/"))
-        return model.to(self.dtype)
+        return model.to(self.device, self.dtype)
 
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor, what: str, scale: float | None = None) -> None:
@@ -72,12 +73,15 @@ def golden_loss(z: torch.Tensor, logdet: torch.Tensor) -> tuple[torch.Tensor, to
     return nll, loss
 
 
-@pytest.mark.parametrize("backend", ["eager", "cpp"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "fp64"])
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [*((backend, dtype) for backend in ("eager", "cpp") for dtype in DTYPES), ("triton", torch.float32)],
+)
 @pytest.mark.parametrize("task", [0, 1])
 @pytest.mark.parametrize("case", CASES)
-def test_outputs_and_gradients(case: str, task: int, dtype: torch.dtype, backend: str) -> None:
-    golden = Golden(case, dtype)
+def test_outputs_and_gradients(case: str, task: int, backend: str, dtype: torch.dtype) -> None:
+    device = "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+    golden = Golden(case, dtype, device)
     model = golden.model().requires_grad_(True)
     model.set_active_task(task)
     x = golden.tensor("x").requires_grad_(True)
