@@ -14,7 +14,7 @@ from moleflow_fast.engine.base_block import BaseBlock
 from moleflow_fast.engine.plan import Plan, TaskBlock
 from moleflow_fast.engine.task_block import TaskCoupling
 from moleflow_fast.models.coupling import AllInOneBlock, CouplingFlow
-from moleflow_fast.models.dia import DeepInvertibleAdapter, SimpleSubnet
+from moleflow_fast.models.dia import AffineCouplingBlock, DeepInvertibleAdapter, SimpleSubnet
 from moleflow_fast.models.lora_linear import LoRALinear
 from moleflow_fast.models.subnets import MoLEContextSubnet, MoLESubnet
 
@@ -50,6 +50,25 @@ class Parts:
 _Key = tuple[int | None, str | None]  # task, operands
 
 
+class RowsCache:
+    """Keeps `channel_packing.find_rows`, which no step changes unless global scales and offsets train."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[list[Tensor], list[tuple[Tensor, int]]]] = {}
+
+    def get(self, parts: Parts, plan: Plan) -> list[Tensor]:
+        from moleflow_fast.engine import channel_packing
+
+        blocks = _blocks(parts)
+        behind = [t for block in blocks for t in (block.perm_index, block.global_scale, block.global_offset)]
+        key = plan.to_string()
+        known = self._kept.get(key)
+        if known is None or any(t.requires_grad for t in behind) or not _unchanged(behind, known[1]):
+            found = channel_packing.find_rows(plan, blocks, next(parts.tensors()))
+            known = self._kept[key] = (found, [(t.detach(), t._version) for t in behind])
+        return known[0]
+
+
 class PackCache:
     """Keeps the packed form of each task while nothing behind it can have changed.
 
@@ -60,6 +79,7 @@ class PackCache:
     def __init__(self) -> None:
         self._kept: dict[_Key, tuple[Packed, list[tuple[Tensor, int]]]] = {}
         self._held: dict[_Key, Packed] | None = None
+        self._rows = RowsCache()
         self._lock = threading.Lock()
 
     @contextmanager
@@ -87,13 +107,13 @@ class PackCache:
         tensors = list(parts.tensors())
         if any(t.requires_grad for t in tensors):
             self.forget(parts.task_id)
-            return pack(parts, operands)
+            return pack(parts, operands, self._rows)
         with self._lock:
             key = (parts.task_id, operands)
             known = self._kept.get(key)
             if known is None or not _unchanged(tensors, known[1]):
                 # Detached aliases keep the memory alive: an address can then not come back with other contents.
-                known = (pack(parts, operands), [(t.detach(), t._version) for t in tensors])
+                known = (pack(parts, operands, self._rows), [(t.detach(), t._version) for t in tensors])
                 self._kept[key] = known
             return known[0]
 
@@ -110,19 +130,34 @@ def obstacle(parts: Parts) -> str | None:
 
 
 @torch.no_grad()
-def pack(parts: Parts, operands: str | None = None) -> Packed:
+def pack(parts: Parts, operands: str | None = None, known_rows: RowsCache | None = None) -> Packed:
     """Merge and lay out the numbers of a flow with a task; `operands` as in `Plan`."""
-    base = [_pack_base_block(block, parts.task_id) for block in _blocks(parts)]
-    couplings = list(parts.dia.coupling_blocks) if parts.dia is not None else []
-    own = [_pack_coupling(block) for block in couplings]
-    reference = next(parts.tensors())
-    log_scales = torch.stack([block.scale.log().sum() for block in base]).sum() if base else reference.new_zeros(())
     plan = replace(_plan(parts), operands=operands)
-    if operands is None:
-        return Packed(plan, tuple(t for block in (*base, *own) for t in block), log_scales)
-    from moleflow_fast.engine import channel_major  # Triton is imported where it is used: a CPU needs none
+    reference = next(parts.tensors())
+    scales = [block.scale().log().sum() for block in _blocks(parts)]
+    log_scales = torch.stack(scales).sum() if scales else reference.new_zeros(())
+    tensors = _token_major(parts) if operands is None else _channel_major(parts, plan, known_rows or RowsCache())
+    return Packed(plan, tuple(tensors), log_scales)
 
-    return Packed(plan, tuple(channel_major.pack(plan, base, own, reference)), log_scales)
+
+def _token_major(parts: Parts) -> Iterator[Tensor]:
+    for block in _blocks(parts):
+        yield from _pack_base_block(block, parts.task_id)
+    for coupling in _couplings(parts):
+        yield from _pack_coupling(coupling)
+
+
+def _channel_major(parts: Parts, plan: Plan, known_rows: RowsCache) -> Iterator[Tensor]:
+    from moleflow_fast.engine import channel_packing  # it needs Triton, which a CPU does not
+
+    yield from known_rows.get(parts, plan)
+    for block in _blocks(parts):
+        subnet = block.subnet
+        context = subnet.context_taps() if isinstance(subnet, MoLEContextSubnet) else None
+        layers = list(_layers(subnet, parts.task_id))
+        yield from channel_packing.pack_base_block(plan, layers, context, parts.task_id)
+    for coupling in _couplings(parts):
+        yield from channel_packing.pack_coupling(plan, coupling)
 
 
 def trained(parts: Parts, packed: Packed) -> tuple[Packed, list[Tensor]]:
@@ -132,23 +167,26 @@ def trained(parts: Parts, packed: Packed) -> tuple[Packed, list[Tensor]]:
 
 
 def _plan(parts: Parts) -> Plan:
-    blocks = _blocks(parts)
-    couplings = list(parts.dia.coupling_blocks) if parts.dia is not None else []
+    blocks, couplings = _blocks(parts), _couplings(parts)
     scaling = {m.scaling for m in parts.base.modules() if isinstance(m, LoRALinear)}
     return Plan(
-        channels=sum(blocks[0].split) if blocks else sum(couplings[0].split),  # type: ignore[arg-type]
+        channels=sum(blocks[0].split) if blocks else sum(couplings[0].split),
         kernels=tuple(_kernel(block.subnet) for block in blocks),
         task_blocks=tuple(
-            TaskBlock(bool(b.reverse), b.s_net.layers[0].out_features)  # type: ignore[union-attr, index]
+            TaskBlock(b.reverse, b.s_net.layers[0].out_features)  # type: ignore[arg-type]
             for b in couplings
         ),
-        clamp=float(blocks[0].clamp_alpha if blocks else couplings[0].clamp_alpha),  # type: ignore[arg-type]
+        clamp=float(blocks[0].clamp_alpha if blocks else couplings[0].clamp_alpha),
         scaling=scaling.pop() if scaling else 0.0,
     )
 
 
 def _blocks(parts: Parts) -> list[AllInOneBlock]:
     return list(parts.base.module_list)  # type: ignore[arg-type]
+
+
+def _couplings(parts: Parts) -> list[AffineCouplingBlock]:
+    return [] if parts.dia is None else list(parts.dia.coupling_blocks)  # type: ignore[arg-type]
 
 
 def _kernel(subnet: nn.Module) -> int:
@@ -215,9 +253,9 @@ def _trained(parts: Parts) -> Iterator[tuple[str, Tensor]]:
                 yield f"{name}.taps_bias", bias
         for layer_name, layer in _layers(block.subnet, parts.task_id):
             yield from _trained_in_layer(f"{name}.{layer_name}", layer, parts.task_id)
-    for index, coupling in enumerate(parts.dia.coupling_blocks if parts.dia is not None else ()):
+    for index, coupling in enumerate(_couplings(parts)):
         for net_name, net in (("s", coupling.s_net), ("t", coupling.t_net)):
-            yield from _trained_in_net(f"dia.{index}.{net_name}", net)  # type: ignore[arg-type]
+            yield from _trained_in_net(f"dia.{index}.{net_name}", net)
 
 
 def _trained_in_layer(name: str, layer: nn.Module, task_id: int | None) -> Iterator[tuple[str, Tensor]]:
