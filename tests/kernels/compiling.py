@@ -1,0 +1,169 @@
+"""What Triton's compiler makes of every kernel that the flow launches, at real sizes; needs no GPU.
+
+The engine runs on meta tensors, and each launch is compiled, instead of launched, for the GPUs that matter: with the
+configuration and the knowledge of its arguments (divisible by 16, equal to 1) that the launcher would have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+RECORD = Path(__file__).with_name("compiled.json")
+IMAGES, SIDE, CHANNELS = 16, 28, 768  # 12,544 tokens
+TYPES = {"float32": "fp32", "bfloat16": "bf16", "int32": "i32"}
+VARIANT = ("networks", "KERNEL", "KEEP", "PENDING")  # parameters that tell compiled variants of a kernel apart
+INSTRUCTIONS = {"wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma", "mma.sync": "mma.sync"}
+COPY = r"cp\.async\.c[ag]\.shared\.global.*?\], (\w+)"  # from global to shared memory, and how many bytes at a time
+
+
+class Launch(NamedTuple):
+    """A launch as the compiler sees it."""
+
+    label: str
+    kernel: Any
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    aligned: tuple[int, ...]  # places of the arguments that are known to be divisible by 16
+    options: dict[str, Any]
+
+
+def launches(operands: str) -> dict[str, Launch]:
+    """Every distinct launch of training and inference with these operands, by label."""
+    from triton.runtime.jit import JITFunction
+
+    found: dict[str, Launch] = {}
+
+    def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        launch = describe(kernel, args, options)
+        assert found.setdefault(launch.label, launch) == launch, f"two variants are both called {launch.label}"
+
+    run, JITFunction.run = JITFunction.run, note
+    try:
+        run_flows(operands)
+    finally:
+        JITFunction.run = run
+    return found
+
+
+def run_flows(operands: str) -> None:
+    """Forward, inference and backward of a flow with context and one without, on tensors without contents."""
+    import torch
+
+    from moleflow_fast.config import AblationConfig
+    from moleflow_fast.engine import channel_major
+    from moleflow_fast.engine.packing import pack, trained
+    from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+
+    x = torch.empty(IMAGES, SIDE, SIDE, CHANNELS, device="meta")
+    for context in (True, False):
+        with torch.device("meta"):
+            config = AblationConfig(use_scale_context=context)
+            model = MoLESpatialAwareNF(CHANNELS, 1, ablation_config=config, device="meta")
+            model.add_task(0)
+        parts = model._parts(0)
+        packed, params = trained(parts, pack(parts, operands))
+        z, logdet, saved = channel_major.forward(packed.plan, packed.tensors, x, keep=True)
+        channel_major.forward(packed.plan, packed.tensors, x, keep=False)
+        channel_major.backward(packed.plan, packed.tensors, params, saved, z, logdet)
+
+
+def describe(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Launch:
+    """Specialise a launch on its arguments as Triton's launcher does."""
+    values = dict(zip(kernel.arg_names, args, strict=False))
+    constants = {name: options.pop(name) for name in kernel.arg_names if name in options}
+    constants |= {name: value for name, value in values.items() if isinstance(value, int) and value == 1}
+    signature = {n: "constexpr" if n in constants else type_name(values[n]) for n in kernel.arg_names}
+    aligned = tuple(i for i, n in enumerate(kernel.arg_names) if n not in constants and is_aligned(values[n]))
+    known = {**values, **constants}
+    label = " ".join([kernel.__name__.strip("_"), *(f"{n}={int(known[n])}" for n in VARIANT if n in known)])
+    return Launch(label, kernel, signature, constants, aligned, options)
+
+
+def type_name(value: Any) -> str:
+    if isinstance(value, float):
+        return "fp32"
+    return "i32" if isinstance(value, int) else "*" + TYPES[str(value.dtype).removeprefix("torch.")]
+
+
+def is_aligned(value: Any) -> bool:
+    if isinstance(value, float):
+        return False
+    return (value if isinstance(value, int) else value.storage_offset() * value.element_size()) % 16 == 0
+
+
+def compile_launch(launch: Launch, arch: int) -> dict[str, Any]:
+    """Figures of the compiled kernel for sm_<arch>."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    attributes = {(place,): [["tt.divisibility", 16]] for place in launch.aligned}
+    source = ASTSource(launch.kernel, launch.signature, launch.constants, attributes)
+    log = io.StringIO()
+    with contextlib.redirect_stdout(log):
+        compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=launch.options)
+    return figures(log.getvalue(), compiled.asm["ptx"], compiled.metadata.shared)
+
+
+def figures(log: str, ptx: str, shared: int) -> dict[str, Any]:
+    """From what the assembler says, the PTX, and the shared memory that the launcher asks for."""
+    used = re.search(r"Used (\d+) registers", log)
+    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", log)
+    assert used and spills, f"the assembler's report reads otherwise than expected:\n{log}"
+    return {
+        "registers": int(used[1]),
+        "spill_bytes": max(map(int, spills)),
+        "shared_bytes": shared,
+        "instruction": next((name for name, text in INSTRUCTIONS.items() if text in ptx), None),
+        "serialized": "serialized" in log,
+        "copy_bytes": sorted({int(size, 0) for size in re.findall(COPY, ptx)}),
+    }
+
+
+def wanted() -> Iterator[tuple[str, int, Launch]]:
+    """All kernels for sm_90; in bf16 the products, which differ most between GPUs, for sm_80 and sm_100 too."""
+    for operands in ("bf16", "fp32"):
+        for launch in launches(operands).values():
+            yield operands, 90, launch
+            if operands == "bf16" and "product" in launch.label:
+                yield operands, 80, launch
+                yield operands, 100, launch
+
+
+def compile_all() -> dict[str, Any]:
+    import triton
+
+    kernels = {f"{launch.label} {kind} sm_{arch}": compile_launch(launch, arch) for kind, arch, launch in wanted()}
+    return {"triton": triton.__version__, "kernels": kernels}
+
+
+def one_a_line(result: dict[str, Any]) -> str:
+    """JSON in which a kernel that changed is one line of a diff."""
+    lines = [f"  {json.dumps(name)}: {json.dumps(kernel)}" for name, kernel in result["kernels"].items()]
+    return f'{{\n "triton": "{result["triton"]}",\n "kernels": {{\n' + ",\n".join(lines) + "\n }\n}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help=f"replace {RECORD.name} instead of printing")
+    write = parser.parse_args().write
+    # Read when Triton is imported: kernels as kernels, and the assembler's report, which a cached result lacks.
+    os.environ.pop("TRITON_INTERPRET", None)
+    os.environ |= {"TRITON_DUMP_PTXAS_LOG": "1", "TRITON_ALWAYS_COMPILE": "1"}
+    text = one_a_line(compile_all())
+    if write:
+        RECORD.write_text(text + "\n")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
