@@ -111,7 +111,7 @@ def _base_backward(
     sums = coupling_backward(
         s, x2, grad, at.rows[split:], at.affine[split:], dlogdet, dout, base_clamping(plan.clamp)
     )
-    dh = torch.empty_like(hidden)
+    dh = _like(hidden)
     networks = 2 if kernel else 1
     _, hidden_sums = relu_gradient_product(block.second, dout, hidden, dh, networks)
     if kernel:
@@ -121,7 +121,7 @@ def _base_backward(
     else:
         _take(gradients, name, "s", 2, (hidden,), dout, sums)
         _take(gradients, name, "s", 1, (operand,), dh, hidden_sums)
-    dx = torch.empty_like(operand)
+    dx = _like(operand)
     torch.mm(block.first[:, :split].t(), dh, out=dx[:split])
     if kernel:
         torch.mm(block.first[:units, split:].t(), dh[:units], out=dx[split:])
@@ -176,11 +176,11 @@ def _task_backward(
         s, x2, grad, at.rows[driver:], at.affine[driver:], dlogdet, dout, task_clamping(plan.clamp)
     )
     _take(gradients, name, "st", 3, middle, dout, sums)
-    dmiddle, sums = relu_gradient_product(block.last, dout, middle, torch.empty_like(middle), 2)
+    dmiddle, sums = relu_gradient_product(block.last, dout, middle, _like(middle), 2)
     _take(gradients, name, "st", 2, first, dmiddle, sums)
-    dfirst, sums = relu_gradient_product(block.middle, dmiddle, first, torch.empty_like(first), 2)
+    dfirst, sums = relu_gradient_product(block.middle, dmiddle, first, _like(first), 2)
     _take(gradients, name, "st", 1, (operand, operand), dfirst, sums)
-    dx = torch.mm(block.first.t(), dfirst, out=torch.empty_like(operand))
+    dx = torch.mm(block.first.t(), dfirst, out=_like(operand))
     scatter_gradient(dx, at.rows[:driver], at.affine[:driver], None, grad, grid)
 
 
@@ -199,6 +199,11 @@ def _take(
 
 def _kept(state: Tensor, half: int) -> tuple[Tensor, Tensor]:
     return channel_major(half, state.shape[1], state), channel_major(half, state.shape[1], state)
+
+
+def _like(tensor: Tensor) -> Tensor:
+    """Uninitialised, with room for as many tokens a row; `empty_like` would pack the rows."""
+    return channel_major(*tensor.shape, tensor)
 
 
 def _both(hidden: Tensor, units: int) -> tuple[Tensor, Tensor]:
