@@ -38,19 +38,25 @@ def task_features(task: int, images: int = 9) -> torch.Tensor:
     return centre + torch.randn(images, *GRID, DIM, generator=generator)
 
 
-def make_trainer(config: AblationConfig | None = None, seed: int = 0, **args: Any) -> MoLEContinualTrainer:
+def make_trainer(
+    config: AblationConfig | None = None, seed: int = 0, device: str = "cpu", **args: Any
+) -> MoLEContinualTrainer:
     torch.manual_seed(seed)
     layers = args.pop("coupling_layers", 2)
     model = MoLESpatialAwareNF(DIM, layers, lora_rank=3, ablation_config=config or AblationConfig())
     return MoLEContinualTrainer(
         lambda images: images.permute(0, 2, 3, 1),
-        PositionalEmbeddingGenerator("cpu"),
-        model,
+        PositionalEmbeddingGenerator(device),
+        model.to(device),
         SimpleNamespace(seed=seed, **args),
+        device,
     )
 
 
-def train(trainer: MoLEContinualTrainer, task: int, epochs: int = 3, images: int = 9, batch_size: int = 4) -> list:
-    loader = FeatureLoader(TensorSource(task_features(task, images)), batch_size, seed=trainer.seed + task)
+def train(
+    trainer: MoLEContinualTrainer, task: int, epochs: int = 3, images: int = 9, batch_size: int = 4, device: str = "cpu"
+) -> list:
+    source = TensorSource(task_features(task, images).to(device))
+    loader = FeatureLoader(source, batch_size, seed=trainer.seed + task)
     return trainer.train_task(task, [f"class{task}"], loader, epochs, lr=1e-2)
 

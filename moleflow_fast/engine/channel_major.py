@@ -203,7 +203,7 @@ def _kept(state: Tensor, half: int) -> tuple[Tensor, Tensor]:
 
 def _like(tensor: Tensor) -> Tensor:
     """Uninitialised, with room for as many tokens a row; `empty_like` would pack the rows."""
-    return channel_major(*tensor.shape, tensor)
+    return channel_major(tensor.shape[0], tensor.shape[1], tensor)
 
 
 def _both(hidden: Tensor, units: int) -> tuple[Tensor, Tensor]:

@@ -137,7 +137,7 @@ def _biases(layers: Iterable[nn.Module], task_id: int | None) -> Tensor:
 
 def _bias(layer: nn.Module, task_id: int | None) -> Tensor:
     bias = layer.merged_bias(task_id) if isinstance(layer, LoRALinear) else layer.bias
-    return bias.detach()  # type: ignore[union-attr, operator]
+    return bias.detach()  # type: ignore[operator]
 
 
 def _linear(layer: nn.Module) -> nn.Linear:

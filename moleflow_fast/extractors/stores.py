@@ -84,8 +84,15 @@ class TensorStore:
 
     def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         if self.origin == "device":
-            return ((self.patches(indices), self._image_rows(indices)) for indices in index_batches)
+            on_device = self._move(list(index_batches))
+            return ((self.patches(indices), self._image_rows(indices)) for indices in on_device)
         return self._batches_read_ahead(index_batches)
+
+    def _move(self, index_batches: list[Tensor]) -> Iterable[Tensor]:
+        """All indices in one copy: one a batch would make the host wait for the device at every step."""
+        if not index_batches:
+            return ()
+        return torch.cat(index_batches).to(self.device).split([len(batch) for batch in index_batches])
 
     def _batches_read_ahead(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         with ThreadPoolExecutor(1) as reader:

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moleflow_fast.backend import flow_backend
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.engine.inference import InferenceExecutor
 from moleflow_fast.engine.plan import images_at_once
+from moleflow_fast.engine.training import DeviceSteps
 from moleflow_fast.errors import UserError
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
@@ -227,18 +229,14 @@ class MoLEContinualTrainer:
         rate = stage.set_rate(epoch)
         self.nf_model.train()
         started = time.perf_counter()
-        total, counted, skipped, images = 0.0, 0, 0, 0
+        images = 0
         for batch, (patches, _) in enumerate(batches.epoch(number)):
             images += patches.shape[0]
-            loss = self._step(task_id, stage, patches)
-            if math.isfinite(loss):
-                total, counted = total + loss, counted + 1
-            else:
-                skipped += 1
-            mean = total / max(counted, 1)
+            mean = self._start_step(task_id, stage, patches)
             self.listener(
                 BatchRecord(task_id, number, num_epochs, batch + 1, len(batches), patches.shape[0], mean)
             )
+        total, counted, skipped = stage.finish_steps()
         if counted == 0:
             raise TrainingDivergedError(
                 f"task {task_id}, epoch {number + 1}: none of {skipped} batches had a finite loss below "
@@ -257,6 +255,26 @@ class MoLEContinualTrainer:
         return EpochRecord(
             task_id, stage.name, number, num_epochs, total / counted, rate, images, seconds, skipped
         )
+
+    def _start_step(self, task_id: int, stage: _Stage, patches: Tensor) -> float:
+        """Take an optimizer step, or start one on the device; returns the epoch's mean loss as far as it is known."""
+        if stage.device_steps is None and self._steps_on_device(task_id, patches):
+            stage.device_steps = DeviceSteps(self._whole_loss(stage), stage.optimizer, CLIP_NORM, LARGEST_LOSS)
+        if stage.device_steps is None:
+            return stage.count(self._step(task_id, stage, patches))
+        if task_id == 0:
+            self.nf_model.update_reference_stats(self.executor.add_positions(patches))
+        return stage.device_steps(patches)
+
+    def _whole_loss(self, stage: _Stage) -> Callable[[Tensor], Tensor]:
+        def loss(patches: Tensor) -> Tensor:
+            z, logdet = self.nf_model(self.executor.add_positions(patches))
+            return self._loss(z, logdet, plain=stage.name == "slow")
+
+        return loss
+
+    def _steps_on_device(self, task_id: int, patches: Tensor) -> bool:
+        return flow_backend() == "triton" and self.nf_model.why_not_compiled(patches, task_id) is None
 
     def _step(self, task_id: int, stage: _Stage, patches: Tensor) -> float:
         """One optimizer step; NaN if the batch was skipped.
@@ -330,6 +348,8 @@ class _Stage:
         self.rate = rate
         self.weight_decay = weight_decay
         self.optimizer: AdamP
+        self.device_steps: DeviceSteps | None = None
+        self._losses: list[float] = []
 
     def begin(self, model: MoLESpatialAwareNF) -> None:
         """Only this stage's parameters get gradients."""
@@ -338,10 +358,27 @@ class _Stage:
             parameter.requires_grad_(True)
         self.optimizer = AdamP(self.params, lr=self.lr, weight_decay=self.weight_decay)
 
+    def count(self, loss: float) -> float:
+        """Take in the loss of a step, NaN if it was skipped; returns the mean of those that counted."""
+        self._losses.append(loss)
+        finite = [value for value in self._losses if math.isfinite(value)]
+        return sum(finite) / max(len(finite), 1)
+
+    def finish_steps(self) -> tuple[float, int, int]:
+        """Of the steps since the last call: the sum of their losses, how many counted, how many were skipped."""
+        if self.device_steps is not None:
+            return self.device_steps.finish()
+        finite = [value for value in self._losses if math.isfinite(value)]
+        skipped = len(self._losses) - len(finite)
+        self._losses.clear()
+        return sum(finite), len(finite), skipped
+
     def set_rate(self, epoch: int) -> float:
         rate = self.rate(epoch, self.epochs, self.lr)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        if self.device_steps is not None:
+            self.device_steps.set_rate(rate)
         return rate
 
 

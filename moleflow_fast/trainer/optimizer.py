@@ -76,13 +76,17 @@ class AdamP(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        groups = [self._with_state(group) for group in self.param_groups]
+        groups = self.with_state()
         norm = adamp_step(groups, max_norm)
         if norm is None or math.isfinite(norm):
             for _, tensors in groups:
                 for tensor in tensors:
                     self.state[tensor.parameter]["step"] = tensor.step
         return loss if max_norm is None else norm
+
+    def with_state(self) -> list[Group]:
+        """Every parameter that has a gradient, with its moments and the number of its next step."""
+        return [self._with_state(group) for group in self.param_groups]
 
     def _with_state(self, group: dict[str, Any]) -> Group:
         beta1, beta2 = group["betas"]

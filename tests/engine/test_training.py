@@ -1,0 +1,132 @@
+"""Steps on the device against the trainer's single steps: on a GPU as CUDA graphs, else in Triton's interpreter."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from small_trainer import TensorSource, make_trainer, task_features, train
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from moleflow_fast.backend import use_backend
+from moleflow_fast.config import AblationConfig
+from moleflow_fast.trainer.continual_trainer import BatchRecord, MoLEContinualTrainer, TrainingDivergedError
+from moleflow_fast.trainer.feature_loader import FeatureLoader
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SMALL = AblationConfig(dia_n_blocks=1)  # the interpreter takes a second a step
+
+
+def small_trainer(config: AblationConfig = SMALL) -> MoLEContinualTrainer:
+    return make_trainer(config, device=DEVICE, coupling_layers=1)
+
+
+def trained(backend: str, config: AblationConfig = SMALL) -> tuple[MoLEContinualTrainer, list]:
+    """Two tasks of two steps each."""
+    trainer = small_trainer(config)
+    records = []
+    with use_backend(backend):
+        for task in range(2):
+            records += train(trainer, task, epochs=1, device=DEVICE)
+    return trainer, records
+
+
+@pytest.mark.parametrize("tail", [False, True])
+def test_equal_to_single_steps(tail: bool) -> None:
+    config = replace(SMALL, use_tail_aware_loss=tail)
+    (single, expected), (graph, records) = trained("eager", config=config), trained("triton", config=config)
+    for a, b in zip(records, expected, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-4) and a.skipped_batches == b.skipped_batches == 0
+    # AdamP divides by a root of squares: a gradient that is all rounding moves a parameter by up to its rate.
+    state = single.nf_model.state_dict()
+    for name, value in graph.nf_model.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, state[name], rtol=1e-3, atol=1e-3, msg=name)
+    assert graph.nf_model.feature_statistics.count == single.nf_model.feature_statistics.count
+
+
+def test_parameters_that_the_loss_does_not_reach_stay() -> None:
+    """A mixer without its convolution: AdamP would decay it if it were given a gradient of zeros."""
+    trainer = small_trainer(replace(SMALL, spatial_context_mode="local_stats"))
+    assert trainer.nf_model.spatial_mixer is not None
+    before = trainer.nf_model.spatial_mixer.depthwise_conv.weight.clone()
+    with use_backend("triton"):
+        train(trainer, 0, epochs=1, device=DEVICE)
+    assert torch.equal(trainer.nf_model.spatial_mixer.depthwise_conv.weight, before)
+
+
+def test_a_batch_that_is_not_finite_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = task_features(0, images=8).to(DEVICE)
+    features[FeatureLoader(TensorSource(features), 4, seed=0)._order(0)[0][0]] = torch.nan  # in the first batch
+    trainer = small_trainer()
+    with use_backend("triton"):
+        records = trainer.train_task(0, ["a"], FeatureLoader(TensorSource(features), 4, seed=0), 1, lr=1e-2)
+    assert records[0].skipped_batches == 1
+    assert all(p.isfinite().all() for p in trainer.nf_model.parameters())
+
+
+def test_an_epoch_without_a_usable_batch_is_an_error() -> None:
+    features = torch.full_like(task_features(0, images=4), torch.nan).to(DEVICE)
+    trainer = small_trainer()
+    with use_backend("triton"), pytest.raises(TrainingDivergedError, match="none of 1 batches"):
+        trainer.train_task(0, ["a"], FeatureLoader(TensorSource(features), 4, seed=0), 1, lr=1e-2)
+
+
+def test_step_counts_reach_the_optimizer() -> None:
+    trainer = small_trainer()
+    stages: list[Any] = []
+    plain = trainer._stages
+    trainer._stages = lambda *a: stages.extend(plain(*a)) or stages  # type: ignore[method-assign, func-returns-value]
+    with use_backend("triton"):
+        train(trainer, 0, epochs=2, device=DEVICE)
+    counts = {state["step"] for state in stages[0].optimizer.state.values()}
+    assert counts == {4}  # two epochs of two batches
+
+
+def test_progress_is_reported_for_every_batch() -> None:
+    trainer = small_trainer()
+    seen: list[BatchRecord] = []
+    trainer.listener = lambda record: seen.append(record) if isinstance(record, BatchRecord) else None
+    with use_backend("triton"):
+        train(trainer, 0, epochs=1, device=DEVICE)
+    assert [record.batch for record in seen] == [1, 2]
+
+
+class _NoHostReads(TorchDispatchMode):
+    READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "_to_copy", "item")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket._qualified_op_name.removeprefix("aten::")
+        if name in self.READS and (name != "_to_copy" or (kwargs or {}).get("device") is not None):
+            raise AssertionError(f"{name} reads the device from the host")
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def no_host_reads() -> Iterator[None]:
+    if DEVICE == "cpu":
+        with _NoHostReads():
+            yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_step_reads_nothing_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moleflow_fast.engine import training
+
+    plain, calls = training._Step.__call__, []
+
+    def watched(self: training._Step, patches: torch.Tensor) -> None:
+        calls.append(patches.shape)
+        with no_host_reads():
+            plain(self, patches)
+
+    monkeypatch.setattr(training._Step, "__call__", watched)
+    trained("triton")
+    assert len(calls) == 4
