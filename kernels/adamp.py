@@ -353,16 +353,17 @@ class DeviceAdamP:
         tile_sums, row_sums, coefficients = self.scratch
         sums = (row_sums, row_sums.stride(0))
         tiles, tensors = len(self._tiles), len(self.tensors)
+        # Eight warps: with four `_advance` takes 254 registers.
         if tiles:
-            _measure[(tiles,)](self._tiles, self._table, tile_sums, *sums)
+            _measure[(tiles,)](self._tiles, self._table, tile_sums, *sums, num_warps=8)
         _clip[(1,)](tile_sums, tiles, self._max_norm, skip, self.control, BLOCK=1024)
         _decide[(tensors,)](
             self._table, self._settings, self.lr, self.steps, self.control, *sums, coefficients, BLOCK=256
         )
         if tiles:
-            _advance[(tiles,)](self._tiles, self._table, self.control, coefficients, *sums)
+            _advance[(tiles,)](self._tiles, self._table, self.control, coefficients, *sums, num_warps=8)
             _project_layer[(tensors,)](self._table, self.control, coefficients, *sums, BLOCK=1024)
-            _move[(tiles,)](self._tiles, self._table, self.control, coefficients, *sums)
+            _move[(tiles,)](self._tiles, self._table, self.control, coefficients, *sums, num_warps=8)
         increment_version([w for t in self.tensors for w in (t.parameter, t.exp_avg, t.exp_avg_sq)])
         return self.control[0]
 
