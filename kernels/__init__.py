@@ -2,7 +2,9 @@
 
 Tokens are channel-major here, (channels, N): a permutation of the channels is then a row index that loads stay
 coalesced under, and sums over channels run down columns. Rows are padded to a multiple of 16 tokens (`row_stride`), so
-that every row starts aligned; what stands in the padding is never read into a result.
+that every row starts aligned. Kernels read and write the padding too: only a bound that is a multiple of 16 lets the
+compiler move 16 bytes at a time, and keeps the products' operands on asynchronous copies. What stands in the padding
+never gets into a result.
 
 With `TRITON_INTERPRET=1` in the environment before the import they run on CPU tensors in Triton's interpreter.
 """

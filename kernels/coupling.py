@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .elementary import tanh
+from .elementary import room, tanh
 from .products import accumulate, bias_sums, fitting, tiles
 
 
@@ -24,7 +24,7 @@ def _coupling_product(
     tile = tl.program_id(0) % tiles
     own = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(0) // tiles * BLOCK_N + tl.arange(0, BLOCK_N)
-    row_ok, column_ok = own < channels, columns < tokens
+    row_ok, column_ok = own < channels, columns < room(tokens)
     ok = row_ok[:, None] & column_ok[None, :]
     s = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     s = accumulate(
@@ -65,7 +65,7 @@ def _coupling_backward(
     own = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     row_ok, column_ok = own < channels, columns < tokens
-    ok = row_ok[:, None] & column_ok[None, :]
+    ok = row_ok[:, None] & (columns < room(tokens))[None, :]
     s = tl.load(s_ptr + own.to(tl.int64)[:, None] * s_stride + columns[None, :], mask=ok, other=0.0)
     x2 = tl.load(x2_ptr + own.to(tl.int64)[:, None] * x2_stride + columns[None, :], mask=ok, other=0.0)
     at = tl.load(rows_ptr + own, mask=row_ok, other=0)
@@ -81,6 +81,7 @@ def _coupling_backward(
     tl.store(out, ds.to(dout_ptr.dtype.element_ty), mask=ok)
     out = dout_ptr + (channels + own).to(tl.int64)[:, None] * dout_stride + columns[None, :]
     tl.store(out, dt.to(dout_ptr.dtype.element_ty), mask=ok)
+    ok = row_ok[:, None] & column_ok[None, :]
     sums = sums_ptr + tl.program_id(1) * sums_stride + own
     tl.store(sums, tl.sum(tl.where(ok, ds, 0.0), 1), mask=row_ok)
     tl.store(sums + channels, tl.sum(tl.where(ok, dt, 0.0), 1), mask=row_ok)

@@ -1,4 +1,4 @@
-"""Scalar mathematics that several kernels share."""
+"""What several kernels share: scalar mathematics, the bound of a row."""
 
 # Triton reads annotations of kernels itself, so they are not postponed here.
 import triton
@@ -17,3 +17,9 @@ def tanh(x):
     near_zero = p * square * x + x
     far = 1.0 - 2.0 / (tl.exp(2.0 * size) + 1.0)
     return tl.where(size < 0.625, near_zero, tl.where(x < 0.0, -far, far))
+
+
+@triton.jit
+def room(tokens):
+    """Tokens a row has room for, `row_stride`, known to the compiler to be a multiple of 16."""
+    return tl.cdiv(tokens, 16) * 16

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .elementary import room
+
 
 @triton.jit
 def accumulate(
@@ -40,7 +42,7 @@ def _relu_product(
     network = tile // tiles
     rows = tile % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(0) // (tiles * networks) * BLOCK_N + tl.arange(0, BLOCK_N)
-    row_ok, column_ok = rows < outputs, columns < tokens
+    row_ok, column_ok = rows < outputs, columns < room(tokens)
     rows += network * outputs
     inner = tl.where(network == 0, inner0, inner1)
     x_ptr += tl.where(network == 0, 0, first_row1).to(tl.int64) * x_stride
@@ -67,7 +69,7 @@ def _relu_gradient_product(
     network = tile // tiles
     units = tile % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = token_tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    unit_ok, column_ok = units < hidden, columns < tokens
+    unit_ok, column_ok = units < hidden, columns < room(tokens)
     first = (network * inner).to(tl.int64)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     acc = accumulate(
@@ -77,7 +79,8 @@ def _relu_gradient_product(
     units += network * hidden
     ok = unit_ok[:, None] & column_ok[None, :]
     h = tl.load(h_ptr + units.to(tl.int64)[:, None] * h_stride + columns[None, :], mask=ok, other=0.0)
-    acc = tl.where(h > 0.0, acc, 0.0)
+    # Sums over tokens follow, so the padding must not count.
+    acc = tl.where((h > 0.0) & (columns < tokens)[None, :], acc, 0.0)
     tl.store(
         dh_ptr + units.to(tl.int64)[:, None] * dh_stride + columns[None, :],
         acc.to(dh_ptr.dtype.element_ty),

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .elementary import room
 from .products import fitting
 
 
@@ -29,13 +30,13 @@ def _gather_rows(
 ):  # fmt: skip
     channel = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    ok = columns < tokens
+    ok, fits = columns < tokens, columns < room(tokens)
     row = tl.load(rows_ptr + channel)
     scale, offset = tl.load(pending_ptr + 2 * row), tl.load(pending_ptr + 2 * row + 1)
     source = state_ptr + row.to(tl.int64) * state_stride
     out = out_ptr + channel.to(tl.int64) * out_stride + columns
-    x1 = tl.load(source + columns, mask=ok, other=0.0) * scale + offset
-    tl.store(out, x1.to(out_ptr.dtype.element_ty), mask=ok)
+    x1 = tl.load(source + columns, mask=fits, other=0.0) * scale + offset
+    tl.store(out, x1.to(out_ptr.dtype.element_ty), mask=fits)
     if KERNEL > 0:
         c = tl.zeros((BLOCK_N,), tl.float32) + tl.load(taps_bias_ptr + channel)
         for tap in tl.static_range(KERNEL * KERNEL):
@@ -43,7 +44,7 @@ def _gather_rows(
             value = tl.load(source + at, mask=inside, other=0.0) * scale + offset
             c += tl.load(taps_ptr + tap * channels + channel) * tl.where(inside, value, 0.0)
         out = out_ptr + (channel + channels).to(tl.int64) * out_stride + columns
-        tl.store(out, c.to(out_ptr.dtype.element_ty), mask=ok)
+        tl.store(out, c.to(out_ptr.dtype.element_ty), mask=fits)
 
 
 @triton.jit
@@ -53,11 +54,11 @@ def _scatter_gradient(
 ):  # fmt: skip
     channel = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    ok = columns < tokens
+    ok, fits = columns < tokens, columns < room(tokens)
     grad = grad_ptr + tl.load(rows_ptr + channel).to(tl.int64) * grad_stride + columns
     source = dx_ptr + channel.to(tl.int64) * dx_stride
-    total = tl.load(grad, mask=ok, other=0.0) * tl.load(affine_ptr + 2 * channel)
-    total += tl.load(source + columns, mask=ok, other=0.0)
+    total = tl.load(grad, mask=fits, other=0.0) * tl.load(affine_ptr + 2 * channel)
+    total += tl.load(source + columns, mask=fits, other=0.0)
     if KERNEL > 0:
         context = dx_ptr + (channel + channels).to(tl.int64) * dx_stride
         # The transposed convolution of an odd kernel is the convolution with the taps in reverse order.
@@ -65,7 +66,7 @@ def _scatter_gradient(
             at, inside = _neighbour(columns, tap, KERNEL, height, width, ok)
             weight = tl.load(taps_ptr + (KERNEL * KERNEL - 1 - tap) * channels + channel)
             total += weight * tl.load(context + at, mask=inside, other=0.0)
-    tl.store(grad, total, mask=ok)
+    tl.store(grad, total, mask=fits)
 
 
 @triton.jit
@@ -75,9 +76,10 @@ def _taps_gradient(
 ):  # fmt: skip
     channel = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    ok = columns < tokens
+    ok, fits = columns < tokens, columns < room(tokens)
     x1 = x1_ptr + channel.to(tl.int64) * x1_stride
-    dc = tl.load(dc_ptr + channel.to(tl.int64) * dc_stride + columns, mask=ok, other=0.0).to(tl.float32)
+    dc = tl.load(dc_ptr + channel.to(tl.int64) * dc_stride + columns, mask=fits, other=0.0).to(tl.float32)
+    dc = tl.where(ok, dc, 0.0)
     sums = sums_ptr + tl.program_id(1) * (KERNEL * KERNEL + 1) * channels + channel
     for tap in tl.static_range(KERNEL * KERNEL):
         at, inside = _neighbour(columns, tap, KERNEL, height, width, ok)

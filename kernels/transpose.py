@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .elementary import room
 from .products import fitting
 
 
@@ -19,7 +20,8 @@ def _enter(
         x_ptr + n.to(tl.int64)[:, None] * x_stride + d[None, :], mask=n_ok[:, None] & d_ok[None, :], other=0.0
     )
     rows = tl.load(rows_ptr + d, mask=d_ok, other=0).to(tl.int64)
-    tl.store(state_ptr + rows[:, None] * state_stride + n[None, :], tl.trans(x), mask=d_ok[:, None] & n_ok[None, :])
+    state = state_ptr + rows[:, None] * state_stride + n[None, :]
+    tl.store(state, tl.trans(x), mask=d_ok[:, None] & (n < room(tokens))[None, :])
 
 
 @triton.jit
@@ -33,7 +35,7 @@ def _leave(
     rows = tl.load(rows_ptr + d, mask=d_ok, other=0)
     x = tl.load(
         state_ptr + rows.to(tl.int64)[:, None] * state_stride + n[None, :],
-        mask=d_ok[:, None] & n_ok[None, :],
+        mask=d_ok[:, None] & (n < room(tokens))[None, :],
         other=0.0,
     )
     if PENDING:

@@ -15,7 +15,7 @@ from torch import Tensor
 from moleflow_fast.engine.channel_packing import BaseWeights, Rows, TaskWeights, unpack
 from moleflow_fast.engine.gradients import Gradients
 from moleflow_fast.engine.plan import Plan
-from moleflow_fast.kernels import channel_major
+from moleflow_fast.kernels import channel_major, row_stride
 from moleflow_fast.kernels.coupling import coupling_backward, coupling_product, logdet_tiles
 from moleflow_fast.kernels.products import relu_gradient_product, relu_product
 from moleflow_fast.kernels.rows import gather_rows, scatter_gradient, taps_gradient
@@ -51,6 +51,8 @@ def backward(
     """Gradients of x (B, H, W, D), then of each of `params`."""
     images, height, width, channels = dz.shape
     grid, tokens = (images, height, width), images * height * width
+    # Kernels read up to the end of the padding, which must then be there.
+    assert all(tensor.stride(0) == row_stride(tokens) for tensor in saved), "saved rows have lost their padding"
     ends, base, own = unpack(plan, packed)
     gradients = Gradients(dict(zip(plan.slots, params, strict=True)), plan.scaling)
     grad = enter(dz.reshape(tokens, channels), ends.exit, channel_major(channels, tokens, dz))

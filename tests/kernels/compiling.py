@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RECORD = Path(__file__).with_name("compiled.json")
-IMAGES, SIDE, CHANNELS = 16, 28, 768  # 12,544 tokens
+CHANNELS = 768
+GRID, RAGGED = (16, 28, 28), (3, 14, 14)  # images, H, W: 12,544 tokens; 588, which 16 does not divide
 TYPES = {"float32": "fp32", "bfloat16": "bf16", "int32": "i32"}
 VARIANT = ("networks", "KERNEL", "KEEP", "PENDING")  # parameters that tell compiled variants of a kernel apart
 INSTRUCTIONS = {"wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma", "mma.sync": "mma.sync"}
@@ -35,8 +36,8 @@ class Launch(NamedTuple):
     options: dict[str, Any]
 
 
-def launches(operands: str) -> dict[str, Launch]:
-    """Every distinct launch of training and inference with these operands, by label."""
+def launches(operands: str, grid: tuple[int, int, int] = GRID) -> list[Launch]:
+    """Every distinct launch of training and inference with these operands."""
     from triton.runtime.jit import JITFunction
 
     found: dict[str, Launch] = {}
@@ -47,13 +48,13 @@ def launches(operands: str) -> dict[str, Launch]:
 
     run, JITFunction.run = JITFunction.run, note
     try:
-        run_flows(operands)
+        run_flows(operands, grid)
     finally:
         JITFunction.run = run
-    return found
+    return list(found.values())
 
 
-def run_flows(operands: str) -> None:
+def run_flows(operands: str, grid: tuple[int, int, int]) -> None:
     """Forward, inference and backward of a flow with context and one without, on tensors without contents."""
     import torch
 
@@ -62,7 +63,7 @@ def run_flows(operands: str) -> None:
     from moleflow_fast.engine.packing import pack, trained
     from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 
-    x = torch.empty(IMAGES, SIDE, SIDE, CHANNELS, device="meta")
+    x = torch.empty(*grid, CHANNELS, device="meta")
     for context in (True, False):
         with torch.device("meta"):
             config = AblationConfig(use_scale_context=context)
@@ -129,13 +130,13 @@ def figures(log: str, ptx: str, shared: int) -> dict[str, Any]:
 
 
 def wanted() -> Iterator[tuple[str, int, Launch]]:
-    """All kernels for sm_90; in bf16 the products, which differ most between GPUs, for sm_80 and sm_100 too."""
+    """All kernels for sm_90; the products in bf16, which GPUs differ in most, for sm_80, sm_100 and odd sizes too."""
     for operands in ("bf16", "fp32"):
-        for launch in launches(operands).values():
-            yield operands, 90, launch
-            if operands == "bf16" and "product" in launch.label:
-                yield operands, 80, launch
-                yield operands, 100, launch
+        yield from ((operands, 90, launch) for launch in launches(operands))
+    products = [launch for launch in launches("bf16") if "product" in launch.label]
+    yield from (("bf16", arch, launch) for arch in (80, 100) for launch in products)
+    ragged = [launch for launch in launches("bf16", RAGGED) if "product" in launch.label]
+    yield from (("bf16 ragged", 90, launch) for launch in ragged)
 
 
 def compile_all() -> dict[str, Any]:

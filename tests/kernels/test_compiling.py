@@ -39,7 +39,8 @@ def kernels(compiled: dict[str, Any]) -> Figures:
 
 def compile_apart() -> str:
     """In a process of its own: here kernels may have been decorated for the interpreter."""
-    done = subprocess.run([sys.executable, HERE / "compiling.py"], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # the package that is tested here
+    done = subprocess.run([sys.executable, HERE / "compiling.py"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
