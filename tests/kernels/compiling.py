@@ -23,6 +23,7 @@ TYPES = {"float32": "fp32", "bfloat16": "bf16", "int32": "i32"}
 VARIANT = ("networks", "KERNEL", "KEEP", "PENDING")  # parameters that tell compiled variants of a kernel apart
 INSTRUCTIONS = {"wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma", "mma.sync": "mma.sync"}
 COPY = r"cp\.async\.c[ag]\.shared\.global.*?\], (\w+)"  # from global to shared memory, and how many bytes at a time
+NARROW = re.compile(r"ld\.global\S*\.b16\s")  # one bf16 number at a time
 
 
 class Launch(NamedTuple):
@@ -126,6 +127,7 @@ def figures(log: str, ptx: str, shared: int) -> dict[str, Any]:
         "instruction": next((name for name, text in INSTRUCTIONS.items() if text in ptx), None),
         "serialized": "serialized" in log,
         "copy_bytes": sorted({int(size, 0) for size in re.findall(COPY, ptx)}),
+        "narrow_loads": len(NARROW.findall(ptx)),
     }
 
 

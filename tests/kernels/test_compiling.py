@@ -78,8 +78,9 @@ def test_tensor_cores_do_not_wait_for_each_product(kernels: Figures) -> None:
 
 
 def test_operands_are_copied_16_bytes_at_a_time(kernels: Figures) -> None:
-    copied = {name: kernel["copy_bytes"] for name, kernel in kernels.items() if "product" in name}
-    assert copied == {name: [16] for name in copied}
+    """Of which there are none where the compiler cannot tell that rows start and end aligned: plain loads instead."""
+    moved = {n: (k["copy_bytes"], k["narrow_loads"]) for n, k in kernels.items() if "product" in n}
+    assert moved == {name: ([16], 0) for name in moved}
 
 
 def test_registers_stay_near_the_record(compiled: dict[str, Any]) -> None:
