@@ -11,6 +11,7 @@ import pytest
 from filelock import FileLock
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE / "compiled.json").read_text())
