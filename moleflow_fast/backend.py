@@ -1,7 +1,8 @@
 """Which implementation runs an operation: plain PyTorch, the compiled part, or Triton kernels.
 
 `MOLEFLOW_BACKEND` or `use_backend` chooses among `BACKENDS`; "auto", the default, takes the compiled part where it can
-run. "triton" is for the flow on a GPU; on a CPU it runs in Triton's interpreter, which only tests want.
+run. "triton" is for a GPU; on a CPU it runs in Triton's interpreter, which only tests want. A flow that it cannot take
+is an error; another operation that it cannot take runs in plain PyTorch.
 `MOLEFLOW_PRECISION` or `use_precision` chooses what the matrix products of the Triton kernels read.
 """
 
@@ -81,6 +82,14 @@ def runs_compiled(*tensors: Tensor, why_not: str | None = None, backend: str = "
     if reason and requested_backend() == backend:
         raise BackendError(f"backend {backend} cannot run this: {reason}; set MOLEFLOW_BACKEND=auto")
     return reason is None
+
+
+def runs_on_triton(*tensors: Tensor, why_not: str | None = None) -> bool:
+    """Whether Triton kernels were asked for and take these tensors, arguments as for `runs_compiled`.
+
+    It never raises: an operation beside the flow has its definition to fall back to.
+    """
+    return requested_backend() == "triton" and why_not_compiled(*tensors, why_not=why_not, backend="triton") is None
 
 
 def why_not_compiled(*tensors: Tensor, why_not: str | None = None, backend: str = "cpp") -> str | None:

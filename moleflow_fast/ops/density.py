@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from moleflow_fast.backend import runs_compiled
+from moleflow_fast.backend import runs_compiled, runs_on_triton
 from moleflow_fast.ops import native
 
 
@@ -21,7 +22,7 @@ def patch_nll(z: Tensor, logdet: Tensor) -> Tensor:
         ValueError: the shapes do not fit.
     """
     _check_shapes(z, logdet)
-    if z.numel() and runs_compiled(z, logdet):
+    if z.numel() and (runs_compiled(z, logdet) or runs_on_triton(z, logdet)):
         return torch.ops.moleflow.patch_nll(z, logdet)
     return patch_nll_reference(z, logdet)
 
@@ -46,7 +47,7 @@ def density_loss(
         raise ValueError(f"a loss needs at least one patch, got z {tuple(z.shape)}")
     if not 0 <= tail_top_k_ratio <= 1:
         raise ValueError(f"tail_top_k_ratio must be in [0, 1], got {tail_top_k_ratio}")
-    if runs_compiled(z, logdet):
+    if runs_compiled(z, logdet) or runs_on_triton(z, logdet):
         tail = 0 if tail_weight is None else _tail_size(logdet[0].numel(), tail_top_k_ratio)
         return torch.ops.moleflow.density_loss(z, logdet, tail, tail_weight or 0.0, lambda_logdet)[0]
     return density_loss_reference(
@@ -95,9 +96,23 @@ def _check_shapes(z: Tensor, logdet: Tensor) -> None:
         raise ValueError(f"expected z (B, H, W, D) and logdet (B, H, W), got {tuple(z.shape)}, {tuple(logdet.shape)}")
 
 
+def _on_triton(z: Tensor) -> bool:
+    # A backward pass on a GPU has a thread of its own, which does not know what was asked for.
+    return z.is_cuda or runs_on_triton(z)
+
+
+def _triton() -> ModuleType:
+    """Imported when first needed: an installation for the CPU may lack Triton."""
+    from moleflow_fast.kernels import density
+
+    return density
+
+
 @torch.library.custom_op("moleflow::patch_nll", mutates_args=())
 def _patch_nll(z: Tensor, logdet: Tensor) -> Tensor:
     z, logdet = z.contiguous(), logdet.contiguous()
+    if _on_triton(z):
+        return _triton().patch_nll(z, logdet)
     nll = torch.empty_like(logdet)
     native.call("patch_nll", z.dtype, z, logdet, nll, nll.numel(), z.shape[-1], native.threads())
     return nll
@@ -112,6 +127,8 @@ def _(z: Tensor, logdet: Tensor) -> Tensor:
 def _patch_nll_backward(grad: Tensor, z: Tensor) -> Tensor:
     """grad (B, H, W) times z (B, H, W, D): the gradient of z."""
     grad, z = grad.contiguous(), z.contiguous()
+    if _on_triton(z):
+        return _triton().patch_nll_backward(grad, z)
     dz = torch.empty_like(z)
     native.call("scale_patches", z.dtype, z, grad, dz, grad.numel(), z.shape[-1], native.threads())
     return dz
@@ -140,6 +157,8 @@ def _density_loss(
 ) -> tuple[Tensor, Tensor]:
     """The loss () and, for its backward, d loss / d nll (B, H, W); tail 0 is the plain loss."""
     z, logdet = z.contiguous(), logdet.contiguous()
+    if _on_triton(z):
+        return _triton().density_loss(z, logdet, tail, tail_weight, lambda_logdet)
     loss, weights = z.new_empty(()), torch.empty_like(logdet)
     images, patches = logdet.shape[0], logdet[0].numel()
     sizes = (images, patches, z.shape[-1], tail)
@@ -159,6 +178,8 @@ def _density_loss_backward(
     grad: Tensor, weights: Tensor, z: Tensor, logdet: Tensor, lambda_logdet: float
 ) -> tuple[Tensor, Tensor]:
     z, logdet = z.contiguous(), logdet.contiguous()
+    if _on_triton(z):
+        return _triton().density_loss_backward(grad, weights, z, logdet, lambda_logdet)
     dz, dlogdet = torch.empty_like(z), torch.empty_like(logdet)
     sizes = (logdet.numel(), z.shape[-1])
     native.call(

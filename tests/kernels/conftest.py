@@ -1,0 +1,18 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fresh tensor is full of NaN: what a kernel leaves out or reads too early shows."""
+    plain = torch.Tensor.new_empty
+
+    def new_empty(self: torch.Tensor, *size: object, **options: object) -> torch.Tensor:
+        return plain(self, *size, **options).fill_(torch.nan)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)

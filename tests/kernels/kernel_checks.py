@@ -1,0 +1,52 @@
+"""Triton kernels beside definitions in fp64: on a GPU where there is one, else in Triton's interpreter."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moleflow_fast.backend import use_backend
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BOUND = 2e-6  # fp32 against fp64, of a tensor's largest value
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(shape, generator=generator).to(DEVICE)
+
+
+def on_triton(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    with use_backend("triton"):
+        return function(*arguments, **options)
+
+
+def results_and_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], backend: str) -> list[Tensor]:
+    """The result of `function`, then the gradients of a fixed combination of it by every input."""
+    leaves = [t.detach().clone().requires_grad_(True) for t in inputs]
+    with use_backend(backend):
+        result = function(*leaves)
+        if backend == "triton":
+            assert "moleflow" in type(result.grad_fn).__name__
+        gradients = torch.autograd.grad((result * random(*result.shape, seed=7).to(result)).sum(), leaves)
+    return [result.detach(), *gradients]
+
+
+def assert_near_definition(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
+    """Result and gradients within `BOUND` of fp64, or within four times what fp32 costs the definition."""
+    exact = results_and_gradients(function, [t.double() for t in inputs], "eager")
+    plain = results_and_gradients(function, inputs, "eager")
+    for a, p, e in zip(results_and_gradients(function, inputs, "triton"), plain, exact, strict=True):
+        assert a.dtype == torch.float32 and a.shape == e.shape
+        assert _largest(a - e) <= max(BOUND * _largest(e), 4 * _largest(p - e))
+
+
+def assert_same_bits_twice(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
+    first, second = (results_and_gradients(function, inputs, "triton") for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
+def _largest(tensor: Tensor) -> float:
+    assert tensor.isfinite().all()
+    return float(tensor.abs().max())
