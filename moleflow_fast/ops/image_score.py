@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moleflow_fast.backend import runs_compiled
+from moleflow_fast.backend import runs_compiled, runs_on_triton
 from moleflow_fast.ops import native
 
 MODES = ("percentile", "top_k", "mean", "spatial_cluster")  # csrc/cpu/image_score.h counts them in this order
@@ -35,7 +35,8 @@ def image_score(maps: Tensor, mode: str, *, fraction: float = 0.99, top_k: int =
     """
     _check(maps, mode, fraction, weight)
     k = min(max(top_k, 1), maps.shape[1] * maps.shape[2])
-    if runs_compiled(maps, why_not=native.forward_only(maps)):
+    why_not = native.forward_only(maps)
+    if runs_compiled(maps, why_not=why_not) or runs_on_triton(maps, why_not=why_not):
         return torch.ops.moleflow.image_score(maps, MODES.index(mode), fraction, k, weight)
     return image_score_reference(maps, mode, fraction=fraction, top_k=k, weight=weight)
 
@@ -91,8 +92,23 @@ def _check(maps: Tensor, mode: str, fraction: float, weight: float) -> None:
         raise ValueError(f"fraction and weight must lie in [0, 1], got {fraction} and {weight}")
 
 
+def _triton_scores(maps: Tensor, mode: str, fraction: float, k: int, weight: float) -> Tensor:
+    # Imported when first needed: an installation for the CPU may lack Triton.
+    from moleflow_fast.kernels import image_score as kernels
+
+    if mode == "percentile":
+        return kernels.quantiles(maps, fraction)
+    if mode == "top_k":
+        return kernels.top_scores(maps, k)
+    if mode == "mean":
+        return kernels.mean_scores(maps)
+    return kernels.cluster_scores(maps, fraction, k, weight)
+
+
 @torch.library.custom_op("moleflow::image_score", mutates_args=())
 def _compiled(maps: Tensor, mode: int, fraction: float, k: int, weight: float) -> Tensor:
+    if maps.is_cuda or runs_on_triton(maps):
+        return _triton_scores(maps.contiguous(), MODES[mode], fraction, k, weight)
     scores = maps.new_empty(len(maps))
     native.call(
         "image_score", maps.dtype, maps.contiguous(), scores, *maps.shape, mode, fraction, k, weight, native.threads()
