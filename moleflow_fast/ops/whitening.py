@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moleflow_fast.backend import runs_compiled
+from moleflow_fast.backend import runs_compiled, runs_on_triton
 from moleflow_fast.ops.native import call, threads
 
 EPS = 1e-5
@@ -32,7 +33,8 @@ def whitening(x: Tensor, gamma: Tensor, beta: Tensor, positions: Tensor | None =
         )
     if positions is not None and positions.shape != x.shape[1:]:
         raise ValueError(f"expected positions {tuple(x.shape[1:])}, got {tuple(positions.shape)}")
-    if not runs_compiled(x, gamma, beta, *([] if positions is None else [positions])):
+    operands = [x, gamma, beta, *([] if positions is None else [positions])]
+    if not (runs_compiled(*operands) or runs_on_triton(*operands)):
         return whitening_reference(x, gamma, beta, positions)
     return torch.ops.moleflow.whitening(x, gamma, beta, positions)[0]
 
@@ -43,10 +45,24 @@ def whitening_reference(x: Tensor, gamma: Tensor, beta: Tensor, positions: Tenso
     return gamma * F.layer_norm(x, x.shape[-1:], eps=EPS) + beta
 
 
+def _on_triton(x: Tensor) -> bool:
+    # A backward pass on a GPU has a thread of its own, which does not know what was asked for.
+    return x.is_cuda or runs_on_triton(x)
+
+
+def _triton() -> ModuleType:
+    """Imported when first needed: an installation for the CPU may lack Triton."""
+    from moleflow_fast.kernels import whitening
+
+    return whitening
+
+
 @torch.library.custom_op("moleflow::whitening", mutates_args=())
 def _forward(x: Tensor, gamma: Tensor, beta: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     x = x.contiguous()
     positions = None if positions is None else positions.contiguous()
+    if _on_triton(x):
+        return _triton().whitening(x, gamma.contiguous(), beta.contiguous(), positions, _period(x), EPS)
     y, mean, rstd = torch.empty_like(x), x.new_empty(x.shape[:-1]), x.new_empty(x.shape[:-1])
     call(
         "whitening_forward", x.dtype, x, positions, _period(x), gamma.contiguous(), beta.contiguous(), y, mean, rstd,
@@ -66,6 +82,8 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dy, x = dy.contiguous(), x.contiguous()
     positions = None if positions is None else positions.contiguous()
+    if _on_triton(x):
+        return _triton().whitening_backward(dy, x, gamma.contiguous(), positions, _period(x), mean, rstd, with_dx)
     dx = x.new_empty(x.shape if with_dx else 0)
     dgamma, dbeta = x.new_empty(gamma.shape), x.new_empty(gamma.shape)
     call(
