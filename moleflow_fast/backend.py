@@ -106,7 +106,8 @@ def _obstacle(tensors: tuple[Tensor, ...], backend: str) -> str | None:
         return f"operands differ in device or dtype: {sorted(map(str, kinds))}"
     device, dtype = kinds.pop()
     if backend == "triton":
-        return _triton_obstacle(device, dtype)
+        wrong = f"its state is float32, and the operands are {dtype}" if dtype != torch.float32 else None
+        return why_not_triton(device) or wrong
     if device != "cpu":
         return f"it runs on the CPU, and the operands are on {device}"
     if dtype not in (torch.float32, torch.float64):
@@ -114,13 +115,12 @@ def _obstacle(tensors: tuple[Tensor, ...], backend: str) -> str | None:
     return None
 
 
-def _triton_obstacle(device: str, dtype: torch.dtype) -> str | None:
+def why_not_triton(device: str) -> str | None:
+    """What keeps any Triton kernel from running on tensors of this type of device, or None."""
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed"
     if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it runs on a GPU, and the operands are on {device}"
-    if dtype != torch.float32:
-        return f"its state is float32, and the operands are {dtype}"
     return None
 
 

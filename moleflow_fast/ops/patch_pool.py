@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moleflow_fast.backend import runs_compiled
+from moleflow_fast.backend import requested_backend, runs_compiled, why_not_triton
 from moleflow_fast.ops import native
 
 
@@ -41,12 +41,14 @@ def patch_pool(
             positions of another shape.
 
     Compiled for patches of 3 with stride 1; that has no gradient, so maps that want one take the convolution too.
+    Triton kernels, for a GPU, run where backend "triton" was asked for and they can, else the convolution does.
     """
     _check(maps, embed_dim, grid, positions)
     operands = [*maps] if positions is None else [*maps, positions]
     if runs_compiled(*operands, why_not=_obstacle(operands, patch_size, patch_stride)):
         return torch.ops.moleflow.patch_pool(maps, embed_dim, *grid, positions)
-    features = _pool_by_convolution(maps, embed_dim, grid, patch_size, patch_stride)
+    pool = _pool_by_kernels if _runs_kernels(maps) else _pool_by_convolution
+    features = pool(maps, embed_dim, grid, patch_size, patch_stride)
     return features if positions is None else features + positions
 
 
@@ -94,6 +96,22 @@ def _obstacle(operands: list[Tensor], patch_size: int, patch_stride: int) -> str
     if (patch_size, patch_stride) != (3, 1):
         return f"patches of {patch_size} with stride {patch_stride}, and it takes patches of 3 with stride 1"
     return native.forward_only(*operands)
+
+
+def _runs_kernels(maps: Sequence[Tensor]) -> bool:
+    if requested_backend() != "triton" or native.forward_only(*maps) is not None:
+        return False
+    (device, dtype), *others = {(m.device, m.dtype) for m in maps}
+    takes = dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return takes and not others and why_not_triton(device.type) is None
+
+
+def _pool_by_kernels(
+    maps: Sequence[Tensor], embed_dim: int, grid: tuple[int, int], patch_size: int, patch_stride: int
+) -> Tensor:
+    from moleflow_fast.kernels.patch_pool import pool_patches
+
+    return pool_patches(maps, embed_dim, grid, patch_size, patch_stride)
 
 
 @torch.library.custom_op("moleflow::patch_pool", mutates_args=())
