@@ -15,6 +15,7 @@ OPTIONS = {
     "plain": PLAIN,
     "no decay": PLAIN._replace(weight_decay=0.0, lr=1e-2),
     "strong": PLAIN._replace(lr=5e-2, weight_decay=0.3, wd_ratio=0.5, delta=0.9, nesterov=True),
+    "no eps": PLAIN._replace(eps=0.0, delta=0.9),
     "betas": PLAIN._replace(beta1=0.0, beta2=0.7, eps=1e-3, delta=1e-3),
 }
 
@@ -105,6 +106,20 @@ def test_each_tensor_has_a_projection_of_its_own(shape, nesterov):
     expected = [_CHANNELS, _LAYER, _NONE, _CHANNELS]
     assert chosen[:4] == [e.value for e in expected]
     assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-12, 1e-7])
+def test_small_parameters_with_small_gradients(size):
+    ours = tensors([(4, 6), (3, 70), (2, 300)] * 2)
+    for t in ours[:3]:
+        t.parameter.mul_(size)
+    for t in ours:
+        t.gradient.mul_(1e-7)
+    theirs = copies(ours)
+    plan = DeviceAdamP([(PLAIN, ours)], 1e-6)
+    for step in (1, 2):
+        assert plan.step().item() == pytest.approx(reference_step([(PLAIN, theirs)], step, 1e-6), rel=1e-6)
+        assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf, None])
