@@ -2,7 +2,7 @@ import pytest
 import torch
 from kernel_checks import DEVICE, assert_near_definition, assert_same_bits_twice, on_triton, random
 
-from moleflow_fast.backend import BackendError, use_backend
+from moleflow_fast.backend import use_backend
 from moleflow_fast.ops.density import density_loss, patch_nll, patch_nll_reference
 
 SHAPES = [(1, 1, 1, 1), (1, 1, 1, 37), (2, 1, 5, 3), (3, 5, 7, 37), (2, 4, 4, 16), (1, 9, 13, 2)]
@@ -70,10 +70,10 @@ def test_ties_in_later_blocks():
 
 
 def test_ranks_run_from_minus_infinity_to_not_a_number():
-    nll = torch.tensor([[-torch.inf, -0.5, 0.5, -3.0, -torch.nan, 2.0, torch.inf, -1e38]])[None]
-    order = [4, 6, 5, 2, 1, 3, 7, 0]
-    for k in range(1, 9):
-        assert set(in_tail(nll, k / 8).flatten().nonzero().flatten().tolist()) == set(order[:k])
+    nll = torch.tensor([[-torch.inf, -0.5, 0.5, -3.0, -torch.nan, torch.nan, 2.0, torch.inf, -1e38]])[None]
+    order = [4, 5, 7, 6, 2, 1, 3, 8, 0]
+    for k in range(1, 10):
+        assert set(in_tail(nll, k / 9 + 1e-9 * (k < 9)).flatten().nonzero().flatten().tolist()) == set(order[:k])
 
 
 @pytest.mark.parametrize("options", LOSSES.values(), ids=LOSSES)
@@ -101,8 +101,6 @@ def test_the_plain_path_takes_what_triton_does_not():
     z, logdet = (t.double() for t in latent((2, 3, 2, 5)))
     assert on_triton(density_loss, z, logdet, **LOSSES["tail"]).dtype == torch.float64
     assert on_triton(patch_nll, z[:0].float(), logdet[:0].float()).shape == (0, 3, 2)
-    with use_backend("cpp"), pytest.raises(BackendError):
-        patch_nll(z.half(), logdet.half())
 
 
 def test_operator_contract():

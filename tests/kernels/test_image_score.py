@@ -48,6 +48,19 @@ def test_a_whole_rank_is_an_order_statistic_to_the_bit(rank):
     assert torch.equal(on_triton(image_score, maps, "percentile", fraction=fraction), expected)
 
 
+@pytest.mark.parametrize("fraction", [0.3, 0.7])
+@pytest.mark.parametrize("pair", [(-torch.inf, 1.0), (1.0, torch.inf), (-torch.inf, torch.inf)])
+def test_between_a_number_and_infinity(pair, fraction):
+    assert_equal_to_definition(torch.tensor([[pair]], device=DEVICE), "percentile", {"fraction": fraction})
+
+
+def test_neighbours_end_at_the_edges_of_an_image():
+    maps = random(3, 4, 5)
+    maps[:, [0, -1]] += 10
+    maps[:, :, [0, -1]] += 10
+    assert_equal_to_definition(maps, "spatial_cluster", {"fraction": 0.4, "top_k": 20, "weight": 1.0})
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("value", [-2.5, 0.0, torch.inf, -torch.inf, torch.nan])
 def test_equal_patches(value, mode):
