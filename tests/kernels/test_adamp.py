@@ -115,11 +115,15 @@ def test_small_parameters_with_small_gradients(size):
         t.parameter.mul_(size)
     for t in ours:
         t.gradient.mul_(1e-7)
+        t.exp_avg.zero_()
+        t.exp_avg_sq.zero_()
     theirs = copies(ours)
     plan = DeviceAdamP([(PLAIN, ours)], 1e-6)
     for step in (1, 2):
         assert plan.step().item() == pytest.approx(reference_step([(PLAIN, theirs)], step, 1e-6), rel=1e-6)
         assert_close(ours, theirs)
+        if step == 1 and size < PLAIN.eps:
+            assert bool((plan.scratch[2][:3, _PROJECTION.value] == _CHANNELS.value).all())
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf, None])
