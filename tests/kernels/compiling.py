@@ -1,7 +1,7 @@
-"""What Triton's compiler makes of every kernel that the flow launches, at real sizes; needs no GPU.
+"""What Triton's compiler makes of every kernel, at real sizes; needs no GPU.
 
-The engine runs on meta tensors, and each launch is compiled, instead of launched, for the GPUs that matter: with the
-configuration and the knowledge of its arguments (divisible by 16, equal to 1) that the launcher would have.
+Engine and operations run on meta tensors, and each launch is compiled, instead of launched, for the GPUs that matter:
+with the configuration and the knowledge of its arguments (divisible by 16, equal to 1) that the launcher would have.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 RECORD = Path(__file__).with_name("compiled.json")
 CHANNELS = 768
 GRID, RAGGED = (16, 28, 28), (3, 14, 14)  # images, H, W: 12,544 tokens; 588, which 16 does not divide
-TYPES = {"float32": "fp32", "bfloat16": "bf16", "int32": "i32"}
-VARIANT = ("networks", "KERNEL", "KEEP", "PENDING")  # parameters that tell compiled variants of a kernel apart
+TYPES = {"float32": "fp32", "float64": "fp64", "bfloat16": "bf16", "int32": "i32", "int64": "i64", "uint8": "u8"}
+# Parameters that tell compiled variants of a kernel apart.
+FLOW_VARIANT = ("networks", "KERNEL", "KEEP", "PENDING")
+VARIANT = (*FLOW_VARIANT, "LOSS", "TAIL", "WEIGHTED", "POSITIONS", "WITH_DX", "ACCUMULATE", "PIXELS_FIRST", "OFFSET")
 INSTRUCTIONS = {"wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma", "mma.sync": "mma.sync"}
 COPY = r"cp\.async\.c[ag]\.shared\.global.*?\], (\w+)"  # from global to shared memory, and how many bytes at a time
 NARROW = re.compile(r"ld\.global\S*\.b16\s")  # one bf16 number at a time
@@ -37,22 +40,25 @@ class Launch(NamedTuple):
     options: dict[str, Any]
 
 
-def launches(operands: str, grid: tuple[int, int, int] = GRID) -> list[Launch]:
-    """Every distinct launch of training and inference with these operands."""
+def launches(run: Callable[[], None]) -> list[Launch]:
+    """Every distinct launch that `run` comes to."""
     from triton.runtime.jit import JITFunction
 
-    found: dict[str, Launch] = {}
+    found: list[Launch] = []
 
     def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
         launch = describe(kernel, args, options)
-        assert found.setdefault(launch.label, launch) == launch, f"two variants are both called {launch.label}"
+        if launch not in found:
+            found.append(launch)
 
-    run, JITFunction.run = JITFunction.run, note
+    launch_it, JITFunction.run = JITFunction.run, note
     try:
-        run_flows(operands, grid)
+        run()
     finally:
-        JITFunction.run = run
-    return list(found.values())
+        JITFunction.run = launch_it
+    labels = [launch.label for launch in found]
+    seen = [labels[: number + 1].count(label) for number, label in enumerate(labels)]
+    return [it if n == 1 else it._replace(label=f"{it.label} #{n}") for it, n in zip(found, seen, strict=True)]
 
 
 def run_flows(operands: str, grid: tuple[int, int, int]) -> None:
@@ -75,6 +81,40 @@ def run_flows(operands: str, grid: tuple[int, int, int]) -> None:
         z, logdet, saved = channel_major.forward(packed.plan, packed.tensors, x, keep=True)
         channel_major.forward(packed.plan, packed.tensors, x, keep=False)
         channel_major.backward(packed.plan, packed.tensors, params, saved, z, logdet)
+
+
+def run_operations() -> None:
+    """What stands around the flow: features, whitening, loss, scores, optimizer."""
+    import torch
+
+    from moleflow_fast.kernels import density, image_score, patch_pool, whitening
+    from moleflow_fast.kernels.adamp import DeviceAdamP
+    from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor
+
+    images, height, width = GRID
+    with torch.device("meta"):
+        x, tokens = torch.empty(*GRID, CHANNELS), torch.empty(GRID)
+        vector, positions = torch.empty(CHANNELS), torch.empty(height, width, CHANNELS)
+        maps = [torch.empty(images, 512, height, width), torch.empty(images, 1024, height // 2, width // 2)]
+        weight = torch.empty(CHANNELS, CHANNELS)
+        adamp = DeviceAdamP([(AdamPSettings(1e-4, 0.9, 0.999, 1e-8, 0.01, 0.1, 0.1, False), [
+            AdamPTensor(weight, weight, weight, weight, 1), AdamPTensor(vector, vector, vector, vector, 1),
+        ])], max_norm=0.5)  # fmt: skip
+    for where in (None, positions):
+        whitening.whitening(x, vector, vector, where, height * width, 1e-5)
+    for with_dx in (False, True):
+        whitening.whitening_backward(x, x, vector, None, height * width, tokens, tokens, with_dx)
+    density.patch_nll_backward(tokens, x)
+    for tail in (0, 15):
+        _, weights = density.density_loss(x, tokens, tail, 0.7, 1e-4)
+    density.density_loss_backward(tokens.sum(), weights, x, tokens, 1e-4)
+    image_score.mean_scores(tokens)
+    image_score.quantiles(tokens, 0.99)
+    image_score.cluster_scores(tokens, 0.99, 3, 0.5)
+    image_score.top_scores(tokens, 3)
+    patch_pool.pool_patches(maps, CHANNELS, (height, width))
+    patch_pool.pool_patches([m.to(memory_format=torch.channels_last) for m in maps], CHANNELS, (height, width))
+    adamp.step()
 
 
 def describe(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Launch:
@@ -133,11 +173,13 @@ def figures(log: str, ptx: str, shared: int) -> dict[str, Any]:
 
 def wanted() -> Iterator[tuple[str, int, Launch]]:
     """All kernels for sm_90; the products in bf16, which GPUs differ in most, for sm_80, sm_100 and odd sizes too."""
-    for operands in ("bf16", "fp32"):
-        yield from ((operands, 90, launch) for launch in launches(operands))
-    products = [launch for launch in launches("bf16") if "product" in launch.label]
+    flows = {operands: launches(partial(run_flows, operands, GRID)) for operands in ("bf16", "fp32")}
+    for operands, found in flows.items():
+        yield from ((operands, 90, launch) for launch in found)
+    yield from (("fp32", 90, launch) for launch in launches(run_operations))
+    products = [launch for launch in flows["bf16"] if "product" in launch.label]
     yield from (("bf16", arch, launch) for arch in (80, 100) for launch in products)
-    ragged = [launch for launch in launches("bf16", RAGGED) if "product" in launch.label]
+    ragged = [launch for launch in launches(partial(run_flows, "bf16", RAGGED)) if "product" in launch.label]
     yield from (("bf16 ragged", 90, launch) for launch in ragged)
 
 
