@@ -10,21 +10,25 @@ import triton.language as tl
 from torch import Tensor
 
 from .elementary import room, tanh
-from .products import accumulate, bias_sums, fitting, tiles
+from .products import accumulate, bias_sums, fitting, tiles, token_tile
 
 
 @triton.jit
 def _coupling_product(
     w_ptr, w_stride, bias_ptr, h_ptr, h_stride, second_ptr, inner, state_ptr, state_stride, rows_ptr,
     pending_ptr, affine_ptr, s_ptr, s_stride, x2_ptr, x2_stride, logdet_ptr, logdet_stride, channels, tokens,
-    clamp, s_factor, t_factor,
-    KEEP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    clamp, s_factor, t_factor, tasks_ptr, pitch, w_task_stride,
+    KEEP: tl.constexpr, MIXED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(channels, BLOCK_M)
     tile = tl.program_id(0) % tiles
     own = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(0) // tiles * BLOCK_N + tl.arange(0, BLOCK_N)
-    row_ok, column_ok = own < channels, columns < room(tokens)
+    columns, column_ok, task = token_tile(tl.program_id(0) // tiles, tokens, tasks_ptr, pitch, MIXED, BLOCK_N)
+    row_ok = own < channels
+    if MIXED:
+        w_ptr += task * w_task_stride
+        bias_ptr += task * (2 * channels)
     ok = row_ok[:, None] & column_ok[None, :]
     s = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     s = accumulate(
@@ -95,6 +99,7 @@ def logdet_tiles(channels: int, tokens: int, dtype: torch.dtype) -> int:
 def coupling_product(
     weight: Tensor, bias: Tensor, hidden: tuple[Tensor, Tensor], state: Tensor, rows: Tensor, pending: Tensor,
     affine: Tensor, logdet: Tensor, clamping: tuple[float, float, float], kept: tuple[Tensor, Tensor] | None,
+    tasks: Tensor | None = None,
 ) -> None:  # fmt: skip
     """[s; t] = W h + b, and with them the coupling of the rows `rows` of `state`, in place.
 
@@ -106,15 +111,18 @@ def coupling_product(
         affine: (C, 2) fp32, what the result is multiplied by and what is added.
         logdet: (`logdet_tiles`, N) fp32, gets partial sums of the log-scales.
         kept: where s (C, N) and x2 (C, N) go for the backward pass, fp32.
+        tasks: (images,) int32, which of weights (T, 2 C, K) and biases (T, 2 C) each image takes.
     """
     channels, tokens = rows.shape[0], state.shape[1]
-    config = _coupling_tiles(channels, tokens, weight.shape[1], weight.dtype)
+    pitch, images = (tokens, 1) if tasks is None else (tokens // len(tasks), len(tasks))
+    config = _coupling_tiles(channels, pitch, weight.shape[-1], weight.dtype)
     s, x2 = kept or (state, state)
-    grid = (triton.cdiv(channels, config["BLOCK_M"]) * triton.cdiv(tokens, config["BLOCK_N"]),)
+    grid = (triton.cdiv(channels, config["BLOCK_M"]) * images * triton.cdiv(pitch, config["BLOCK_N"]),)
     _coupling_product[grid](
-        weight, weight.stride(0), bias, hidden[0], hidden[0].stride(0), hidden[1], weight.shape[1],
+        weight, weight.stride(-2), bias, hidden[0], hidden[0].stride(0), hidden[1], weight.shape[-1],
         state, state.stride(0), rows, pending, affine, s, s.stride(0), x2, x2.stride(0), logdet, logdet.stride(0),
-        channels, tokens, *clamping, KEEP=kept is not None, **config,
+        channels, tokens, *clamping, weight if tasks is None else tasks, pitch, weight.stride(0),
+        KEEP=kept is not None, MIXED=tasks is not None, **config,
     )  # fmt: skip
 
 

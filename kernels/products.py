@@ -32,18 +32,39 @@ def accumulate(
 
 
 @triton.jit
+def token_tile(tile, tokens, tasks_ptr, pitch, MIXED: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Columns of a tile of tokens, which of them exist, and their task; with MIXED a tile stays within an image."""
+    if MIXED:
+        tiles = tl.cdiv(pitch, BLOCK_N)
+        image = tile // tiles
+        local = tile % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+        columns, column_ok = image * pitch + local, local < pitch
+        task = tl.load(tasks_ptr + image).to(tl.int64)
+    else:
+        columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        column_ok = columns < room(tokens)
+        task = tl.full([], 0, tl.int64)
+    return columns, column_ok, task
+
+
+@triton.jit
 def _relu_product(
     w_ptr, w_stride, bias_ptr, x_ptr, x_stride, y_ptr, y_stride, outputs, tokens,
-    inner0, inner1, first_row1, networks,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    inner0, inner1, first_row1, networks, tasks_ptr, pitch, w_task_stride,
+    MIXED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(outputs, BLOCK_M)
     tile = tl.program_id(0) % (tiles * networks)  # programs beside each other share their tokens
     network = tile // tiles
     rows = tile % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(0) // (tiles * networks) * BLOCK_N + tl.arange(0, BLOCK_N)
-    row_ok, column_ok = rows < outputs, columns < room(tokens)
+    columns, column_ok, task = token_tile(
+        tl.program_id(0) // (tiles * networks), tokens, tasks_ptr, pitch, MIXED, BLOCK_N
+    )
+    row_ok = rows < outputs
     rows += network * outputs
+    if MIXED:
+        w_ptr += task * w_task_stride
+        bias_ptr += task * (outputs * networks)
     inner = tl.where(network == 0, inner0, inner1)
     x_ptr += tl.where(network == 0, 0, first_row1).to(tl.int64) * x_stride
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -90,8 +111,9 @@ def _relu_gradient_product(
 
 
 def relu_product(
-    weight: Tensor, bias: Tensor, x: Tensor, out: Tensor, inner: tuple[int, int] | None = None, first_row: int = 0
-) -> Tensor:
+    weight: Tensor, bias: Tensor, x: Tensor, out: Tensor, inner: tuple[int, int] | None = None, first_row: int = 0,
+    tasks: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """out (M, N) = max(W x + b, 0).
 
     Args:
@@ -100,14 +122,16 @@ def relu_product(
         x: (rows, N).
         inner: how many inputs each of two networks reads; None for one network of K inputs.
         first_row: where network 1's inputs start in x.
+        tasks: (images,) int32, which of weights (T, M, K) and biases (T, M) each image takes; N / images tokens each.
     """
-    networks, (inner0, inner1) = (1, (weight.shape[1],) * 2) if inner is None else (2, inner)
+    networks, (inner0, inner1) = (1, (weight.shape[-1],) * 2) if inner is None else (2, inner)
     outputs, tokens = out.shape[0] // networks, x.shape[1]
-    config = tiles(outputs, tokens, max(inner0, inner1), x.dtype)
-    grid = (triton.cdiv(outputs, config["BLOCK_M"]) * networks * triton.cdiv(tokens, config["BLOCK_N"]),)
-    _relu_product[grid](
-        weight, weight.stride(0), bias, x, x.stride(0), out, out.stride(0), outputs, tokens, inner0, inner1, first_row,
-        networks, **config,
+    pitch, images = (tokens, 1) if tasks is None else (tokens // len(tasks), len(tasks))
+    config = tiles(outputs, pitch, max(inner0, inner1), x.dtype)
+    token_tiles = images * triton.cdiv(pitch, config["BLOCK_N"])
+    _relu_product[(triton.cdiv(outputs, config["BLOCK_M"]) * networks * token_tiles,)](
+        weight, weight.stride(-2), bias, x, x.stride(0), out, out.stride(0), outputs, tokens, inner0, inner1, first_row,
+        networks, weight if tasks is None else tasks, pitch, weight.stride(0), MIXED=tasks is not None, **config,
     )  # fmt: skip
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from moleflow_fast.backend import flow_backend, requested_precision, runs_compiled, why_not_compiled
 from moleflow_fast.engine.flow import flow
-from moleflow_fast.engine.packing import PackCache, Parts, obstacle, trained
+from moleflow_fast.engine.packing import PackCache, Packed, Parts, obstacle, trained
 
 __all__ = ["FlowEngine", "Parts"]
 
@@ -20,6 +21,7 @@ class FlowEngine:
 
     def __init__(self) -> None:
         self._packs = PackCache()
+        self._mixed: tuple[list[Packed], list[Tensor]] = ([], [])
         self.one_at_a_time = threading.RLock()
         """For whoever must switch the active task of the modules themselves."""
 
@@ -51,6 +53,20 @@ class FlowEngine:
         wanted = x.requires_grad or bool(params)
         z, logdet, _ = flow(x, packed.tensors, params, packed.plan.to_string(), wanted)
         return z, logdet + sum_of_log_scales(parts)
+
+    def run_mixed(self, parts: Sequence[Parts], x: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """`run` without gradients, image b of x (B, H, W, D) under parts[chosen[b]]; chosen (B,) int32.
+
+        All parts must have one base flow, and Triton kernels must take them.
+        """
+        from moleflow_fast.engine import channel_major, channel_packing  # they need Triton, which a CPU does not
+
+        packs = [self._packs.get(p, requested_precision()) for p in parts]
+        plan, known = packs[0].plan, self._mixed
+        if len(known[0]) != len(packs) or any(a is not b for a, b in zip(known[0], packs, strict=True)):
+            known = self._mixed = (packs, channel_packing.stack(plan, [p.tensors for p in packs]))
+        z, logdet, _ = channel_major.forward(plan, known[1], x, keep=False, tasks=chosen)
+        return z, logdet + packs[0].log_scales
 
     def hold(self) -> AbstractContextManager[None]:
         """In the block no parameter changes, so weights that train are packed once and not at every call."""

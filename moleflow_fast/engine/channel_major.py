@@ -25,21 +25,27 @@ from moleflow_fast.ops.coupling import base_clamping, task_clamping
 Grid = tuple[int, int, int]  # images, H, W
 
 
-def forward(plan: Plan, packed: Sequence[Tensor], x: Tensor, keep: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """z (B, H, W, D), logdet (B, H, W) and, with `keep`, what backward needs, of x (B, H, W, D) fp32."""
+def forward(
+    plan: Plan, packed: Sequence[Tensor], x: Tensor, keep: bool, tasks: Tensor | None = None
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """z (B, H, W, D), logdet (B, H, W) and, with `keep`, what backward needs, of x (B, H, W, D) fp32.
+
+    Args:
+        tasks: (B,) int32, for `packed` of several tasks (`channel_packing.stack`): which of them each image takes.
+    """
     images, height, width, channels = x.shape
     tokens = images * height * width
     ends, base, own = unpack(plan, packed)
     state = enter(x.reshape(tokens, channels), ends.entry, channel_major(channels, tokens, x))
-    driven = [block.second.shape[0] // 2 for _, block in base] + [block.last.shape[0] // 2 for _, block in own]
+    driven = [block.second.shape[-2] // 2 for _, block in base] + [block.last.shape[-2] // 2 for _, block in own]
     tiles = [logdet_tiles(rows, tokens, plan.operand_dtype) for rows in driven]
     logdet = channel_major(sum(tiles), tokens, x)
     parts = iter(logdet.split(tiles) if tiles else ())
     saved: list[Tensor] = []
     for kernel, (at, block) in zip(plan.kernels, base, strict=True):
-        saved += _base_forward(plan, kernel, at, block, state, next(parts), (images, height, width), keep)
+        saved += _base_forward(plan, kernel, at, block, state, next(parts), (images, height, width), keep, tasks)
     for index, (at, coupling) in enumerate(own):
-        saved += _task_forward(plan, index, at, coupling, state, next(parts), (images, height, width), keep)
+        saved += _task_forward(plan, index, at, coupling, state, next(parts), (images, height, width), keep, tasks)
     z = leave(state, ends.exit, ends.pending, x.new_empty(tokens, channels))
     return z.view(x.shape), logdet.sum(0).view(x.shape[:-1]), saved
 
@@ -84,18 +90,20 @@ def saved_like(plan: Plan, x: Tensor) -> list[Tensor]:
 
 
 def _base_forward(
-    plan: Plan, kernel: int, at: Rows, block: BaseWeights, state: Tensor, logdet: Tensor, grid: Grid, keep: bool
-) -> list[Tensor]:
+    plan: Plan, kernel: int, at: Rows, block: BaseWeights, state: Tensor, logdet: Tensor, grid: Grid, keep: bool,
+    tasks: Tensor | None,
+) -> list[Tensor]:  # fmt: skip
     split, tokens, dtype = plan.split, state.shape[1], plan.operand_dtype
     operand = channel_major(split * (2 if kernel else 1), tokens, state, dtype)
     context = (block.taps, block.taps_bias) if kernel else None
     gather_rows(state, at.rows[:split], at.pending, operand, context, grid)
-    hidden = channel_major(block.first.shape[0], tokens, state, dtype)
-    relu_product(block.first, block.first_bias, operand, hidden, (2 * split, split) if kernel else None)
+    hidden = channel_major(block.first.shape[-2], tokens, state, dtype)
+    inner = (2 * split, split) if kernel else None
+    relu_product(block.first, block.first_bias, operand, hidden, inner, tasks=tasks)
     kept = _kept(state, plan.channels - split) if keep else None
     coupling_product(
-        block.second, block.second_bias, _both(hidden, block.second.shape[1]), state, at.rows[split:], at.pending,
-        at.affine[split:], logdet, base_clamping(plan.clamp), kept,
+        block.second, block.second_bias, _both(hidden, block.second.shape[-1]), state, at.rows[split:], at.pending,
+        at.affine[split:], logdet, base_clamping(plan.clamp), kept, tasks,
     )  # fmt: skip
     return [operand, hidden, *kept] if kept else []
 
@@ -150,19 +158,20 @@ def _global_affine_gradients(
 
 
 def _task_forward(
-    plan: Plan, index: int, at: Rows, block: TaskWeights, state: Tensor, logdet: Tensor, grid: Grid, keep: bool
-) -> list[Tensor]:
+    plan: Plan, index: int, at: Rows, block: TaskWeights, state: Tensor, logdet: Tensor, grid: Grid, keep: bool,
+    tasks: Tensor | None,
+) -> list[Tensor]:  # fmt: skip
     tokens, dtype, units = state.shape[1], plan.operand_dtype, plan.task_blocks[index].hidden
-    driver = block.first.shape[1]
+    driver = block.first.shape[-1]
     operand = channel_major(driver, tokens, state, dtype)
     gather_rows(state, at.rows[:driver], at.pending, operand, None, grid)
-    first = relu_product(block.first, block.first_bias, operand, channel_major(2 * units, tokens, state, dtype))
-    middle = channel_major(2 * units, tokens, state, dtype)
-    relu_product(block.middle, block.middle_bias, first, middle, (units, units), first_row=units)
+    first, middle = (channel_major(2 * units, tokens, state, dtype) for _ in range(2))
+    relu_product(block.first, block.first_bias, operand, first, tasks=tasks)
+    relu_product(block.middle, block.middle_bias, first, middle, (units, units), first_row=units, tasks=tasks)
     kept = _kept(state, plan.channels - driver) if keep else None
     coupling_product(
         block.last, block.last_bias, _both(middle, units), state, at.rows[driver:], at.pending,
-        at.affine[driver:], logdet, task_clamping(plan.clamp), kept,
+        at.affine[driver:], logdet, task_clamping(plan.clamp), kept, tasks,
     )  # fmt: skip
     return [operand, first, middle, *kept] if kept else []
 

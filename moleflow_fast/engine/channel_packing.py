@@ -104,6 +104,18 @@ def pack_coupling(plan: Plan, block: AffineCouplingBlock) -> TaskWeights:
     return TaskWeights(*packed)
 
 
+def stack(plan: Plan, packs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """One flow of several tasks: what they share once, weights (T, M, K) and biases (T, M) of each below the other."""
+    shared = len(Ends._fields) + len(Rows._fields) * (len(plan.kernels) + len(plan.task_blocks))
+    layers = [*BaseWeights._fields * len(plan.kernels), *TaskWeights._fields * len(plan.task_blocks)]
+    each = list(zip(*(pack[shared:] for pack in packs), strict=True))
+    stacked = [
+        tensors[0] if name.startswith("taps") else torch.stack(tensors)
+        for name, tensors in zip(layers, each, strict=True)
+    ]
+    return [*packs[0][:shared], *stacked]
+
+
 def unpack(
     plan: Plan, packed: Sequence[Tensor]
 ) -> tuple[Ends, list[tuple[Rows, BaseWeights]], list[tuple[Rows, TaskWeights]]]:

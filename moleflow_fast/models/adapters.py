@@ -63,10 +63,13 @@ class WhiteningAdapter(_ReferenceStatistics):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, H, W, D) -> (B, H, W, D)."""
+        return self._map(x, *self.scale_and_shift())
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """gamma and beta (D,)."""
         low, high = self.gamma_range
         gamma = low + (high - low) * torch.sigmoid(self.gamma_raw.flatten())
-        beta = self.beta_max * torch.tanh(self.beta_raw.flatten())
-        return self._map(x, gamma, beta)
+        return gamma, self.beta_max * torch.tanh(self.beta_raw.flatten())
 
     def _map(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         return whitening(x, gamma, beta)

@@ -5,22 +5,30 @@ x -> input adapter of t -> spatial mixer -> base flow with the LoRA of t -> DIA 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import moleflow_fast.engine as engine  # not its names: the engine imports this package's modules itself
+from moleflow_fast.backend import flow_backend
 from moleflow_fast.config.ablation import BARE_MODEL_CONFIG, AblationConfig
 from moleflow_fast.models import reference_format
-from moleflow_fast.models.adapters import FeatureStatistics, SpatialContextMixer, create_task_adapter
+from moleflow_fast.models.adapters import (
+    FeatureStatistics,
+    SpatialContextMixer,
+    WhiteningAdapter,
+    create_task_adapter,
+)
 from moleflow_fast.models.coupling import CouplingFlow
 from moleflow_fast.models.dia import DeepInvertibleAdapter
 from moleflow_fast.models.lora_linear import LoRALinear
 from moleflow_fast.models.subnets import MoLEContextSubnet, MoLESubnet
 from moleflow_fast.ops.density import patch_nll
+from moleflow_fast.ops.whitening import EPS
 
 
 class MoLESpatialAwareNF(nn.Module):
@@ -190,6 +198,30 @@ class MoLESpatialAwareNF(nn.Module):
                 return self._run(x, task_id)
             finally:
                 self.set_active_task(active)
+
+    @torch.no_grad()
+    def forward_mixed(self, task_ids: Sequence[int], chosen: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` with image b of x (B, H, W, D) under the expert of task_ids[chosen[b]], chosen (B,) int32.
+
+        One pass over the batch, whose tasks the host need not know; only where `why_not_mixed` is None.
+        """
+        adapters = [self.input_adapters[str(t)] for t in task_ids if str(t) in self.input_adapters]
+        if adapters:
+            pairs = zip(*(adapter.scale_and_shift() for adapter in adapters), strict=True)  # type: ignore[operator]
+            gamma, beta = (torch.stack(own)[chosen][:, None, None] for own in pairs)  # (B, 1, 1, D)
+            x = torch.addcmul(beta, gamma, F.layer_norm(x, x.shape[-1:], eps=EPS))
+        x = x if self.spatial_mixer is None else self.spatial_mixer(x)
+        return self._engine.run_mixed([self._parts(t) for t in task_ids], x, chosen)
+
+    def why_not_mixed(self, x: Tensor, task_ids: Sequence[int]) -> str | None:
+        """Why images of these tasks cannot go through in one pass, or None."""
+        if flow_backend() != "triton":
+            return "only Triton kernels choose weights by image"
+        if any(str(t) in self.task_flows for t in task_ids):
+            return "its tasks have flows of their own"
+        if any(type(adapter) is not WhiteningAdapter for adapter in self.input_adapters.values()):
+            return "its input adapters are not whitening ones"
+        return next((why for t in task_ids if (why := self.why_not_compiled(x, t))), None)
 
     def parameters_hold_still(self) -> AbstractContextManager[None]:
         """For the parts of one optimizer step: in the block weights are merged once and not at every call."""

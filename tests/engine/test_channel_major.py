@@ -109,6 +109,34 @@ def test_not_a_number_comes_through() -> None:
     assert not logdet[[0, 2]].isnan().any() and not z[[0, 2]].isnan().any()
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"), [("default", (5, 4, 5)), ("no_adapter", (3, 4, 4)), ("no_scale_context", (2, 3, 3))]
+)
+def test_images_of_different_tasks_at_once(name: str, shape: tuple[int, int, int]) -> None:
+    model = make_model(CONFIGS[name]).float().to(DEVICE).requires_grad_(False)
+    x = features(*shape).float().to(DEVICE)
+    chosen = torch.tensor([1, 0, 1, 1, 0], dtype=torch.int32, device=DEVICE)[: shape[0]]
+    with use_backend("triton"), torch.no_grad():
+        assert model.why_not_mixed(x, (0, 1)) is None
+        z, logdet = model.forward_mixed((0, 1), chosen, x)
+        for image, task in enumerate(chosen.tolist()):
+            alone = model.forward_as(task, x[image : image + 1])
+            torch.testing.assert_close(z[image], alone[0][0], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(logdet[image], alone[1][0], rtol=1e-5, atol=1e-5)
+        model.dia_adapters["1"].coupling_blocks[0].s_net.layers[0].weight.mul_(2)
+        again, _ = model.forward_mixed((0, 1), chosen, x)
+        assert not torch.equal(again, z), "stacked weights are stale"
+
+
+def test_what_cannot_be_mixed_says_why() -> None:
+    x = features().float().to(DEVICE)
+    for name, reason in (("task_separated", "flows of their own"), ("adapter_soft_ln", "not whitening")):
+        model = make_model(CONFIGS[name]).float().to(DEVICE)
+        with use_backend("triton"):
+            assert reason in (model.why_not_mixed(x, (0, 1)) or "")
+    assert "Triton" in (model.why_not_mixed(x, (0, 1)) or "")
+
+
 def test_double_precision_is_refused() -> None:
     with use_backend("triton"), pytest.raises(BackendError, match="float64"):
         make_model().to(DEVICE)(features().to(DEVICE))
