@@ -13,7 +13,7 @@ from moleflow_fast.backend import flow_backend, requested_precision, runs_compil
 from moleflow_fast.engine.flow import flow
 from moleflow_fast.engine.packing import PackCache, Packed, Parts, obstacle, trained
 
-__all__ = ["FlowEngine", "Parts"]
+__all__ = ["FlowEngine", "Packed", "Parts"]
 
 
 class FlowEngine:
@@ -45,7 +45,7 @@ class FlowEngine:
 
     def run(self, parts: Parts, x: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, H, W, D) and log|det| (B, H, W) of x (B, H, W, D), differentiable in x and every trained parameter."""
-        packed = self._packs.get(parts, requested_precision() if flow_backend() == "triton" else None)
+        packed = self.packed(parts)
         if not torch.is_grad_enabled():
             z, logdet, _ = flow(x, packed.tensors, [], packed.plan.to_string(), False)
             return z, logdet + packed.log_scales
@@ -61,12 +61,16 @@ class FlowEngine:
         """
         from moleflow_fast.engine import channel_major, channel_packing  # they need Triton, which a CPU does not
 
-        packs = [self._packs.get(p, requested_precision()) for p in parts]
+        packs = [self.packed(p) for p in parts]
         plan, known = packs[0].plan, self._mixed
         if len(known[0]) != len(packs) or any(a is not b for a, b in zip(known[0], packs, strict=True)):
             known = self._mixed = (packs, channel_packing.stack(plan, [p.tensors for p in packs]))
         z, logdet, _ = channel_major.forward(plan, known[1], x, keep=False, tasks=chosen)
         return z, logdet + packs[0].log_scales
+
+    def packed(self, parts: Parts) -> Packed:
+        """The packed form of these parts: the same object as long as nothing behind it has changed."""
+        return self._packs.get(parts, requested_precision() if flow_backend() == "triton" else None)
 
     def hold(self) -> AbstractContextManager[None]:
         """In the block no parameter changes, so weights that train are packed once and not at every call."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
+from moleflow_fast.engine.captured import CapturedRuns
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
@@ -39,14 +41,20 @@ class InferenceExecutor:
         self.flow = flow
         self.router = router
         self.config = config
+        self._routed = CapturedRuns(self._score_routed, self._state)
+        self._places: tuple[tuple[int, ...], Tensor] = ((), torch.empty(0))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, task_id: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Anomaly maps (B, H, W) = -log p per patch, image scores (B,), task ids (B,) of images (B, 3, S, S).
 
         The backbone runs once: the mean over its patches routes, the patches are scored. A `task_id` is the
-        expert for every image; None routes each.
+        expert for every image; None routes each. Where Triton kernels run the flow a routed batch is one CUDA
+        graph, and the host never learns which tasks it holds; then one thread at a time may call.
         """
+        if task_id is None and images.is_cuda and self.mixes(images):
+            maps, scores, ids = self._routed(images)
+            return maps, scores, ids
         patches = self.extractor(images)
         if task_id is None:
             ids = self.router.route(patches.mean((1, 2)))
@@ -59,11 +67,37 @@ class InferenceExecutor:
     def anomaly_maps(self, patches: Tensor, task_ids: Tensor) -> Tensor:
         """-log p per patch (B, H, W), each image of patches (B, H, W, D) under its own task's expert."""
         self.flow.eval()
+        if self.mixes(patches):
+            places = self._places_of(tuple(self.flow.task_ids), patches.device)
+            x, chosen = self.add_positions(patches), places[task_ids]
+            return rank_non_finite_as_anomalous(patch_nll(*self.flow.forward_mixed(self.flow.task_ids, chosen, x)))
         maps = patches.new_empty(patches.shape[:-1])
         for task_id in task_ids.unique().tolist():
             chosen = task_ids == task_id
             maps[chosen] = patch_nll(*self.flow.forward_as(task_id, self.add_positions(patches[chosen])))
         return rank_non_finite_as_anomalous(maps)
+
+    def mixes(self, x: Tensor) -> bool:
+        """Whether images of different tasks go through the flow in one pass."""
+        return bool(self.flow.task_ids) and self.flow.why_not_mixed(x, self.flow.task_ids) is None
+
+    def _score_routed(self, images: Tensor) -> tuple[Tensor, ...]:
+        patches = self.extractor(images)
+        ids = self.router.route(patches.mean((1, 2)))
+        maps = self.anomaly_maps(patches, ids)
+        return maps, image_scores(maps, self.config), ids
+
+    def _state(self) -> list[Any]:
+        """What a captured run has in it besides the backbone, which is frozen."""
+        return [*self.flow.packed(self.flow.task_ids), *self.router.prototypes.values()]
+
+    def _places_of(self, task_ids: tuple[int, ...], device: torch.device) -> Tensor:
+        """Place of each task id in `task_ids`, an int32 tensor to look them up in."""
+        known = self._places
+        if known[0] != task_ids or known[1].device != device:
+            places = [task_ids.index(t) if t in task_ids else 0 for t in range(max(task_ids) + 1)]
+            known = self._places = (task_ids, torch.tensor(places, dtype=torch.int32, device=device))
+        return known[1]
 
     def add_positions(self, patches: Tensor) -> Tensor:
         """patches (B, H, W, D) with positions, unless the ablation leaves them out."""

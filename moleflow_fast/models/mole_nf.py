@@ -117,6 +117,12 @@ class MoLESpatialAwareNF(nn.Module):
             for parameter in self.get_fast_params(task_id):
                 parameter.requires_grad_(True)
 
+    def freeze(self) -> None:
+        """Nothing trains any more, until a task begins; only then are packed weights kept from call to call."""
+        self.freeze_all_base()
+        self.requires_grad_(False)
+        self.eval()
+
     def unfreeze_all_base(self) -> None:
         """Let the shared parts train again (sequential training), all but the global scale and offset."""
         self.flow.requires_grad_(True)
@@ -212,6 +218,10 @@ class MoLESpatialAwareNF(nn.Module):
             x = torch.addcmul(beta, gamma, F.layer_norm(x, x.shape[-1:], eps=EPS))
         x = x if self.spatial_mixer is None else self.spatial_mixer(x)
         return self._engine.run_mixed([self._parts(t) for t in task_ids], x, chosen)
+
+    def packed(self, task_ids: Sequence[int]) -> list[engine.Packed]:
+        """What the compiled engine reads for each task; another object once a parameter behind it has changed."""
+        return [self._engine.packed(self._parts(t)) for t in task_ids]
 
     def why_not_mixed(self, x: Tensor, task_ids: Sequence[int]) -> str | None:
         """Why images of these tasks cannot go through in one pass, or None."""

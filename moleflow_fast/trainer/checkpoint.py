@@ -99,9 +99,7 @@ def load_tasks(
         raise CheckpointError(f"{directory} holds no complete checkpoint (expected task_0.json and .safetensors)")
     for task_id in complete:
         _load_task(directory, trainer, task_id, model_options)
-    trainer.nf_model.requires_grad_(False)
-    trainer.nf_model.freeze_all_base()
-    trainer.nf_model.eval()
+    trainer.nf_model.freeze()
     return complete
 
 
@@ -148,9 +146,7 @@ def load_published(path: Path, trainer: MoLEContinualTrainer) -> list[int]:
             f"{file} does not fit this model; set the options it was trained with "
             f"(--embed_dim, --num_coupling_layers, --lora_rank, --dia_n_blocks, ...): {error}"
         ) from error
-    trainer.nf_model.requires_grad_(False)
-    trainer.nf_model.freeze_all_base()
-    trainer.nf_model.eval()
+    trainer.nf_model.freeze()
     return tasks
 
 

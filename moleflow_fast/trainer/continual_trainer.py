@@ -176,9 +176,7 @@ class MoLEContinualTrainer:
                 parameter.requires_grad_(other == task_id)
 
     def _end_task(self, task_id: int, batches: _Epochs) -> None:
-        self.nf_model.requires_grad_(False)
-        self.nf_model.freeze_all_base()
-        self.nf_model.eval()
+        self.nf_model.freeze()
         if task_id == 0:
             self.nf_model.finalize_reference_stats()
         self.build_prototype(task_id, batches.image_features())

@@ -201,3 +201,13 @@ def test_schedules() -> None:
         optimizer.step()
         scheduler.step()
     assert [warmup_cosine_rate(e, 7, 0.1) for e in range(4)] == [0.05, 0.1, 0.1, cosine_rate(1, 7, 0.1)]
+
+
+def test_weights_are_merged_once_after_training() -> None:
+    trainer = make_trainer()
+    for task in range(2):
+        train(trainer, task, epochs=1)
+    assert not any(p.requires_grad for p in trainer.nf_model.parameters())
+    first = trainer.nf_model.packed([0, 1])
+    trainer.inference(task_features(1, 3).permute(0, 3, 1, 2))
+    assert all(a is b for a, b in zip(first, trainer.nf_model.packed([0, 1]), strict=True))
