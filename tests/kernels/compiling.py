@@ -22,8 +22,10 @@ CHANNELS = 768
 GRID, RAGGED = (16, 28, 28), (3, 14, 14)  # images, H, W: 12,544 tokens; 588, which 16 does not divide
 TYPES = {"float32": "fp32", "float64": "fp64", "bfloat16": "bf16", "int32": "i32", "int64": "i64", "uint8": "u8"}
 # Parameters that tell compiled variants of a kernel apart.
-FLOW_VARIANT = ("networks", "KERNEL", "KEEP", "PENDING", "MIXED")
-VARIANT = (*FLOW_VARIANT, "LOSS", "TAIL", "WEIGHTED", "POSITIONS", "WITH_DX", "ACCUMULATE", "PIXELS_FIRST", "OFFSET")
+VARIANT = (
+    "networks", "KERNEL", "KEEP", "PENDING", "MIXED", "LOSS", "TAIL", "WEIGHTED", "POSITIONS", "WITH_DX", "FLIPPED",
+    "ACCUMULATE", "PIXELS_FIRST",
+)  # fmt: skip
 INSTRUCTIONS = {"wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma", "mma.sync": "mma.sync"}
 COPY = r"cp\.async\.c[ag]\.shared\.global.*?\], (\w+)"  # from global to shared memory, and how many bytes at a time
 NARROW = re.compile(r"ld\.global\S*\.b16\s")  # one bf16 number at a time
@@ -62,7 +64,7 @@ def launches(run: Callable[[], None]) -> list[Launch]:
 
 
 def run_flows(operands: str, grid: tuple[int, int, int]) -> None:
-    """Forward, inference of one and of several tasks, and backward, with context and without, on tensors without contents."""
+    """Forward, inference of one and of several tasks, and backward, with context and without; tensors are empty."""
     import torch
 
     from moleflow_fast.config import AblationConfig
@@ -90,7 +92,7 @@ def run_operations() -> None:
     """What stands around the flow: features, whitening, loss, scores, optimizer."""
     import torch
 
-    from moleflow_fast.kernels import density, image_score, patch_pool, whitening
+    from moleflow_fast.kernels import density, depthwise, image_score, patch_pool, whitening
     from moleflow_fast.kernels.adamp import DeviceAdamP
     from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor
 
@@ -103,6 +105,10 @@ def run_operations() -> None:
         adamp = DeviceAdamP([(AdamPSettings(1e-4, 0.9, 0.999, 1e-8, 0.01, 0.1, 0.1, False), [
             AdamPTensor(weight, weight, weight, weight, 1), AdamPTensor(vector, vector, vector, vector, 1),
         ])], max_norm=0.5)  # fmt: skip
+        taps = torch.empty(9, CHANNELS)
+    depthwise.depthwise(x, taps, vector)
+    depthwise.depthwise(x, taps, None)
+    depthwise.tap_gradients(x, x, taps)
     for where in (None, positions):
         whitening.whitening(x, vector, vector, where, height * width, 1e-5)
     for with_dx in (False, True):

@@ -1,0 +1,45 @@
+"""The depthwise convolution on Triton kernels."""
+
+import pytest
+import torch
+from kernel_checks import assert_near_definition, assert_same_bits_twice, random
+
+from moleflow_fast.backend import use_backend
+from moleflow_fast.ops.depthwise import depthwise, depthwise_reference
+
+SHAPES = [(1, 1, 1, 1, 3), (2, 1, 7, 5, 3), (3, 4, 5, 37, 3), (2, 5, 3, 16, 5), (1, 9, 2, 130, 7)]  # B, H, W, C, kernel
+
+
+def inputs(images: int, height: int, width: int, channels: int, kernel: int) -> list[torch.Tensor]:
+    return [random(images, height, width, channels), random(kernel**2, channels), random(channels)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.usefixtures("poisoned")
+def test_result_and_gradients(shape: tuple[int, ...]) -> None:
+    assert_near_definition(depthwise, inputs(*shape))
+
+
+def test_strided_operands() -> None:
+    x, taps, bias = inputs(2, 4, 5, 6, 3)
+    with use_backend("triton"):
+        y = depthwise(x.transpose(1, 2), taps.t().contiguous().t(), bias)
+    torch.testing.assert_close(y, depthwise_reference(x.transpose(1, 2), taps, bias), rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_bits_twice() -> None:
+    assert_same_bits_twice(depthwise, inputs(3, 6, 7, 20, 3))
+
+
+def test_an_image_does_not_feel_its_neighbour() -> None:
+    x, taps, bias = inputs(3, 4, 5, 8, 5)
+    x[1] = torch.nan
+    with use_backend("triton"):
+        y = depthwise(x, taps, bias)
+    assert y[1].isnan().all() and y[[0, 2]].isfinite().all()
+
+
+def test_no_images() -> None:
+    x, taps, bias = inputs(1, 2, 2, 4, 3)
+    with use_backend("triton"):
+        assert depthwise(x[:0], taps, bias).shape == (0, 2, 2, 4)
