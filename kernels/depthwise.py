@@ -92,6 +92,7 @@ def _side(taps: Tensor) -> int:
 
 
 def _tiling(tokens: int, channels: int) -> tuple[tuple[int, int], dict[str, int]]:
-    blocks = {"BLOCK_N": fitting(tokens, 32), "BLOCK_D": fitting(channels, 128)}
+    # Nine taps in flight: 32 tokens with four warps spill 3,600 bytes on sm_90, 16 with eight take 80 registers.
+    blocks = {"BLOCK_N": fitting(tokens, 16), "BLOCK_D": fitting(channels, 128)}
     programs = (triton.cdiv(tokens, blocks["BLOCK_N"]), triton.cdiv(channels, blocks["BLOCK_D"]))
-    return programs, {**blocks, "num_warps": 4}
+    return programs, {**blocks, "num_warps": 8}
