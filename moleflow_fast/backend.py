@@ -84,12 +84,16 @@ def runs_compiled(*tensors: Tensor, why_not: str | None = None, backend: str = "
     return reason is None
 
 
-def runs_on_triton(*tensors: Tensor, why_not: str | None = None) -> bool:
-    """Whether Triton kernels were asked for and take these tensors, arguments as for `runs_compiled`.
+def runs_on_triton(*tensors: Tensor, why_not: str | None = None, in_auto: bool = False) -> bool:
+    """Whether Triton kernels are to take these tensors and can, arguments as for `runs_compiled`.
 
     It never raises: an operation beside the flow has its definition to fall back to.
+
+    Args:
+        in_auto: also where no backend was asked for and the tensors are on a GPU, not only under "triton".
     """
-    return requested_backend() == "triton" and why_not_compiled(*tensors, why_not=why_not, backend="triton") is None
+    wanted = requested_backend() == "triton" or (in_auto and all(t.is_cuda for t in tensors))
+    return wanted and why_not_compiled(*tensors, why_not=why_not, backend="triton") is None
 
 
 def why_not_compiled(*tensors: Tensor, why_not: str | None = None, backend: str = "cpp") -> str | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moleflow_fast.backend import runs_compiled
+from moleflow_fast.backend import runs_compiled, runs_on_triton
 from moleflow_fast.ops import native
 from moleflow_fast.ops.gaussian_smooth import gaussian_smooth, gaussian_smooth_reference
 
@@ -18,6 +18,8 @@ _NOISE = 1e-12
 
 def pixel_map(maps: Tensor, size: int, sigma: float, mode: str = "bilinear") -> Tensor:
     """Resize maps (N, h, w) to (N, size, size) and smooth them.
+
+    fp32 on a GPU runs in Triton, where it is installed, unless another backend was asked for.
 
     Args:
         maps: finite values. A large one reaches as far as the resize and the Gaussian do and no further.
@@ -34,7 +36,8 @@ def pixel_map(maps: Tensor, size: int, sigma: float, mode: str = "bilinear") -> 
         raise ValueError(f"size must be at least 1, sigma finite and at least 0, got {size} and {sigma}")
     if mode not in _ALIGN_CORNERS:
         raise ValueError(f"mode must be one of {', '.join(_ALIGN_CORNERS)}, got {mode!r}")
-    if runs_compiled(maps, why_not=native.forward_only(maps)):
+    why_not = native.forward_only(maps)
+    if runs_compiled(maps, why_not=why_not) or runs_on_triton(maps, why_not=why_not, in_auto=True):
         return torch.ops.moleflow.pixel_map(maps, size, sigma, mode)
     return gaussian_smooth(_resize(maps, (size, size), mode), sigma)
 
@@ -61,8 +64,24 @@ def _axis_matrix(patches: int, size: int, sigma: float, mode: str, dtype: torch.
     return gaussian_smooth_reference(lines, sigma)[:, :, 0].to(dtype).contiguous()
 
 
+@lru_cache(maxsize=32)
+def _device_matrix(patches: int, size: int, sigma: float, mode: str, device: torch.device) -> Tensor:
+    """`_axis_matrix` in fp32 on a device."""
+    return _axis_matrix(patches, size, sigma, mode, torch.float32).to(device)
+
+
+def _triton_maps(maps: Tensor, size: int, sigma: float, mode: str) -> Tensor:
+    # Imported when first needed: an installation for the CPU may lack Triton.
+    from moleflow_fast.kernels.pixel_map import between_matrices
+
+    down, across = (_device_matrix(patches, size, sigma, mode, maps.device) for patches in maps.shape[1:])
+    return between_matrices(down, maps, across)
+
+
 @torch.library.custom_op("moleflow::pixel_map", mutates_args=())
 def _compiled(maps: Tensor, size: int, sigma: float, mode: str) -> Tensor:
+    if maps.is_cuda or runs_on_triton(maps):
+        return _triton_maps(maps.contiguous(), size, sigma, mode)
     count, height, width = maps.shape
     rows = _axis_matrix(height, size, sigma, mode, maps.dtype).T.contiguous()
     columns = _axis_matrix(width, size, sigma, mode, maps.dtype)
