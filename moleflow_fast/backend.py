@@ -1,8 +1,9 @@
 """Which implementation runs an operation: plain PyTorch, the compiled part, or Triton kernels.
 
 `MOLEFLOW_BACKEND` or `use_backend` chooses among `BACKENDS`; "auto", the default, takes the compiled part where it can
-run. "triton" is for a GPU; on a CPU it runs in Triton's interpreter, which only tests want. A flow that it cannot take
-is an error; another operation that it cannot take runs in plain PyTorch.
+run, and Triton for pixel maps and prototype distances on a GPU. "triton" is for a GPU; on a CPU it runs in Triton's
+interpreter, which only tests want. A flow that it cannot take is an error; another operation that it cannot take runs
+in plain PyTorch.
 `MOLEFLOW_PRECISION` or `use_precision` chooses what the matrix products of the Triton kernels read.
 """
 

@@ -101,6 +101,7 @@ class PrototypeRouter:
         self.use_mahalanobis = use_mahalanobis
         self.prototypes: dict[int, TaskPrototype] = {}
         self._stack = _StackCache()
+        self._ids: tuple[list[int], Tensor] = ([], torch.empty(0, dtype=torch.long))
 
     def add_prototype(self, prototype: TaskPrototype) -> None:
         """Add or replace the prototype of a task."""
@@ -121,10 +122,22 @@ class PrototypeRouter:
         return mahalanobis_distances(features, stack)
 
     def route(self, features: Tensor) -> Tensor:
-        """The task id of each row of features (n, D), (n,); a NaN distance never wins over a number."""
+        """The task id of each row of features (n, D), (n,); a NaN distance never wins over a number.
+
+        With features and prototypes on one device nothing waits for it.
+        """
         distances = self.distances(features)
         nearest = distances.nan_to_num(nan=torch.inf).argmin(dim=1)
-        return torch.tensor(list(self.prototypes), device=nearest.device)[nearest]
+        return self._task_ids(nearest.device)[nearest]
+
+    def _task_ids(self, device: torch.device) -> Tensor:
+        """Task ids in order of addition, kept where they were last wanted, (tasks,)."""
+        ids, tensor = self._ids
+        if ids != list(self.prototypes) or tensor.device != device:
+            ids = list(self.prototypes)
+            tensor = torch.tensor(ids, device="cpu").to(device, non_blocking=True)
+            self._ids = (ids, tensor)
+        return tensor
 
 
 _Sources = list[tuple[Tensor, int | None]]

@@ -17,7 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_BLOCKS = 4  # 10/16 of the square; more blocks are narrower and no faster
+from moleflow_fast.backend import runs_on_triton
+from moleflow_fast.ops import native
+
+_BLOCKS = 4  # on a CPU: 10/16 of the square; more blocks are narrower and no faster
 _CHUNK_BYTES = 32 * 2**20  # of differences from all means
 
 
@@ -26,23 +29,22 @@ class GaussianStack(NamedTuple):
 
     means: Tensor  # (T, D)
     blocks: tuple[Tensor, ...]  # (T, D - start, width): columns of lower triangles, from the diagonal down
-    factored: bool  # the triangles are Cholesky factors; otherwise F with d^T F d = d^T P d
+    factored: Tensor  # (), bool: the triangles are Cholesky factors; otherwise F with d^T F d = d^T P d
 
 
 def stack_gaussians(means: Sequence[Tensor], precisions: Sequence[Tensor]) -> GaussianStack:
     """Lay out means (D,) and precisions (D, D), which need be neither symmetric nor definite.
+
+    Nothing is read from the device. On a GPU a triangle is one block: the kernel skips its zeros by itself.
 
     Raises:
         ValueError: none given, or they differ in shape, dtype or device.
     """
     if not stackable(means, precisions):
         raise ValueError("Gaussians must be at least one, and of one shape, dtype and device")
-    triangles = _cholesky_factors(precisions)
-    factored = triangles is not None
-    if triangles is None:
-        triangles = [torch.tril(p + p.T, -1) + torch.diag(p.diagonal()) for p in precisions]
-    dim = means[0].shape[0]
-    edges = sorted({dim * b // _BLOCKS for b in range(_BLOCKS + 1)})
+    triangles, factored = _triangles(precisions)
+    dim, count = means[0].shape[0], 1 if means[0].is_cuda else _BLOCKS
+    edges = sorted({dim * b // count for b in range(count + 1)})
     blocks = [torch.stack([t[start:, start:end] for t in triangles]) for start, end in pairwise(edges)]
     return GaussianStack(torch.stack(list(means)), tuple(blocks), factored)
 
@@ -54,11 +56,16 @@ def stackable(means: Sequence[Tensor], precisions: Sequence[Tensor]) -> bool:
 
 
 def mahalanobis_distances(features: Tensor, gaussians: GaussianStack) -> Tensor:
-    """Distances (n, T) of features (n, D), which are taken to the means' dtype and device; NaN stays NaN."""
+    """Distances (n, T) of features (n, D), which are taken to the means' dtype and device; NaN stays NaN.
+
+    fp32 on a GPU runs in Triton, where it is installed, unless another backend was asked for.
+    """
     means = gaussians.means
+    features = features.to(means)
+    if runs_on_triton(features, why_not=native.forward_only(features, means, *gaussians.blocks), in_auto=True):
+        return _triton_distances(features.contiguous(), gaussians)
     rows = max(1, _CHUNK_BYTES // (means.numel() * means.element_size()))
-    chunks = features.to(means).split(rows)
-    return torch.cat([_distances(chunk, gaussians) for chunk in chunks])
+    return torch.cat([_distances(chunk, gaussians) for chunk in features.split(rows)])
 
 
 def mahalanobis_distances_reference(features: Tensor, means: Sequence[Tensor], precisions: Sequence[Tensor]) -> Tensor:
@@ -79,18 +86,38 @@ def _distances(features: Tensor, gaussians: GaussianStack) -> Tensor:
         below = difference[..., start:]
         product = torch.bmm(below, block)  # (T, n, width)
         width = block.shape[-1]
-        squares += (product * (product if gaussians.factored else below[..., :width])).sum(-1)
+        squares += (product * _choose(gaussians.factored, product, below[..., :width])).sum(-1)
         start += width
     return squares.clamp_min(0).sqrt().T
 
 
-def _cholesky_factors(precisions: Sequence[Tensor]) -> list[Tensor] | None:
-    """Lower factors, computed in fp64; None if a precision is not positive definite (singular or rounded to it)."""
-    factors = []
-    for precision in precisions:
-        symmetric = precision.double()
-        factor, info = torch.linalg.cholesky_ex((symmetric + symmetric.T) / 2)
-        if bool(info) or not bool(factor.isfinite().all()):
-            return None
-        factors.append(factor.to(precision.dtype))
-    return factors
+def _triton_distances(features: Tensor, gaussians: GaussianStack) -> Tensor:
+    # Imported when first needed: an installation for the CPU may lack Triton.
+    from moleflow_fast.kernels.mahalanobis import squared_distances
+
+    return squared_distances(features, *gaussians).clamp_min(0).sqrt()
+
+
+def _choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """torch.where of a condition (), which on a CPU is for nothing."""
+    if condition.is_cpu:
+        return yes if condition else no
+    return torch.where(condition, yes, no)
+
+
+def _triangles(precisions: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Lower triangles, and whether they are Cholesky factors, (): only if every precision is positive definite.
+
+    One may be singular, or rounded to it. Factors are computed in fp64.
+    """
+    factors, definite = zip(*map(_cholesky, precisions), strict=True)
+    factored = torch.stack(definite).all()
+    sums = [torch.tril(p + p.T, -1) + torch.diag(p.diagonal()) for p in precisions]
+    return [_choose(factored, f, s) for f, s in zip(factors, sums, strict=True)], factored
+
+
+def _cholesky(precision: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower factor, and whether there is one, ()."""
+    symmetric = precision.double()
+    factor, info = torch.linalg.cholesky_ex((symmetric + symmetric.T) / 2)
+    return factor.to(precision.dtype), (info == 0) & factor.isfinite().all()

@@ -92,7 +92,7 @@ def run_operations() -> None:
     """What stands around the flow: features, whitening, loss, scores, optimizer."""
     import torch
 
-    from moleflow_fast.kernels import density, depthwise, image_score, patch_pool, pixel_map, whitening
+    from moleflow_fast.kernels import density, depthwise, image_score, mahalanobis, patch_pool, pixel_map, whitening
     from moleflow_fast.kernels.adamp import DeviceAdamP
     from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor
 
@@ -125,6 +125,8 @@ def run_operations() -> None:
     patch_pool.pool_patches([m.to(memory_format=torch.channels_last) for m in maps], CHANNELS, (height, width))
     lines = torch.empty(height, 8 * height, device="meta")
     pixel_map.between_matrices(lines, tokens, lines)
+    triangles, factored = torch.empty(15, CHANNELS, CHANNELS, device="meta"), torch.empty((), device="meta").bool()
+    mahalanobis.squared_distances(x[0, 0], triangles[:, 0], [triangles], factored)
     adamp.step()
 
 
