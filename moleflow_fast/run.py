@@ -372,9 +372,9 @@ class ContinualRun:
     def _draw_class(self, directory: RunDirectory, test: TestClass) -> None:
         ids = self.scorer.route(test)
         patch_maps = self.scorer.patch_maps(test, ids)
-        scores = image_scores(patch_maps, self.options.ablation)
+        scores = image_scores(patch_maps, self.options.ablation).cpu()
         chosen = choose_images(test.labels, scores, self.options.heatmaps)
-        maps = self.scorer.pixel_maps(patch_maps)
+        maps = self.scorer.pixel_maps(patch_maps).cpu()
         dataset = self.test_dataset(test.name)
         normal = maps[test.labels == 0]
         coldest = float(torch.quantile(normal.flatten()[:: max(1, normal.numel() // 1_000_000)], 0.5))

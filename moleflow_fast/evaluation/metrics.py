@@ -1,10 +1,12 @@
-"""Exact detection metrics over millions of scores, computed by the compiled part.
+"""Exact detection metrics over millions of scores, computed by the compiled part; those of one ranking on a GPU, if
+the scores are there.
 
 +inf and NaN scores rank as the most anomalous, so a broken score can raise a false alarm but never hide a defect.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from moleflow_fast._compiled import compiled
+from moleflow_fast.evaluation.device_ranking import ranked_figures
 
 
 class RankingMetrics(NamedTuple):
@@ -34,8 +37,10 @@ def ranking_metrics(scores: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> R
     Raises:
         ValueError: shapes differ, or a label is neither 0 nor 1.
     """
+    if isinstance(scores, Tensor) and scores.is_cuda:
+        return _on_device(scores.detach(), torch.as_tensor(labels, device=scores.device))
     values, truth = _scores(scores), _labels(labels)
-    _check_shapes(values, truth, "scores", "labels")
+    _check_shapes(values.shape, truth.shape, "scores", "labels")
     return RankingMetrics(*compiled.ranking_metrics(values.ravel(), truth.ravel(), torch.get_num_threads()))
 
 
@@ -74,16 +79,25 @@ def aupro(maps: Tensor | ArrayLike, masks: Tensor | ArrayLike, fpr_limit: float 
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"fpr_limit must be in (0, 1], got {fpr_limit}")
     values, truth = _scores(maps), _labels(masks)
-    _check_shapes(values, truth, "maps", "masks")
+    _check_shapes(values.shape, truth.shape, "maps", "masks")
     if values.ndim != 3:
         raise ValueError(f"maps must be (N, H, W), got {values.shape}")
     return float(compiled.aupro(values, truth, fpr_limit, torch.get_num_threads()))
 
 
+def _on_device(scores: Tensor, labels: Tensor) -> RankingMetrics:
+    """Both on one device."""
+    _check_shapes(scores.shape, labels.shape, "scores", "labels")
+    return RankingMetrics(*ranked_figures(_widened(scores).flatten(), labels.flatten()))
+
+
+def _widened(scores: Tensor) -> Tensor:
+    return scores if scores.dtype in (torch.float32, torch.float64) else scores.double()
+
+
 def _scores(scores: Tensor | ArrayLike) -> NDArray[Any]:
     if isinstance(scores, Tensor):
-        scores = scores.detach().cpu()
-        scores = (scores if scores.dtype in (torch.float32, torch.float64) else scores.double()).numpy()
+        scores = _widened(scores.detach().cpu()).numpy()
     values = np.asarray(scores)
     return np.ascontiguousarray(values, dtype=np.float32 if values.dtype == np.float32 else np.float64)
 
@@ -95,6 +109,6 @@ def _labels(labels: Tensor | ArrayLike) -> NDArray[np.uint8]:
     return np.ascontiguousarray(values, dtype=np.uint8)
 
 
-def _check_shapes(scores: NDArray[Any], labels: NDArray[Any], name: str, truth_name: str) -> None:
-    if scores.shape != labels.shape:
-        raise ValueError(f"{name} {scores.shape} and {truth_name} {labels.shape} must have the same shape")
+def _check_shapes(scores: Sequence[int], labels: Sequence[int], name: str, truth_name: str) -> None:
+    if tuple(scores) != tuple(labels):
+        raise ValueError(f"{name} {tuple(scores)} and {truth_name} {tuple(labels)} must have the same shape")

@@ -45,8 +45,8 @@ class TestClass:
 class Scorer:
     """Scores test classes with a trainer's model.
 
-    Maps are kept per (class, expert): with a frozen base an old expert's map cannot change, so after a new task
-    only images whose route changed are scored.
+    Maps stay on the device they were made on and are kept per (class, expert): with a frozen base an old expert's map
+    cannot change, so after a new task only images whose route changed are scored.
     """
 
     def __init__(
@@ -90,5 +90,5 @@ class Scorer:
         maps: list[Tensor] = []
         for patches, _ in test.source.batches(batches):
             ids = torch.full((len(patches),), task_id, device=patches.device)
-            maps.extend(self.trainer.anomaly_maps(patches, ids).cpu())
+            maps.extend(self.trainer.anomaly_maps(patches, ids))
         return dict(zip(images, maps, strict=True))
