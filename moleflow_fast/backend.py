@@ -1,10 +1,10 @@
-"""Which implementation runs an operation: plain PyTorch, the compiled part, or Triton kernels.
+"""Which implementation runs an operation: plain PyTorch, the compiled part, or Triton kernels; and in which precision.
 
 `MOLEFLOW_BACKEND` or `use_backend` chooses among `BACKENDS`; "auto", the default, takes the compiled part where it can
 run, and Triton for pixel maps and prototype distances on a GPU. "triton" is for a GPU; on a CPU it runs in Triton's
 interpreter, which only tests want. A flow that it cannot take is an error; another operation that it cannot take runs
 in plain PyTorch.
-`MOLEFLOW_PRECISION` or `use_precision` chooses what the matrix products of the Triton kernels read.
+`MOLEFLOW_PRECISION` or `use_precision` chooses what matrix products read on a GPU.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +23,27 @@ from torch import Tensor
 from moleflow_fast.errors import UserError
 
 BACKENDS = ("auto", "eager", "cpp", "triton")
-PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class _Precision:
+    """What products on a GPU read; state, log-determinant, losses and parameters are fp32 in each.
+
+    Attributes:
+        operands: what the Triton kernels of the flow store for its products, see `engine.plan.Plan`.
+        tf32: whether products and convolutions of fp32 operands, torch's and the kernels', round them to tf32.
+    """
+
+    operands: str
+    tf32: bool
+
+
+_MEANING = {
+    "fp32": _Precision("fp32", tf32=False),
+    "tf32": _Precision("fp32", tf32=True),
+    "bf16": _Precision("bf16", tf32=False),
+}
+PRECISIONS = tuple(_MEANING)
 _override: ContextVar[str | None] = ContextVar("moleflow_backend", default=None)
 _precision: ContextVar[str | None] = ContextVar("moleflow_precision", default=None)
 
@@ -40,28 +62,62 @@ def use_backend(name: str) -> Iterator[None]:
         _override.reset(token)
 
 
+def given_backend() -> str | None:
+    """The backend of `use_backend`, else of `MOLEFLOW_BACKEND`, else None."""
+    from_environment = os.environ.get("MOLEFLOW_BACKEND")
+    return _override.get() or (None if from_environment is None else _known(from_environment))
+
+
 def requested_backend() -> str:
-    """One of `BACKENDS`: that of `use_backend`, else of `MOLEFLOW_BACKEND`, else "auto"."""
-    return _override.get() or _known(os.environ.get("MOLEFLOW_BACKEND", "auto"))
+    """One of `BACKENDS`: the given one, else "auto"."""
+    return given_backend() or "auto"
 
 
 @contextmanager
 def use_precision(name: str) -> Iterator[None]:
-    """Choose the precision for the block, in this thread."""
+    """Choose the precision for the block: in this thread, and through torch's flags for every product of torch's."""
     token = _precision.set(_known_precision(name))
     try:
-        yield
+        with _torch_uses_tf32(_MEANING[name].tf32):
+            yield
     finally:
         _precision.reset(token)
 
 
-def requested_precision() -> str:
-    """One of `PRECISIONS`: that of `use_precision`, else of `MOLEFLOW_PRECISION`, else "fp32".
+@contextmanager
+def _torch_uses_tf32(wanted: bool) -> Iterator[None]:
+    flags = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [flag.allow_tf32 for flag in flags]
+    _set_tf32(flags, [wanted] * len(flags))
+    try:
+        yield
+    finally:
+        _set_tf32(flags, before)
 
-    State, log-determinant, losses and parameters are fp32 in either. Products of fp32 operands run in tf32 where
-    `torch.backends.cuda.matmul.allow_tf32` says so.
+
+def _set_tf32(flags: tuple[Any, ...], values: list[bool]) -> None:
+    for flag, value in zip(flags, values, strict=True):
+        if flag.allow_tf32 != value:  # torch counts even an assignment of the same value as a choice of its older API
+            flag.allow_tf32 = value
+
+
+def given_precision() -> str | None:
+    """The precision of `use_precision`, else of `MOLEFLOW_PRECISION`, else None."""
+    from_environment = os.environ.get("MOLEFLOW_PRECISION")
+    return _precision.get() or (None if from_environment is None else _known_precision(from_environment))
+
+
+def requested_precision() -> str:
+    """One of `PRECISIONS`: the given one, else "fp32".
+
+    Only `use_precision`, in which every run is, sets torch's flags; elsewhere they decide between fp32 and tf32.
     """
-    return _precision.get() or _known_precision(os.environ.get("MOLEFLOW_PRECISION", "fp32"))
+    return given_precision() or "fp32"
+
+
+def product_operands() -> str:
+    """What the flow's Triton kernels store for their products: "fp32", of which tf32 is a rounding, or "bf16"."""
+    return _MEANING[requested_precision()].operands
 
 
 def flow_backend() -> str:
@@ -81,7 +137,7 @@ def runs_compiled(*tensors: Tensor, why_not: str | None = None, backend: str = "
     """
     reason = why_not_compiled(*tensors, why_not=why_not, backend=backend)
     if reason and requested_backend() == backend:
-        raise BackendError(f"backend {backend} cannot run this: {reason}; set MOLEFLOW_BACKEND=auto")
+        raise BackendError(f"backend {backend} cannot run this: {reason}; use --backend auto or MOLEFLOW_BACKEND=auto")
     return reason is None
 
 
@@ -118,6 +174,15 @@ def _obstacle(tensors: tuple[Tensor, ...], backend: str) -> str | None:
     if dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, and the operands are {dtype}"
     return None
+
+
+def why_not_precision(device: str) -> str | None:
+    """What keeps a flow on this type of device from the requested precision, or None."""
+    if product_operands() == "fp32":
+        return None
+    if requested_backend() != "triton":
+        return f"backend {requested_backend()} does not choose them"
+    return None if device == "cuda" else f"the device is {device}, and Triton's interpreter does not multiply bf16"
 
 
 def why_not_triton(device: str) -> str | None:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from moleflow_fast.backend import flow_backend, requested_precision, runs_compiled, why_not_compiled
+from moleflow_fast.backend import flow_backend, product_operands, runs_compiled, why_not_compiled
 from moleflow_fast.engine.flow import flow
 from moleflow_fast.engine.packing import PackCache, Packed, Parts, obstacle, trained
 
@@ -70,7 +70,7 @@ class FlowEngine:
 
     def packed(self, parts: Parts) -> Packed:
         """The packed form of these parts: the same object as long as nothing behind it has changed."""
-        return self._packs.get(parts, requested_precision() if flow_backend() == "triton" else None)
+        return self._packs.get(parts, product_operands() if flow_backend() == "triton" else None)
 
     def hold(self) -> AbstractContextManager[None]:
         """In the block no parameter changes, so weights that train are packed once and not at every call."""

@@ -36,7 +36,7 @@ class Plan:
         clamp: bound of the log-scales.
         scaling: alpha / r of the LoRA parts.
         operands: None for token-major chunks on a CPU; for channel-major kernels the dtype of what products read,
-            "fp32" or "bf16".
+            "fp32" (also where they round it to tf32) or "bf16".
         slots: names of the tensors that want gradients, as "<part>.<index>.<layer>.<what>".
     """
 
