@@ -112,6 +112,8 @@ class FeatureCache:
             extractor.fingerprint(),
             str(self.dtype),
         ]
+        if self.device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+            parts.append("tf32")  # a run in fp32 must not read what another rounded
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def _through_file(self, key: str, source: BackboneSource, progress: Progress | None) -> FeatureStore:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from moleflow_fast.backend import use_precision
 from moleflow_fast.extractors import cache as cache_module
 from moleflow_fast.extractors import cache_files, create_feature_extractor
 from moleflow_fast.extractors.backbone_source import BackboneSource, NonFiniteFeatures
@@ -52,6 +53,17 @@ def direct(dataset, extractor=None, batch_size=3):
     extractor = extractor or CountingExtractor()
     images = torch.stack([dataset[i][0] for i in range(len(dataset))])
     return torch.cat([extractor.features_with_image_level(batch)[0] for batch in images.split(batch_size)])
+
+
+def test_features_rounded_to_tf32_have_an_entry_of_their_own(data, tmp_path):
+    dataset, extractor = FileImages(data), CountingExtractor()
+
+    def key(precision, device):
+        with use_precision(precision):
+            return FeatureCache(tmp_path / "cache", PLENTY, device, 0)._key(dataset, extractor)
+
+    assert key("fp32", "cpu") == key("tf32", "cpu") == key("fp32", "cuda") == key("bf16", "cuda")
+    assert key("tf32", "cuda") != key("fp32", "cuda")
 
 
 @pytest.mark.parametrize(("device_bytes", "origin"), [(0, "file"), (PLENTY, "device")])
