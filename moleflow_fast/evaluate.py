@@ -8,7 +8,8 @@ import logging
 import sys
 from pathlib import Path
 
-from moleflow_fast.config.options import INTERPOLATIONS, RunOptions
+from moleflow_fast.backend import BACKENDS, PRECISIONS, given_backend, given_precision
+from moleflow_fast.config.options import BACKEND_HELP, INTERPOLATIONS, PRECISION_HELP, RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
 from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
@@ -25,17 +26,28 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--score_smooth_sigma", type=float, help="another Gaussian smoothing, pixels")
     parser.add_argument("--interp_mode", choices=INTERPOLATIONS, help="another way from patches to pixels")
     parser.add_argument("--device", help="cpu, cuda or cuda:N")
+    parser.add_argument("--backend", choices=BACKENDS, help=f"{BACKEND_HELP} (default $MOLEFLOW_BACKEND or the run's)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help=f"{PRECISION_HELP} (default $MOLEFLOW_PRECISION or the run's)"
+    )
     parser.add_argument("--quiet", action="store_const", const=True, help="no progress bars")
     return parser
 
 
 def run_options(directory: RunDirectory, args: argparse.Namespace) -> RunOptions:
-    """The run's own options, with those given here in their place."""
-    changed = {n: v for n, v in vars(args).items() if n != "run" and v is not None}
+    """The run's own options, with those given here in their place, on the command line or in the environment."""
+    given = {n: v for n, v in vars(args).items() if n != "run" and v is not None}
+    environment = {"backend": given_backend(), "precision": given_precision()}
+    changed = {n: v for n, v in environment.items() if v is not None} | given
     try:
         return dataclasses.replace(directory.options(), **changed)
     except ValueError as error:
         raise RunDirectoryError(str(error)) from error
+
+
+def warn_of_another_precision(console: RunConsole, trained: str, now: str) -> None:
+    if trained != now:
+        console.warn(f"trained with --precision {trained} and evaluated with {now}: figures may differ")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,12 +59,13 @@ def main(argv: list[str] | None = None) -> int:
         directory = RunDirectory.open(args.run)
         options = run_options(directory, args)
         run = ContinualRun(options)
+        warn_of_another_precision(run.console, directory.options().precision, options.precision)
         routed, oracle = run.evaluate_again(directory)
         file = directory.write_again((routed, oracle))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    RunConsole(options.quiet).evaluation(f"{args.run}", routed, oracle)
+    run.console.evaluation(f"{args.run}", routed, oracle)
     print(f"written to {file}")
     return 0
 

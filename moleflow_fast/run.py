@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from moleflow_fast.backend import flow_backend, runs_compiled
+from moleflow_fast.backend import flow_backend, runs_compiled, use_backend, use_precision, why_not_precision
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.scenario import split_into_tasks
 from moleflow_fast.console import RunConsole
@@ -147,6 +148,21 @@ class ContinualRun:
 
     def execute(self) -> RunResult:
         """Train every task, evaluate after each, write everything down."""
+        with self._as_chosen():
+            return self._execute()
+
+    def evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
+        """Routed and oracle evaluation of a finished or interrupted run's last complete task."""
+        with self._as_chosen():
+            return self._evaluate_again(directory)
+
+    @contextmanager
+    def _as_chosen(self) -> Iterator[None]:
+        """The backend and the precision of the options."""
+        with use_backend(self.options.backend), use_precision(self.options.precision):
+            yield
+
+    def _execute(self) -> RunResult:
         self._check()
         directory = RunDirectory.create(self.options)
         self._announce(directory)
@@ -162,9 +178,9 @@ class ContinualRun:
                 self._evaluate(directory, task_id)
         return self._finish(directory)
 
-    def evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
-        """Routed and oracle evaluation of a finished or interrupted run's last complete task."""
+    def _evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
         self._check_data()
+        self.console.say(f"flow           {self._flow}")
         done = checkpoint.load_tasks(directory.checkpoints, self.trainer, self._checkpoint_options)
         self._require_own_classes(directory.checkpoints)
         return evaluate_all_tasks(self.scorer, self._tests_until(done[-1]))
@@ -178,7 +194,7 @@ class ContinualRun:
         self._check_data()
         if self.options.load_checkpoint and not self.options.resume:
             _ = self._loaded_tasks
-        _ = self._why_plain_flow
+        _ = self._flow
 
     @cached_property
     def _why_plain_flow(self) -> str | None:
@@ -187,6 +203,26 @@ class ContinualRun:
         reason = self.trainer.nf_model.why_not_compiled(features, None)
         runs_compiled(features, why_not=reason, backend=flow_backend())
         return reason
+
+    @cached_property
+    def _flow(self) -> str:
+        """What computes the flow, in words; an error where it cannot compute as asked."""
+        plain = self._why_plain_flow
+        self._check_precision()
+        precision = self.options.precision
+        if precision == "tf32" and self.device.type == "cpu":
+            precision = "fp32 (tf32 is for a GPU)"
+        steps = "as CUDA graphs" if self.trainer.steps_are_graphs else "one by one"
+        how = f"compiled ({flow_backend()})" if plain is None else f"plain PyTorch: {plain}"
+        return f"{how}; precision {precision}, training steps {steps}"
+
+    def _check_precision(self) -> None:
+        reason = why_not_precision(self.device.type)
+        if reason:
+            raise UserError(
+                f"--precision {self.options.precision} needs the flow on Triton kernels on a GPU, but {reason}; "
+                "add --backend triton where there is a GPU, or take --precision fp32"
+            )
 
     def _check_data(self) -> None:
         report = check_dataset(self.layout, self.data_root, self.classes, num_workers=self.options.num_workers)
@@ -201,8 +237,7 @@ class ContinualRun:
             f"backbone       {self.options.backbone_name}, weights: {self.extractor.weights_origin}, "
             f"patches {self.extractor.embed_dim} wide, on {self.device}"
         )
-        reason = self._why_plain_flow
-        self.console.say(f"flow           {'compiled' if reason is None else f'plain PyTorch: {reason}'}")
+        self.console.say(f"flow           {self._flow}")
 
     def _restore(self, directory: RunDirectory) -> int:
         """Bring back the tasks learned before; returns their number."""

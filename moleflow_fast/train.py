@@ -12,10 +12,10 @@ from moleflow_fast.errors import UserError
 def main(argv: list[str] | None = None) -> int:
     """0 on success, 1 with one clear message on an error the user can mend, 130 on Ctrl-C."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    options = parse_options(argv)
-    from moleflow_fast.run import ContinualRun  # not at the top: decoding processes import this module again
-
     try:
+        options = parse_options(argv)
+        from moleflow_fast.run import ContinualRun  # not at the top: decoding processes import this module again
+
         ContinualRun(options).execute()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

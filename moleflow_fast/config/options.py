@@ -8,10 +8,19 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from moleflow_fast.backend import BACKENDS, PRECISIONS, requested_backend, requested_precision
 from moleflow_fast.config.ablation import AblationConfig, add_ablation_args, parse_ablation_args
 
 DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder")
 INTERPOLATIONS = ("bilinear", "bicubic")
+BACKEND_HELP = (
+    "what runs the flow: plain PyTorch (eager), the compiled part (cpp, on a CPU), Triton kernels (triton, on a GPU), "
+    "or auto, which takes the compiled part where it can run"
+)
+PRECISION_HELP = (
+    "what matrix products read on a GPU: fp32, tf32 (convolutions too), or bf16 (the flow's products, with --backend "
+    "triton alone); fp32 until the detection quality of the others has been measured on a GPU"
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,8 @@ class RunOptions:
     quiet: bool = False
 
     device: str = "auto"
+    backend: str = field(default_factory=requested_backend)
+    precision: str = field(default_factory=requested_precision)
     num_workers: int = 2
     no_feature_cache: bool = False
     cache_dir: str | None = None
@@ -71,6 +82,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         _at_least(1, self, "img_size", "num_epochs", "batch_size", "lora_rank")
         _at_least(0, self, "num_coupling_layers", "num_workers", "slow_blocks_k", "heatmaps", "score_smooth_sigma")
+        _one_of(BACKENDS, self, "backend")
+        _one_of(PRECISIONS, self, "precision")
         if self.lr <= 0:
             raise ValueError(f"--lr must be positive, got {self.lr}")
         if self.dataset != "demo" and not self.data_path:
@@ -100,7 +113,7 @@ class RunOptions:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> RunOptions:
-        values = dict(content)
+        values = {**_BEFORE_THEY_WERE_STORED, **content}
         values["ablation"] = AblationConfig(**values["ablation"])
         for name in ("task_classes", "backbone_layers", "vit_blocks"):
             values[name] = tuple(values[name]) if values[name] is not None else None
@@ -125,6 +138,9 @@ NOT_PART_OF_THE_RESULT = frozenset(
         "device_cache_gb", "tensorboard", "heatmaps", "no_feature_cache", "run_diagnostics",
     }
 )  # fmt: skip
+
+# Runs whose options do not say, whatever is asked for now.
+_BEFORE_THEY_WERE_STORED = {"backend": "auto", "precision": "fp32"}
 
 _LISTS = {"task_classes": str, "backbone_layers": str, "vit_blocks": int}
 
@@ -180,6 +196,8 @@ _GROUPS: dict[str, dict[str, str]] = {
     },
     "machine": {
         "device": "auto, cpu, cuda or cuda:N",
+        "backend": BACKEND_HELP + " (default $MOLEFLOW_BACKEND or auto)",
+        "precision": PRECISION_HELP + " (default $MOLEFLOW_PRECISION or fp32)",
         "num_workers": "processes that decode images; 0 decodes in the main one",
         "no_feature_cache": "run the backbone every epoch instead of once per image",
         "cache_dir": "where features are kept between runs ($MOLEFLOW_CACHE or ~/.cache/moleflow_fast/features)",
@@ -188,7 +206,9 @@ _GROUPS: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 
-_CHOICES = {"dataset": DATASETS, "interp_mode": INTERPOLATIONS}
+_CHOICES = {
+    "dataset": DATASETS, "interp_mode": INTERPOLATIONS, "backend": BACKENDS, "precision": PRECISIONS,
+}  # fmt: skip
 
 EXAMPLES = """\
 examples:
@@ -211,11 +231,12 @@ def build_parser(prog: str = "python -m moleflow_fast.train") -> argparse.Argume
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    defaults = {f.name: f for f in dataclasses.fields(RunOptions)}
+    fields = dataclasses.fields(RunOptions)
+    defaults = {f.name: None if f.default is dataclasses.MISSING else f.default for f in fields}
     for title, options in _GROUPS.items():
         group = parser.add_argument_group(title)
         for name, text in options.items():
-            _add_option(group, name, text, defaults[name].default)
+            _add_option(group, name, text, defaults[name])
     add_ablation_args(parser)
     return parser
 
@@ -263,3 +284,8 @@ def _at_least(bound: float, options: RunOptions, *names: str) -> None:
     for name in names:
         if getattr(options, name) < bound:
             raise ValueError(f"--{name} must be at least {bound}, got {getattr(options, name)}")
+
+
+def _one_of(choices: tuple[str, ...], options: RunOptions, name: str) -> None:
+    if getattr(options, name) not in choices:
+        raise ValueError(f"--{name} must be one of {', '.join(choices)}, got {getattr(options, name)!r}")

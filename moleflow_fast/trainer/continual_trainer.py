@@ -271,7 +271,12 @@ class MoLEContinualTrainer:
 
         return loss
 
-    def _steps_on_device(self, task_id: int, patches: Tensor) -> bool:
+    @property
+    def steps_are_graphs(self) -> bool:
+        """Whether training steps run as CUDA graphs, and not one operation after another."""
+        return self.device.type == "cuda" and self._steps_on_device(None, torch.empty(0, device=self.device))
+
+    def _steps_on_device(self, task_id: int | None, patches: Tensor) -> bool:
         return flow_backend() == "triton" and self.nf_model.why_not_compiled(patches, task_id) is None
 
     def _step(self, task_id: int, stage: _Stage, patches: Tensor) -> float:
