@@ -1,9 +1,8 @@
 """Which implementation runs an operation: plain PyTorch, the compiled part, or Triton kernels; and in which precision.
 
 `MOLEFLOW_BACKEND` or `use_backend` chooses among `BACKENDS`; "auto", the default, takes the compiled part where it can
-run, and Triton for pixel maps and prototype distances on a GPU. "triton" is for a GPU; on a CPU it runs in Triton's
-interpreter, which only tests want. A flow that it cannot take is an error; another operation that it cannot take runs
-in plain PyTorch.
+run. "triton" is for a GPU, and has to be asked for until it has been measured on one; on a CPU it runs in Triton's
+interpreter, which only tests want. A flow that it cannot take is an error; another operation runs in plain PyTorch.
 `MOLEFLOW_PRECISION` or `use_precision` chooses what matrix products read on a GPU.
 """
 
@@ -141,16 +140,12 @@ def runs_compiled(*tensors: Tensor, why_not: str | None = None, backend: str = "
     return reason is None
 
 
-def runs_on_triton(*tensors: Tensor, why_not: str | None = None, in_auto: bool = False) -> bool:
-    """Whether Triton kernels are to take these tensors and can, arguments as for `runs_compiled`.
+def runs_on_triton(*tensors: Tensor, why_not: str | None = None) -> bool:
+    """Whether Triton kernels were asked for and take these tensors, arguments as for `runs_compiled`.
 
     It never raises: an operation beside the flow has its definition to fall back to.
-
-    Args:
-        in_auto: also where no backend was asked for and the tensors are on a GPU, not only under "triton".
     """
-    wanted = requested_backend() == "triton" or (in_auto and all(t.is_cuda for t in tensors))
-    return wanted and why_not_compiled(*tensors, why_not=why_not, backend="triton") is None
+    return requested_backend() == "triton" and why_not_compiled(*tensors, why_not=why_not, backend="triton") is None
 
 
 def why_not_compiled(*tensors: Tensor, why_not: str | None = None, backend: str = "cpp") -> str | None:

@@ -58,11 +58,11 @@ def stackable(means: Sequence[Tensor], precisions: Sequence[Tensor]) -> bool:
 def mahalanobis_distances(features: Tensor, gaussians: GaussianStack) -> Tensor:
     """Distances (n, T) of features (n, D), which are taken to the means' dtype and device; NaN stays NaN.
 
-    fp32 on a GPU runs in Triton, where it is installed, unless another backend was asked for.
+    fp32 on a GPU runs in Triton where backend "triton" was asked for.
     """
     means = gaussians.means
     features = features.to(means)
-    if runs_on_triton(features, why_not=native.forward_only(features, means, *gaussians.blocks), in_auto=True):
+    if runs_on_triton(features, why_not=native.forward_only(features, means, *gaussians.blocks)):
         return _triton_distances(features.contiguous(), gaussians)
     rows = max(1, _CHUNK_BYTES // (means.numel() * means.element_size()))
     return torch.cat([_distances(chunk, gaussians) for chunk in features.split(rows)])

@@ -37,7 +37,7 @@ def pixel_map(maps: Tensor, size: int, sigma: float, mode: str = "bilinear") -> 
     if mode not in _ALIGN_CORNERS:
         raise ValueError(f"mode must be one of {', '.join(_ALIGN_CORNERS)}, got {mode!r}")
     why_not = native.forward_only(maps)
-    if runs_compiled(maps, why_not=why_not) or runs_on_triton(maps, why_not=why_not, in_auto=True):
+    if runs_compiled(maps, why_not=why_not) or runs_on_triton(maps, why_not=why_not):
         return torch.ops.moleflow.pixel_map(maps, size, sigma, mode)
     return gaussian_smooth(_resize(maps, (size, size), mode), sigma)
 
