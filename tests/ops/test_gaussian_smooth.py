@@ -22,7 +22,7 @@ def scipy_smooth(values, sigma):
 
 @pytest.mark.parametrize("smooth", [gaussian_smooth, gaussian_smooth_reference])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("sigma", [0.3, 1.0, 4.0, 11.5])
+@pytest.mark.parametrize("sigma", [0.12, 0.125, 0.3, 1.0, 4.0, 11.5])  # radius 0, and 1 from 0.125 on
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (3, 1, 40), (1, 65, 33), (2, 224, 224)])
 def test_equal_to_scipy(shape, sigma, dtype, smooth):
     values = maps(shape, dtype)
