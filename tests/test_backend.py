@@ -1,12 +1,21 @@
 """Choosing a backend and a precision: who wins, and what it does to torch's flags."""
 
+import importlib.util
 from collections.abc import Iterator
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moleflow_fast import backend
-from moleflow_fast.backend import BACKENDS, PRECISIONS, BackendError, use_backend, use_precision
+from moleflow_fast.backend import (
+    BACKENDS,
+    PRECISIONS,
+    BackendError,
+    runs_on_triton,
+    use_backend,
+    use_precision,
+)
 
 
 def flags() -> tuple[bool, bool]:
@@ -88,3 +97,26 @@ def test_where_a_precision_runs(name: str, chosen: str, device: str, reason: str
     with use_backend(chosen), use_precision(name):
         found = backend.why_not_precision(device)
     assert found is None if reason is None else reason in str(found)
+
+
+@pytest.fixture
+def on_gpu() -> Iterator[torch.Tensor]:
+    """Without contents: what runs is decided from device, dtype and backend."""
+    pytest.importorskip("triton")
+    with FakeTensorMode():
+        yield torch.empty(2, 3, 4, device="cuda")
+
+
+@pytest.mark.parametrize(("name", "taken"), [("auto", False), ("eager", False), ("cpp", False), ("triton", True)])
+def test_triton_has_to_be_asked_for(on_gpu: torch.Tensor, name: str, taken: bool) -> None:
+    with use_backend(name):
+        assert runs_on_triton(on_gpu) == taken
+
+
+def test_what_triton_cannot_take(on_gpu: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    with use_backend("triton"):
+        assert not runs_on_triton(on_gpu.double())
+        assert not runs_on_triton(on_gpu, torch.empty(2))
+        assert not runs_on_triton(on_gpu, why_not="a gradient is wanted")
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        assert not runs_on_triton(on_gpu)

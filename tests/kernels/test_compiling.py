@@ -73,6 +73,12 @@ def test_products_run_on_tensor_cores(kernels: Figures) -> None:
     assert used == {name: INSTRUCTION[target(name)] for name in used}
 
 
+def test_products_that_must_be_exact_stay_off_tensor_cores(kernels: Figures) -> None:
+    """Those of maps that hold 1e30, and of distances: tf32 has 11 bits."""
+    used = {n: kernel["instruction"] for n, kernel in kernels.items() if n.startswith(("batched", "partial_squares"))}
+    assert len(used) == 3 and set(used.values()) == {None}
+
+
 def test_tensor_cores_do_not_wait_for_each_product(kernels: Figures) -> None:
     """Where registers of an accumulator are touched too early, the assembler serializes wgmma and says so."""
     assert [name for name, kernel in kernels.items() if kernel["serialized"]] == []

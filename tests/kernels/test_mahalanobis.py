@@ -107,8 +107,8 @@ def test_the_plain_path_takes_what_triton_does_not():
     assert on_triton(mahalanobis_distances, rows.detach(), wide).dtype == torch.float64
 
 
-def router_of(tasks: int = 4, dim: int = 48, images: int = 30) -> PrototypeRouter:
-    """As in practice: fewer images than channels."""
+def router_of(tasks: int = 4, dim: int = 48, images: int = 80) -> PrototypeRouter:
+    """Of more images than channels: which precisions have a factor does not hang on rounding."""
     router = PrototypeRouter(DEVICE)
     for task in range(tasks):
         prototype = TaskPrototype(10 * task, device=DEVICE)
