@@ -14,6 +14,8 @@ from moleflow_fast.run import ContinualRun, RunResult
 from moleflow_fast.run_directory import RunDirectoryError
 from moleflow_fast.train import main
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +82,15 @@ def test_a_run_says_how_it_computes_in_one_line(
     assert main(argv) == 0
     said = [text for text in capsys.readouterr().out.splitlines() if text.startswith("flow  ")]
     assert len(said) == 1 and line in said[0] and "training steps one by one" in said[0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=[pytest.mark.gpu, needs_gpu])])
+def test_a_run_says_whether_its_steps_are_graphs(precision: str, data: Path, tmp_path: Path) -> None:
+    """On a GPU for real; without one, Triton's interpreter takes the same steps singly."""
+    device, steps = ("cuda", "as CUDA graphs") if torch.cuda.is_available() else ("cpu", "one by one")
+    new = ContinualRun(RunOptions(**arguments(data, tmp_path, device=device, backend="triton", precision=precision)))
+    with new._as_chosen():
+        assert new._flow == f"compiled (triton); precision {precision}, training steps {steps}"
 
 
 def test_the_flags_of_torch_in_a_run_and_after_it(
