@@ -8,8 +8,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from device import SMALL  # noqa: E402
 from machine import Machine, measure  # noqa: E402
-from workloads import SMALL  # noqa: E402
 
 _MACHINE = pytest.StashKey[Machine]()
 

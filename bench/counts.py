@@ -4,8 +4,8 @@ Multiply-adds are those of products and convolutions; elementwise work is left o
 known plan: the LoRA product merged into the weight once a step, permutations as indices, gradients of A and B through
 rank-r products (or from the dense weight gradient where the base trains too).
 
-Bytes are fp32 and compulsory only: inputs, outputs and weights once, and in training every value that the backward pass
-needs from the forward pass written once and read once.
+Bytes are compulsory only: inputs, outputs and weights once, and in training every value that the backward pass needs
+from the forward pass written once and read once. All are fp32 but what products read, `operand` bytes a value.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ class Flow:
 
     # Work on `tokens` patches
 
-    def inference(self, tokens: int) -> Work:
+    def inference(self, tokens: int, operand: int = FLOAT) -> Work:
         """Forward without gradients, merged weights at hand: reads x, writes -log p."""
         macs = self.base_macs() + self.dia_macs() + self.depthwise_macs()
         weights = self.base_macs() + self.dia_macs()  # as many as multiply-adds a token
-        return Work(macs * tokens, FLOAT * (weights + tokens * (self.dim + 1)))
+        return Work(macs * tokens, operand * weights + FLOAT * tokens * (self.dim + 1))
 
-    def training_step(self, tokens: int, base_trains: bool) -> Work:
+    def training_step(self, tokens: int, base_trains: bool, operand: int = FLOAT) -> Work:
         """Forward, backward and the weights of one step; `base_trains` for the first task."""
         base, dia, depthwise = self.base_macs(), self.dia_macs(), self.depthwise_macs()
         # forward; input gradient; weight gradients, where a later task needs those of A and B alone
@@ -104,13 +104,12 @@ class Flow:
         per_token += 3 * dia + (3 if base_trains else 2) * depthwise
         # merging is r in out a layer; with the base, dA = B^T dW and dB = dW A^T are as much again, each
         per_step = self.rank * base * (3 if base_trains else 1)
-        saved = self.blocks * (4 * self.driver + 2 * self.driven)  # hidden layers; x2 and the log-scale
-        saved += self.dia_blocks * (4 * self.dia_hidden + 2 * self.driven)
-        state = self._trained(base_trains)
+        hidden = self.blocks * 4 * self.driver + self.dia_blocks * 4 * self.dia_hidden
+        driven = (self.blocks + self.dia_blocks) * 2 * self.driven  # x2 and the log-scale
         # weights read by forward and backward; of trained ones gradient, moments and value are written and read
-        weights = 2 * (base + dia) + 8 * state
-        traffic = FLOAT * (weights + tokens * (self.dim + 2 * saved))
-        return Work(per_token * tokens + per_step, traffic)
+        weights = operand * 2 * (base + dia) + FLOAT * 8 * self._trained(base_trains)
+        kept = operand * hidden + FLOAT * driven
+        return Work(per_token * tokens + per_step, weights + tokens * (FLOAT * self.dim + 2 * kept))
 
     def published_inference_macs(self, tokens: int) -> int:
         """Products of the published arrangement, depthwise convolutions included."""

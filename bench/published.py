@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from adamp import AdamP
+from published_adamp import AdamP
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
@@ -110,10 +110,10 @@ def published_model(model: MoLESpatialAwareNF) -> PublishedFlow:
 class TokenStatistics:
     """Running mean and sum of squared deviations per channel, one token after another (Welford)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, device: torch.device | str = "cpu") -> None:
         self.count = 0
-        self.mean = torch.zeros(channels)
-        self.squares = torch.zeros(channels)
+        self.mean = torch.zeros(channels, device=device)
+        self.squares = torch.zeros(channels, device=device)
 
     @torch.no_grad()
     def update(self, features: Tensor) -> None:
@@ -132,8 +132,8 @@ class PublishedTraining:
         self.task_id = task_id
         self.params = model.get_trainable_params(task_id)
         self.optimizer = AdamP(self.params, lr=lr, weight_decay=weight_decay)
-        self.positions = PositionalEmbeddingGenerator()
-        self.statistics = TokenStatistics(model.embed_dim)
+        self.positions = PositionalEmbeddingGenerator(model.device)
+        self.statistics = TokenStatistics(model.embed_dim, model.device)
 
     def step(self, patches: Tensor) -> float:
         """One step on patches (B, H, W, D); the loss, NaN if the batch was skipped."""
@@ -158,11 +158,14 @@ class PublishedTraining:
 class PublishedExtractor:
     """Patch features (B, H, W, D) of images (B, 3, S, S), by 3x3 patches copied out."""
 
-    def __init__(self, backbone: nn.Module, layers: Sequence[str], embed_dim: int, size: int) -> None:
+    def __init__(
+        self, backbone: nn.Module, layers: Sequence[str], embed_dim: int, size: int, device: torch.device
+    ) -> None:
         self.embed_dim = embed_dim
         self._capture = LayerCapture(backbone, layers)
         with torch.no_grad():
             drop_unused_tail(self._capture, probe_image((3, size, size)))
+        backbone.to(device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -183,7 +186,8 @@ class PublishedExtractor:
 def published_extractor(extractor: CNNPatchCoreExtractor, size: int) -> PublishedExtractor:
     """One with the same random weights, batch norms of their own, in torch's default memory format."""
     backbone, _ = create_backbone(extractor.backbone_name, pretrained=False, input_shape=(3, size, size))
-    return PublishedExtractor(backbone.requires_grad_(False), extractor.layers, extractor.embed_dim, size)
+    device = next(extractor.parameters()).device
+    return PublishedExtractor(backbone.requires_grad_(False), extractor.layers, extractor.embed_dim, size, device)
 
 
 class PublishedInference:
@@ -193,7 +197,7 @@ class PublishedInference:
         self.extractor = extractor
         self.model = model
         self.prototypes = router.prototypes
-        self.positions = PositionalEmbeddingGenerator()
+        self.positions = PositionalEmbeddingGenerator(model.device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,7 +222,7 @@ class PublishedInference:
         for prototype in self.prototypes.values():
             difference = features - prototype.mean
             distances.append(((difference @ prototype.precision) * difference).sum(-1).clamp_min(0).sqrt())
-        return torch.tensor(list(self.prototypes))[torch.stack(distances, dim=1).argmin(1)]
+        return torch.tensor(list(self.prototypes), device=features.device)[torch.stack(distances, dim=1).argmin(1)]
 
 
 # Evaluation

@@ -1,6 +1,6 @@
 """From pytest-benchmark's JSON to a small result file and the Markdown tables of docs/performance.md.
 
-python bench/tables.py RAW.json [--results FOLDER]    prints the tables; writes FOLDER/<date>.json
+python bench/tables.py RAW.json [--results FOLDER]    prints the tables; writes FOLDER/<date>[-<gpu>].json
 python bench/tables.py FOLDER/<date>.json             prints the tables of a result file
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 Result = dict[str, Any]
-BASELINES = ("published", "reference")  # backends that a group's other rows are compared with
+BASELINES = ("published", "reference", "compile")  # what a group's rows are compared with, at equal precision
 
 
 def compact(raw: Result) -> Result:
@@ -28,15 +29,18 @@ def compact(raw: Result) -> Result:
 
 
 def _row(benchmark: Result) -> Result:
-    stats = benchmark["stats"]
+    stats, extra = benchmark["stats"], dict(benchmark["extra_info"])
+    calls = extra.pop("calls", 1)
+    if extra.get("precision") == "fp32":
+        del extra["precision"]
     return {
         "group": benchmark["group"],
         "name": benchmark["name"],
         "backend": _backend(benchmark),
-        "median_s": stats["median"],
-        "min_s": stats["min"],
+        "median_s": stats["median"] / calls,
+        "min_s": stats["min"] / calls,
         "rounds": stats["rounds"],
-        **benchmark["extra_info"],
+        **extra,
     }
 
 
@@ -57,38 +61,65 @@ def tables(result: Result) -> str:
 
 
 def _machine_line(machine: Result) -> str:
-    rates = ", ".join(f"{value:.0f} ({name})" for name, value in machine["gflops"].items())
+    rates = "; ".join(
+        f"{precision} products " + ", ".join(f"{value:,.0f} ({name})" for name, value in rates.items())
+        for precision, rates in machine["gflops"].items()
+    )
     return (
-        f"{machine['cpu']}, {machine['threads']} threads; Python {machine['python']}, torch {machine['torch']}; "
-        f"{machine['date']}. fp32 products {rates} GFLOP/s, copy {machine['copy_gigabytes_per_s']:.1f} GB/s."
+        f"{_gpu_words(machine)}{machine['cpu']}, {machine['threads']} threads; Python {machine['python']}, "
+        f"torch {machine['torch']}; {machine['date']}. {rates} GFLOP/s, "
+        f"copy {machine['copy_gigabytes_per_s']:,.1f} GB/s."
     )
 
 
+def _gpu_words(machine: Result) -> str:
+    gpu = machine.get("gpu")
+    if gpu is None:
+        return ""
+    known = [(name, gpu.get(name)) for name in ("driver", "capability", "cuda", "triton")]
+    return f"{gpu['name']} ({', '.join(f'{name} {value}' for name, value in known if value)}); "
+
+
 def _table(rows: list[Result], machine: Result) -> str:
-    baseline = next((row for row in rows if row["backend"] in BASELINES), rows[0])
-    titles = ["backend", "median", f"against {baseline['backend']}", "% of floor", "peak memory"]
-    columns = [titles] + [
-        [
-            row["backend"],
-            seconds(row["median_s"]),
-            ratio(baseline["median_s"] / row["median_s"]),
-            _percent_of_floor(row, machine),
-            f"{row['peak_mib']:,.0f} MiB" if "peak_mib" in row else "",
-        ]
-        for row in rows
+    columns = [
+        ("backend", [row["backend"] for row in rows]),
+        ("median", [seconds(row["median_s"]) for row in rows]),
+        *_comparisons(rows, machine),
+        ("% of floor", [_percent_of_floor(row, machine) for row in rows]),
+        ("peak memory", [f"{row['peak_mib']:,.0f} MiB" if "peak_mib" in row else "" for row in rows]),
     ]
-    used = [i for i in range(len(titles)) if i < 2 or any(line[i] for line in columns[1:])]
+    used = [column for column in columns if any(column[1])]
+    lines = ["| " + " | ".join(cells) + " |" for cells in zip(*(cells for _, cells in used), strict=True)]
+    return "\n".join([f"| {' | '.join(title for title, _ in used)} |", "|" + "---|" * len(used), *lines])
+
+
+def _comparisons(rows: list[Result], machine: Result) -> list[tuple[str, list[str]]]:
+    """A column for the first of `BASELINES` among the rows, else for the first row; on a GPU one for each of them."""
     if len(rows) == 1:
-        used.remove(2)
-    lines = ["| " + " | ".join(line[i] for i in used) + " |" for line in columns]
-    return "\n".join([lines[0], "|" + "---|" * len(used), *lines[1:]])
+        return []
+    there = [name for name in BASELINES if any(row["backend"].partition("-")[0] == name for row in rows)]
+    there = there or [rows[0]["backend"]]
+    return [(f"against {name}", _ratios(rows, name)) for name in there[: None if "gpu" in machine else 1]]
+
+
+def _ratios(rows: list[Result], baseline: str) -> list[str]:
+    """Each row's against the baseline at its precision; empty where that was not run."""
+    medians = {row["backend"]: row["median_s"] for row in rows}
+    names = [f"{baseline}-{row['precision']}" if "precision" in row else baseline for row in rows]
+    return [
+        ratio(medians[name] / row["median_s"]) if name in medians else ""
+        for name, row in zip(names, rows, strict=True)
+    ]
 
 
 def floor_seconds(row: Result, machine: Result) -> float | None:
-    """The longer of the needed multiply-adds at the machine's best rate and the needed bytes at its copy rate."""
+    """The longer of the needed multiply-adds at the machine's best rate and the needed bytes at its copy rate.
+
+    The rate is that of products in the row's precision.
+    """
     if "gmac" not in row:
         return None
-    arithmetic = 2 * row["gmac"] / max(machine["gflops"].values())
+    arithmetic = 2 * row["gmac"] / max(machine["gflops"][row.get("precision", "fp32")].values())
     return max(arithmetic, row["gigabytes"] / machine["copy_gigabytes_per_s"])
 
 
@@ -96,6 +127,13 @@ def _percent_of_floor(row: Result, machine: Result) -> str:
     """100% would be a run at the floor."""
     floor = floor_seconds(row, machine)
     return "" if floor is None else f"{100 * floor / row['median_s']:.0f}%"
+
+
+def file_name(machine: Result) -> str:
+    """<date>.json, with the GPU's name where there is one."""
+    gpu = machine.get("gpu")
+    words = [machine["date"], *(re.findall("[a-z0-9]+", gpu["name"].lower()) if gpu else [])]
+    return "-".join(words) + ".json"
 
 
 def ratio(value: float) -> str:
@@ -114,12 +152,12 @@ def seconds(value: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="JSON of pytest-benchmark, or a result file")
-    parser.add_argument("--results", type=Path, help="folder for <date>.json")
+    parser.add_argument("--results", type=Path, help="folder for the result file")
     options = parser.parse_args()
     result = compact(json.loads(options.file.read_text()))
     if options.results is not None:
         options.results.mkdir(parents=True, exist_ok=True)
-        target = options.results / f"{result['machine']['date']}.json"
+        target = options.results / file_name(result["machine"])
         target.write_text(json.dumps(result, indent=2) + "\n")
     print(tables(result), end="")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from device import SMALL
 from recording import record
-from workloads import SMALL
 
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole

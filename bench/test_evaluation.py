@@ -16,10 +16,10 @@ import pytest
 import torch
 from backends import running
 from counts import pixel_maps, ranking
+from device import SMALL
 from published import published_evaluation, published_pixel_maps, published_ranking
 from recording import record
 from torch import Tensor
-from workloads import SMALL
 
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.evaluation.evaluator import evaluate_class

@@ -1,6 +1,7 @@
 """Images to anomaly maps, scores and task ids: backbone, routing among three tasks, flow. Random weights.
 
-`eager`, `compile` and `cpp` are `MoLEContinualTrainer.inference`; only the flow is compiled under `compile`.
+All but `published` are `MoLEContinualTrainer.inference`. Only the flow is compiled under `compile`, and only the flow
+is in bf16 where the backend says so; the backbone is then in tf32.
 """
 
 from __future__ import annotations
@@ -9,12 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from backends import pairs, skip_unless_runnable
+from backends import pairs, precision, skip_unless_runnable
+from device import DEVICE, ON_GPU, SMALL
 from recording import record
 from workloads import BACKBONES, IMAGE_SIZE, inference
 
-CASES = [(backbone, images) for backbone in BACKBONES for images in (8, 1)]
-COMPILED = [(backbone, 8) for backbone in BACKBONES]
+CASES = [
+    (backbone, images)
+    for backbone in (("wide_resnet50_2",) if ON_GPU else BACKBONES)
+    for images in ((256, 32, 1) if ON_GPU and not SMALL else (8, 1))
+]
+COMPILED = [(backbone, images) for backbone, images in CASES if images in (8, 32)]
+ROUNDS, WARM_UP = (10, 2) if ON_GPU else (3, 1)
 
 
 def _name(value: str | tuple[str, int]) -> str:
@@ -26,10 +33,10 @@ def test_inference(benchmark: Any, case: tuple[str, int], backend: str) -> None:
     backbone, images = case
     skip_unless_runnable(backend)
     torch.manual_seed(0)
-    batch = torch.randn(images, 3, IMAGE_SIZE, IMAGE_SIZE)
+    batch = torch.randn(images, 3, IMAGE_SIZE, IMAGE_SIZE, device=DEVICE)
     run, work = inference(BACKBONES[backbone], batch, backend)
     unit = "image" if images == 1 else "images"
-    record(benchmark, f"inference, {backbone}, {images} {unit} of {IMAGE_SIZE} px", work)
-    maps, _, ids = benchmark.pedantic(run, rounds=3, warmup_rounds=1)
+    record(benchmark, f"inference, {backbone}, {images} {unit} of {IMAGE_SIZE} px", work, precision=precision(backend))
+    maps, _, ids = benchmark.pedantic(run, rounds=ROUNDS, warmup_rounds=WARM_UP)
     assert maps.isfinite().all()
     assert ids.tolist() == [1] * images

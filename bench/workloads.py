@@ -1,20 +1,26 @@
 """What is timed: training steps and inference of the baseline flow, on random features and random weights.
 
-Speed depends on neither. MOLEFLOW_BENCH_SMALL=1 shrinks everything, to see that the benchmarks run; its timings
-mean nothing.
+Speed depends on neither.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from types import SimpleNamespace
 
 import torch
-from backends import running
-from counts import FeatureMap, Flow, Work, patch_pooling
-from published import PublishedInference, PublishedTraining, published_extractor, published_model
+from backends import arranged, arrangement, precision, running
+from counts import FLOAT, FeatureMap, Flow, Work, patch_pooling
+from device import DEVICE, ON_GPU, SMALL, finished
+from published import (
+    PublishedExtractor,
+    PublishedInference,
+    PublishedTraining,
+    published_extractor,
+    published_model,
+)
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +30,6 @@ from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
-SMALL = os.environ.get("MOLEFLOW_BENCH_SMALL", "0") != "0"
 LEARNING_RATE, EPOCHS = 2e-4, 60
 TASKS = 3  # known at inference
 
@@ -37,11 +42,12 @@ def baseline_flow(dim: int) -> Flow:
 
 
 def make_trainer(flow: Flow, tasks: int, extractor: object = None) -> MoLEContinualTrainer:
-    """A trainer on the CPU whose last of `tasks` tasks has just begun; experts are away from their zeros."""
+    """A trainer whose last of `tasks` tasks has just begun; experts are away from their zeros."""
     torch.manual_seed(0)
     config = AblationConfig(dia_n_blocks=flow.dia_blocks)
-    model = MoLESpatialAwareNF(flow.dim, flow.blocks, lora_rank=flow.rank, ablation_config=config)
-    trainer = MoLEContinualTrainer(extractor, PositionalEmbeddingGenerator("cpu"), model, SimpleNamespace(seed=0))
+    model = MoLESpatialAwareNF(flow.dim, flow.blocks, lora_rank=flow.rank, device=DEVICE, ablation_config=config)
+    positions = PositionalEmbeddingGenerator(DEVICE)
+    trainer = MoLEContinualTrainer(extractor, positions, model, SimpleNamespace(seed=0), DEVICE)
     for task_id in range(tasks):
         trainer._begin_task(task_id)
         with torch.no_grad():
@@ -61,53 +67,74 @@ class StepCase:
     images: int
     side: int  # patches a side
     task_id: int
+    flow: Flow
 
     @property
     def tokens(self) -> int:
         return self.images * self.side**2
 
-    @property
-    def flow(self) -> Flow:
-        return baseline_flow(768)
-
-    @property
-    def work(self) -> Work:
-        return self.flow.training_step(self.tokens, base_trains=self.task_id == 0)
+    def work(self, backend: str) -> Work:
+        return self.flow.training_step(self.tokens, self.task_id == 0, operand_bytes(backend))
 
     def patches(self) -> Tensor:
         """(B, H, W, D)."""
-        return torch.randn(self.images, self.side, self.side, self.flow.dim)
+        return torch.randn(self.images, self.side, self.side, self.flow.dim, device=DEVICE)
 
 
-STEP_CASES = {
-    case.name: case
-    for case in (
-        StepCase("first task, 28x28", 2 if SMALL else 16, 6 if SMALL else 28, task_id=0),
-        StepCase("later task, 28x28", 2 if SMALL else 16, 6 if SMALL else 28, task_id=1),
-        StepCase("later task, 56x56", 1 if SMALL else 4, 12 if SMALL else 56, task_id=1),
-    )
-}
+def operand_bytes(backend: str) -> int:
+    """Of a value that products read."""
+    return 2 if precision(backend) == "bf16" else FLOAT
 
 
-def training_step(case: StepCase, backend: str) -> Callable[[Tensor], float]:
-    """patches -> loss, with one optimizer step: the trainer's own, or the published one."""
-    task_id = case.task_id
-    trainer = make_trainer(case.flow, task_id + 1)
-    model = trainer.nf_model
-    stage = trainer._stages(task_id, EPOCHS, LEARNING_RATE)[0]
-    stage.begin(model)
-    stage.set_rate(0)
-    model.train()
-    if backend == "published":
-        return PublishedTraining(published_model(model), task_id, LEARNING_RATE).step
-    if backend == "compile":
-        model.compile()
+def _step_cases() -> list[StepCase]:
+    flow = baseline_flow(768)
+    images, side = (2, 6) if SMALL else (16, 28)
+    cases = [
+        StepCase("first task, 28x28", images, side, 0, flow),
+        StepCase("later task, 28x28", images, side, 1, flow),
+        StepCase("later task, 28x28, DIA only", images, side, 1, replace(flow, blocks=0)),
+        StepCase("later task, 56x56", 1 if SMALL else 4, 2 * side, 1, flow),
+    ]
+    return [*cases, StepCase("later task, 56x56, full batch", images, 2 * side, 1, flow)] if ON_GPU else cases
 
-    def step(patches: Tensor) -> float:
-        with running(backend):
-            return trainer._step(task_id, stage, patches)
 
-    return step
+STEP_CASES = {case.name: case for case in _step_cases()}
+
+
+class TrainingSteps:
+    """Optimizer steps of one task on patches, each done when the call returns: the trainer's own, or published ones."""
+
+    def __init__(self, case: StepCase, backend: str) -> None:
+        self._task_id, self._backend = case.task_id, backend
+        self._trainer = make_trainer(case.flow, case.task_id + 1)
+        model = self._trainer.nf_model
+        self._stage = self._trainer._stages(case.task_id, EPOCHS, LEARNING_RATE)[0]
+        self._stage.begin(model)
+        self._stage.set_rate(0)
+        model.train()
+        self._step: Callable[[Tensor], object] = self._own_step
+        if arrangement(backend) == "published":
+            published = PublishedTraining(published_model(model), case.task_id, LEARNING_RATE)
+            published.model.forward = arranged(published.model.forward, backend)  # type: ignore[method-assign]
+            self._step = lambda patches: self._stage.count(published.step(patches))
+        else:
+            model._run = arranged(model._run, backend)  # type: ignore[method-assign]
+
+    def __call__(self, patches: Tensor) -> None:
+        with running(self._backend):
+            finished(self._step)(patches)
+
+    def count(self) -> tuple[int, int]:
+        """Steps since the last call: how many counted, and how many were skipped for a loss that is not finite."""
+        return self._stage.finish_steps()[1:]
+
+    def begin_again(self) -> None:
+        """As before the first step, but for moments and compiled code: no gradients and no captured graph."""
+        self._stage.device_steps = None
+        self._stage.optimizer.zero_grad(set_to_none=True)
+
+    def _own_step(self, patches: Tensor) -> float:
+        return self._trainer._start_step(self._task_id, self._stage, patches)
 
 
 # Inference
@@ -132,39 +159,55 @@ def inference(backbone: Backbone, images: Tensor, backend: str) -> tuple[Inferen
 
     Three tasks are known, the router is on, and every image is of the second: a test class at once.
     """
-    flow = baseline_flow(backbone.dim)
-    shape = (3, IMAGE_SIZE, IMAGE_SIZE)
-    extractor = create_feature_extractor(
-        backbone.name, shape, flow.dim, "cpu", layers=backbone.layers, pretrained=False
-    )
-    assert isinstance(extractor, CNNPatchCoreExtractor)
+    flow, extractor = baseline_flow(backbone.dim), _extractor(backbone.name)
     trainer = make_trainer(flow, TASKS, extractor)
-    trainer.nf_model.requires_grad_(False)
-    trainer.nf_model.eval()
-    features = extractor.get_image_level_features(images)
+    model = trainer.nf_model.requires_grad_(False)
+    model.eval()
+    with running(backend):
+        features = extractor.get_image_level_features(images).mean(0)
     for task_id in range(TASKS):
-        trainer.build_prototype(task_id, features.mean(0) + (task_id - 1) + 0.1 * torch.randn(64, flow.dim))
-    work = _inference_work(flow, extractor, images)
-    if backend == "published":
-        model = published_model(trainer.nf_model)
-        published = PublishedInference(published_extractor(extractor, IMAGE_SIZE), model, trainer.router)
-        return lambda: published(images), work
-    if backend == "compile":
-        trainer.nf_model.compile()
+        spread = 0.1 * torch.randn(64, flow.dim, device=DEVICE)
+        trainer.build_prototype(task_id, features + (task_id - 1) + spread)
+    score: Callable[[Tensor], object] = trainer.inference
+    if arrangement(backend) == "published":
+        score = _published_inference(trainer, backend)
+    else:
+        model._run = arranged(model._run, backend)  # type: ignore[method-assign]
 
     def run() -> tuple[Tensor, Tensor, Tensor]:
         with running(backend):
-            return trainer.inference(images)
+            return finished(score)(images)
 
-    return run, work
+    return run, _inference_work(flow, extractor, images, operand_bytes(backend))
 
 
-def _inference_work(flow: Flow, extractor: CNNPatchCoreExtractor, images: Tensor) -> Work:
+@cache
+def _extractor(name: str) -> CNNPatchCoreExtractor:
+    """With random weights; it is frozen, so benchmarks can share it."""
+    backbone, shape = BACKBONES[name], (3, IMAGE_SIZE, IMAGE_SIZE)
+    dim = baseline_flow(backbone.dim).dim
+    extractor = create_feature_extractor(name, shape, dim, DEVICE, layers=backbone.layers, pretrained=False)
+    assert isinstance(extractor, CNNPatchCoreExtractor)
+    return extractor
+
+
+@cache
+def _published_extractor(name: str) -> PublishedExtractor:
+    return published_extractor(_extractor(name), IMAGE_SIZE)
+
+
+def _published_inference(trainer: MoLEContinualTrainer, backend: str) -> PublishedInference:
+    model = published_model(trainer.nf_model)
+    model.forward = arranged(model.forward, backend)  # type: ignore[method-assign]
+    return PublishedInference(_published_extractor(trainer.extractor.backbone_name), model, trainer.router)
+
+
+def _inference_work(flow: Flow, extractor: CNNPatchCoreExtractor, images: Tensor, operand: int) -> Work:
     """One backbone pass over the images, pooling, and the flow."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        outputs = extractor._capture(images)
-    backbone = Work(counter.get_total_flops() / 2)
+        outputs = extractor._capture(images[:1])
+    backbone = Work(counter.get_total_flops() / 2) * len(images)
     maps = [FeatureMap(*output.shape[1:]) for output in outputs]
     tokens = len(images) * maps[0].height * maps[0].width
-    return backbone + patch_pooling(len(images), maps, flow.dim) + flow.inference(tokens)
+    return backbone + patch_pooling(len(images), maps, flow.dim) + flow.inference(tokens, operand)

@@ -13,7 +13,8 @@ from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 
 BASELINE = Flow(768, blocks=8, dia_blocks=4, rank=64)
-FLOWS = [Flow(16, blocks=2, dia_blocks=3, rank=3), Flow(20, blocks=3, dia_blocks=1, rank=2, kernel=5)]
+DIA_ONLY = Flow(16, blocks=0, dia_blocks=4, rank=3)
+FLOWS = [Flow(16, blocks=2, dia_blocks=3, rank=3), Flow(20, blocks=3, dia_blocks=1, rank=2, kernel=5), DIA_ONLY]
 IMAGES, SIDE = 2, 3
 TOKENS = IMAGES * SIDE**2
 
@@ -76,6 +77,21 @@ def test_needed_is_less_than_published(base_trains: bool) -> None:
     needed = BASELINE.training_step(tokens, base_trains).macs
     assert needed < BASELINE.published_training_macs(tokens, base_trains)
     assert BASELINE.inference(tokens).macs < BASELINE.published_inference_macs(tokens)
+
+
+def test_task_flow_alone_has_its_own_work_and_the_mixer() -> None:
+    tokens, products = 100, 4 * 2 * 8 * (8 + 8 + 8)  # blocks, networks, hidden width, its inputs and outputs
+    assert DIA_ONLY.inference(tokens).macs == tokens * (products + 9 * 16)
+    step = DIA_ONLY.training_step(tokens, base_trains=False)
+    assert step.macs == tokens * (3 * products + 2 * 9 * 16)
+    kept = 4 * (4 * 8 + 2 * 8)  # blocks; hidden layers, x2 and log-scale
+    assert step.bytes == 4 * ((2 + 8) * products + tokens * (16 + 2 * kept))
+
+
+def test_narrow_operands_move_less_but_not_half() -> None:
+    wide, narrow = (BASELINE.training_step(12_544, False, operand) for operand in (4, 2))
+    assert narrow.macs == wide.macs
+    assert wide.bytes / 2 < narrow.bytes < wide.bytes
 
 
 def test_odd_width() -> None:

@@ -15,8 +15,16 @@ MACHINE = {
     "torch": "2.14.0",
     "python": "3.11.0",
     "date": "2026-01-02",
-    "gflops": {"batch": 180.0, "image": 200.0},
+    "gflops": {"fp32": {"batch": 180.0, "image": 200.0}},
     "copy_gigabytes_per_s": 20.0,
+}
+
+
+GPU = {
+    **MACHINE,
+    "gflops": {"fp32": {"batch": 50_000.0}, "tf32": {"batch": 350_000.0}, "bf16": {"batch": 700_000.0}},
+    "copy_gigabytes_per_s": 3000.0,
+    "gpu": {"name": "NVIDIA H100 80GB HBM3", "driver": None, "capability": "9.0", "cuda": "13.0", "triton": "3.6.0"},
 }
 
 
@@ -69,6 +77,27 @@ def test_columns_without_values_are_left_out(raw: dict[str, Any]) -> None:
     lines = tables.tables(tables.compact(raw)).splitlines()
     assert "| backend | median | against reference |" in lines
     assert "| compiled | 1 ms | 2000x |" in lines
+
+
+def test_rows_of_a_gpu_have_the_floor_and_the_baseline_of_their_precision(raw: dict[str, Any]) -> None:
+    work = {"gmac": 350.0, "gigabytes": 0.003}  # 1 ms in bf16
+    times = {"published": 0.1, "published-bf16": 0.05, "compile-bf16": 0.01, "triton": 0.02, "triton-bf16": 0.002}
+    rows = [benchmark(name, t, precision=name.partition("-")[2] or "fp32", **work) for name, t in times.items()]
+    text = tables.tables(tables.compact(raw | {"machine": GPU, "benchmarks": rows}))
+    assert "NVIDIA H100 80GB HBM3 (capability 9.0, cuda 13.0, triton 3.6.0); Some CPU" in text
+    assert "bf16 products 700,000 (batch)" in text
+    assert "| triton | 20 ms | 5.00x |  | 70% |" in text.splitlines()
+    assert "| triton-bf16 | 2 ms | 25.0x | 5.00x | 50% |" in text.splitlines()
+
+
+def test_several_calls_a_round_are_divided(raw: dict[str, Any]) -> None:
+    raw["benchmarks"] = [benchmark("triton", 1.0, calls=10)]
+    assert tables.compact(raw)["benchmarks"][0]["median_s"] == pytest.approx(0.1)
+
+
+def test_a_result_file_is_named_after_the_gpu() -> None:
+    assert tables.file_name(MACHINE) == "2026-01-02.json"
+    assert tables.file_name(GPU) == "2026-01-02-nvidia-h100-80gb-hbm3.json"
 
 
 def test_small_runs_are_marked(raw: dict[str, Any]) -> None:

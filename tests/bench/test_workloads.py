@@ -1,0 +1,67 @@
+"""Every backend's training step on a tiny flow; that of a GPU's backends too, in Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from backends import ON_CPU_BACKENDS, ON_GPU_BACKENDS, precision, products_in, running
+from counts import Flow
+from device import DEVICE, ON_GPU
+from workloads import StepCase, TrainingSteps, make_trainer
+
+from moleflow_fast.backend import requested_backend, requested_precision
+
+FLOW = Flow(8, blocks=1, dia_blocks=1, rank=2)
+BACKENDS = sorted({*ON_GPU_BACKENDS, *(() if ON_GPU else ON_CPU_BACKENDS)})
+HERE = [  # torch.compile takes a minute, and the interpreter multiplies the raw bits of bf16
+    name for name in BACKENDS if not name.startswith("compile") and (ON_GPU or name != "triton-bf16")
+]
+
+
+@pytest.mark.parametrize("task_id", [0, 1])
+@pytest.mark.parametrize("backend", HERE)
+def test_steps(backend: str, task_id: int) -> None:
+    if backend.startswith("triton"):
+        pytest.importorskip("triton")
+    case = StepCase("tiny", 1, 3, task_id, FLOW)
+    steps = TrainingSteps(case, backend)
+    before = [p.detach().clone() for p in steps._stage.params]
+    steps(case.patches())
+    steps.begin_again()
+    steps(case.patches())
+    assert (steps._stage.device_steps is not None) == backend.startswith("triton")
+    counted, skipped = steps.count()
+    assert counted and not skipped
+    if not backend.startswith("published"):  # those step a copy
+        assert any(not torch.equal(a, b) for a, b in zip(before, steps._stage.params, strict=True))
+
+
+def test_a_gpu_backend_says_what_it_runs() -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    seen = {}
+    for backend in ON_GPU_BACKENDS:
+        with running(backend):
+            seen[backend] = requested_backend(), requested_precision(), matmul.allow_tf32
+    assert seen["compile-tf32"] == ("eager", "fp32", True)
+    assert seen["compile-bf16"] == ("eager", "fp32", False)
+    assert seen["triton"] == ("triton", "fp32", False)
+    assert seen["triton-tf32"] == ("triton", "fp32", True)
+    assert seen["triton-bf16"] == ("triton", "bf16", False)
+    assert (matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+    assert {precision(name) for name in ON_CPU_BACKENDS} == {"fp32"}
+
+
+def test_an_error_restores_the_precision() -> None:
+    before = torch.backends.cuda.matmul.allow_tf32
+    with pytest.raises(RuntimeError), products_in("tf32"):
+        raise RuntimeError
+    assert torch.backends.cuda.matmul.allow_tf32 == before
+
+
+def test_task_flow_alone() -> None:
+    trainer = make_trainer(Flow(8, blocks=0, dia_blocks=2, rank=2), 2)
+    x = torch.randn(1, 2, 2, 8, device=DEVICE)
+    assert not list(trainer.nf_model.flow.module_list)
+    z, logdet = trainer.nf_model(x)
+    assert z.shape == x.shape and logdet.shape == (1, 2, 2)
