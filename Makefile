@@ -1,14 +1,24 @@
 # `make demo` and `make test` do all set-up themselves: an environment in .venv, and the package installed into it.
+# With SYSTEM=1 the packages of $(PYTHON) are used as they are and nothing is fetched: the package alone is built, with
+# the setuptools, pybind11, cmake and ninja that are there, into .system.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
+RESULTS ?= bench/results
+ifdef SYSTEM
+RUN := PYTHONPATH=$(abspath .system)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -P
+READY := .system/.installed
+else
 RUN := $(BIN)/python -P
+READY := $(VENV)/.installed-test
+endif
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .PHONY: help install demo lint test bench gpu-check clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo 'SYSTEM=1 (gpu-check, bench): use the packages of PYTHON as they are and fetch nothing; RESULTS=folder'
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +30,10 @@ $(VENV)/.installed: $(VENV)/.created $(SOURCES)
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/pip install '.[test,bench]'
+	@touch $@
+
+.system/.installed: $(SOURCES)
+	$(PYTHON) -m pip install --no-index --no-deps --no-build-isolation --upgrade --target .system .
 	@touch $@
 
 install: $(VENV)/.installed ## create .venv and install the package into it
@@ -34,15 +48,27 @@ lint: $(VENV)/.installed-test ## ruff and mypy
 test: lint ## lint, then every test, against the installed package
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto # a worker per core: more threads would only get in their way
 
-bench: $(VENV)/.installed-test ## benchmarks: result as JSON in bench/results/cpu/, tables on the screen
+bench: $(READY) ## benchmarks: result as JSON in bench/results/cpu/, tables on the screen
 	@mkdir -p .benchmarks
 	$(RUN) -m pytest bench --benchmark-only --benchmark-json=.benchmarks/raw.json
-	$(RUN) bench/tables.py .benchmarks/raw.json --results bench/results/cpu
+	$(RUN) bench/tables.py .benchmarks/raw.json --results $(RESULTS)/cpu
 
-gpu-check: $(VENV)/.installed-test ## everything that needs a GPU: its tests, then the benchmarks
+# What takes the GPU where there is one. A file a worker: those of test_compiling.py wait for one compilation.
+GPU_TESTS := tests/kernels tests/engine tests/models/test_golden_nf.py tests/ops/test_gaussian_smooth.py tests/bench
+GPU_BENCH := training_step inference kernels ops
+GPU_RAW := .benchmarks/gpu
+
+# The result file is written anew after each part: a run that is cut short leaves what it has.
+gpu-check: $(READY) ## all that needs a GPU, in 9 minutes: tests, benchmarks (JSON in bench/results/cuda/), tables
 	$(RUN) -c "import torch; assert torch.cuda.is_available(), 'no GPU here'; print(torch.cuda.get_device_name())"
-	$(RUN) -m pytest -q -m gpu
-	$(RUN) -m pytest bench --benchmark-only --benchmark-autosave
+	@rm -rf $(GPU_RAW) && mkdir -p $(GPU_RAW)
+	@failed=0; \
+	$(RUN) -m pytest -q -n 4 --dist loadfile --durations=10 $(GPU_TESTS) || failed=1; \
+	for part in $(GPU_BENCH); do \
+		$(RUN) -m pytest -q bench/test_$$part.py --benchmark-only --benchmark-json=$(GPU_RAW)/$$part.json || failed=1; \
+		$(RUN) bench/tables.py $(GPU_RAW)/*.json --results $(RESULTS)/cuda > $(GPU_RAW)/tables.md || failed=1; \
+	done; \
+	cat $(GPU_RAW)/tables.md; exit $$failed
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) .system build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -25,9 +25,10 @@ ON_CPU_BACKENDS = ("published", "eager", "compile", "cpp")
 ON_GPU_BACKENDS = (
     *("published", "published-tf32", "published-bf16"),
     "eager",
-    *("compile", "compile-tf32", "compile-bf16"),
+    *("compile", "compile-bf16"),
     *("triton", "triton-tf32", "triton-bf16"),
 )
+_THOROUGH = ("published-tf32", "published-bf16", "compile", "compile-bf16")
 BACKENDS = ON_GPU_BACKENDS if ON_GPU else ON_CPU_BACKENDS
 FlowMap = Callable[..., tuple[Tensor, Tensor]]
 
@@ -41,18 +42,14 @@ def precision(backend: str) -> str:
     return backend.partition("-")[2] or "fp32"
 
 
-def pairs(cases: Iterable[Any], compiled: Iterable[Any]) -> list[tuple[Any, str]]:
-    """(case, backend) for every backend of a case, one after another; torch.compile only for cases in `compiled`.
+def pairs(cases: Iterable[Any], thorough: Iterable[Any]) -> list[tuple[Any, str]]:
+    """(case, backend) for the backends of a case, one after another; all of them only for the `thorough` cases.
 
-    It takes one to two minutes for a training step, and as long again for each further shape.
+    The others do without torch.compile, which takes one to two minutes for a training step and as long again for each
+    further shape, and without lower precisions of anything but ours.
     """
-    chosen = set(compiled)
-    return [
-        (case, backend)
-        for case in cases
-        for backend in BACKENDS
-        if arrangement(backend) != "compile" or case in chosen
-    ]
+    chosen = set(thorough)
+    return [(case, name) for case in cases for name in BACKENDS if case in chosen or name not in _THOROUGH]
 
 
 @contextmanager

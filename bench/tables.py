@@ -1,7 +1,7 @@
 """From pytest-benchmark's JSON to a small result file and the Markdown tables of docs/performance.md.
 
-python bench/tables.py RAW.json [--results FOLDER]    prints the tables; writes FOLDER/<date>[-<gpu>].json
-python bench/tables.py FOLDER/<date>.json             prints the tables of a result file
+python bench/tables.py RAW.json ... [--results FOLDER]   prints the tables; writes FOLDER/<date>[-<gpu>].json
+python bench/tables.py FOLDER/<date>.json                prints the tables of a result file
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ def compact(raw: Result) -> Result:
         **({"small": True} if raw.get("small") else {}),
         "benchmarks": [_row(benchmark) for benchmark in raw["benchmarks"]],
     }
+
+
+def merged(results: list[Result]) -> Result:
+    """One result of several from the same machine; its rates are those measured for the first."""
+    return {**results[0], "benchmarks": [row for result in results for row in result["benchmarks"]]}
 
 
 def _row(benchmark: Result) -> Result:
@@ -151,10 +156,12 @@ def seconds(value: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="JSON of pytest-benchmark, or a result file")
+    parser.add_argument("files", type=Path, nargs="+", help="JSON of pytest-benchmark, or a result file")
     parser.add_argument("--results", type=Path, help="folder for the result file")
     options = parser.parse_args()
-    result = compact(json.loads(options.file.read_text()))
+    # pytest-benchmark leaves an empty file where it was stopped.
+    texts = [text for file in options.files if (text := file.read_text())]
+    result = merged([compact(json.loads(text)) for text in texts])
     if options.results is not None:
         options.results.mkdir(parents=True, exist_ok=True)
         target = options.results / file_name(result["machine"])

@@ -20,7 +20,7 @@ CASES = [
     for backbone in (("wide_resnet50_2",) if ON_GPU else BACKBONES)
     for images in ((256, 32, 1) if ON_GPU and not SMALL else (8, 1))
 ]
-COMPILED = [(backbone, images) for backbone, images in CASES if images in (8, 32)]
+THOROUGH = [(backbone, images) for backbone, images in CASES if images in (8, 32)]
 ROUNDS, WARM_UP = (10, 2) if ON_GPU else (3, 1)
 
 
@@ -28,7 +28,7 @@ def _name(value: str | tuple[str, int]) -> str:
     return value if isinstance(value, str) else "-".join(map(str, value))
 
 
-@pytest.mark.parametrize(("case", "backend"), pairs(CASES, COMPILED), ids=_name)
+@pytest.mark.parametrize(("case", "backend"), pairs(CASES, THOROUGH), ids=_name)
 def test_inference(benchmark: Any, case: tuple[str, int], backend: str) -> None:
     backbone, images = case
     skip_unless_runnable(backend)

@@ -15,11 +15,11 @@ from peak_memory import device_peak_mib, step_peak_mib
 from recording import record
 from workloads import STEP_CASES, TrainingSteps
 
-COMPILED = ("later task, 28x28",)
-ROUNDS, WARM_UP = (10, 2) if ON_GPU else (3, 1)
+THOROUGH = ("later task, 28x28",)
+ROUNDS = 10 if ON_GPU else 3
 
 
-@pytest.mark.parametrize(("case", "backend"), pairs(STEP_CASES, COMPILED))
+@pytest.mark.parametrize(("case", "backend"), pairs(STEP_CASES, THOROUGH))
 def test_training_step(benchmark: Any, case: str, backend: str) -> None:
     skip_unless_runnable(backend)
     torch.manual_seed(0)
@@ -28,6 +28,7 @@ def test_training_step(benchmark: Any, case: str, backend: str) -> None:
     peak = device_peak_mib(steps, patches) if ON_GPU else step_peak_mib(case, backend)
     group = f"training step, {case}, {sizes.images} images"
     record(benchmark, group, sizes.work(backend), peak_mib=peak, precision=precision(backend))
-    benchmark.pedantic(steps, (patches,), rounds=ROUNDS, warmup_rounds=WARM_UP)
+    slow = backend.startswith("published")  # its statistics of the first task take a second a step on a GPU
+    benchmark.pedantic(steps, (patches,), rounds=3 if slow else ROUNDS, warmup_rounds=1)
     counted, skipped = steps.count()
     assert counted and not skipped

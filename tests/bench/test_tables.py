@@ -108,12 +108,15 @@ def test_small_runs_are_marked(raw: dict[str, Any]) -> None:
 def test_command_writes_the_result(
     raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "raw.json"
-    file.write_text(json.dumps(raw))
-    monkeypatch.setattr("sys.argv", ["tables.py", str(file), "--results", str(tmp_path / "results")])
+    for name, text in {"raw": json.dumps(raw), "more": json.dumps(raw), "stopped": ""}.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    files = [str(tmp_path / f"{name}.json") for name in ("raw", "more", "stopped")]
+    monkeypatch.setattr("sys.argv", ["tables.py", *files, "--results", str(tmp_path / "results")])
     tables.main()
     assert "| cpp | 2 s" in capsys.readouterr().out
-    assert json.loads((tmp_path / "results" / "2026-01-02.json").read_text()) == tables.compact(raw)
+    written = json.loads((tmp_path / "results" / "2026-01-02.json").read_text())
+    expected = tables.compact(raw)
+    assert written == {**expected, "benchmarks": 2 * expected["benchmarks"]}
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_gpu_backend_says_what_it_runs() -> None:
     for backend in ON_GPU_BACKENDS:
         with running(backend):
             seen[backend] = requested_backend(), requested_precision(), matmul.allow_tf32
-    assert seen["compile-tf32"] == ("eager", "fp32", True)
+    assert seen["published-tf32"] == ("eager", "fp32", True)
     assert seen["compile-bf16"] == ("eager", "fp32", False)
     assert seen["triton"] == ("triton", "fp32", False)
     assert seen["triton-tf32"] == ("triton", "fp32", True)
