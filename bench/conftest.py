@@ -1,14 +1,17 @@
 """Makes the modules beside this file importable, and puts the machine's rates into the results."""
 
+import gc
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from device import SMALL  # noqa: E402
+from device import ON_GPU, SMALL  # noqa: E402
 from machine import Machine, measure  # noqa: E402
 
 _MACHINE = pytest.StashKey[Machine]()
@@ -20,6 +23,15 @@ def machine(request: pytest.FixtureRequest) -> Machine:
     measured = measure()
     request.config.stash[_MACHINE] = measured
     return measured
+
+
+@pytest.fixture(autouse=True)
+def memory_given_back() -> Iterator[None]:
+    """A captured step holds gigabytes until it is collected."""
+    yield
+    gc.collect()
+    if ON_GPU:
+        torch.cuda.empty_cache()
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:

@@ -113,10 +113,12 @@ class TrainingSteps:
         self._stage.set_rate(0)
         model.train()
         self._step: Callable[[Tensor], object] = self._own_step
+        self._params = self._stage.params
         if arrangement(backend) == "published":
             published = PublishedTraining(published_model(model), case.task_id, LEARNING_RATE)
             published.model.forward = arranged(published.model.forward, backend)  # type: ignore[method-assign]
             self._step = lambda patches: self._stage.count(published.step(patches))
+            self._params = published.params
         else:
             model._run = arranged(model._run, backend)  # type: ignore[method-assign]
 
@@ -130,8 +132,10 @@ class TrainingSteps:
 
     def begin_again(self) -> None:
         """As before the first step, but for moments and compiled code: no gradients and no captured graph."""
+        self.count()  # which is when the optimizer learns of steps on the device
         self._stage.device_steps = None
-        self._stage.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._params:
+            parameter.grad = None
 
     def _own_step(self, patches: Tensor) -> float:
         return self._trainer._start_step(self._task_id, self._stage, patches)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from types import SimpleNamespace
 
+import published_adamp
 import pytest
 import torch
 from published import (
@@ -97,6 +100,22 @@ def test_same_steps(task_id: int) -> None:
         assert published.step(patches) == pytest.approx(trainer._step(task_id, stage, patches), rel=1e-5)
     for ours, theirs in zip(stage.params, published.params, strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_without_its_package_the_optimizer_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pytest.importorskip("adamp")
+    monkeypatch.setitem(sys.modules, "adamp", None)
+    substitute = runpy.run_path(published_adamp.__file__)["AdamP"]
+    assert issubclass(substitute, torch.optim.Optimizer) and substitute is not package.AdamP
+    weights = []
+    for make in (package.AdamP, substitute):
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4))
+        optimizer = make([weight], lr=0.1, weight_decay=0.01)
+        for step in range(3):
+            weight.grad = torch.cos(torch.arange(12.0) + step).view(3, 4)
+            optimizer.step()
+        weights.append(weight.detach())
+    torch.testing.assert_close(weights[1], weights[0])
 
 
 def test_token_statistics() -> None:

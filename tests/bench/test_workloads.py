@@ -6,34 +6,49 @@ import pytest
 import torch
 from backends import ON_CPU_BACKENDS, ON_GPU_BACKENDS, precision, products_in, running
 from counts import Flow
-from device import DEVICE, ON_GPU
-from workloads import StepCase, TrainingSteps, make_trainer
+from device import ON_GPU
+from workloads import StepCase, TrainingSteps
 
 from moleflow_fast.backend import requested_backend, requested_precision
 
 FLOW = Flow(8, blocks=1, dia_blocks=1, rank=2)
+DIA_ONLY = Flow(8, blocks=0, dia_blocks=2, rank=2)
 BACKENDS = sorted({*ON_GPU_BACKENDS, *(() if ON_GPU else ON_CPU_BACKENDS)})
 HERE = [  # torch.compile takes a minute, and the interpreter multiplies the raw bits of bf16
     name for name in BACKENDS if not name.startswith("compile") and (ON_GPU or name != "triton-bf16")
 ]
 
 
-@pytest.mark.parametrize("task_id", [0, 1])
+@pytest.mark.parametrize(("task_id", "flow"), [(0, FLOW), (1, FLOW), (1, DIA_ONLY)])
 @pytest.mark.parametrize("backend", HERE)
-def test_steps(backend: str, task_id: int) -> None:
+def test_steps(backend: str, task_id: int, flow: Flow) -> None:
     if backend.startswith("triton"):
         pytest.importorskip("triton")
-    case = StepCase("tiny", 1, 3, task_id, FLOW)
+    case = StepCase("tiny", 1, 3, task_id, flow)
     steps = TrainingSteps(case, backend)
-    before = [p.detach().clone() for p in steps._stage.params]
+    before = [p.detach().clone() for p in steps._params]
     steps(case.patches())
     steps.begin_again()
+    assert all(p.grad is None for p in steps._params)
     steps(case.patches())
     assert (steps._stage.device_steps is not None) == backend.startswith("triton")
-    counted, skipped = steps.count()
-    assert counted and not skipped
-    if not backend.startswith("published"):  # those step a copy
-        assert any(not torch.equal(a, b) for a, b in zip(before, steps._stage.params, strict=True))
+    assert steps.count() == (1, 0)
+    assert any(not torch.equal(a, b) for a, b in zip(before, steps._params, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["published", "published-bf16", "triton"])
+def test_every_backend_takes_the_same_steps(backend: str) -> None:
+    if backend.startswith("triton"):
+        pytest.importorskip("triton")
+    case = StepCase("tiny", 2, 3, 1, FLOW)
+    torch.manual_seed(0)
+    patches, expected, steps = case.patches(), TrainingSteps(case, "eager"), TrainingSteps(case, backend)
+    tolerance = 1e-2 if precision(backend) == "bf16" else 1e-5
+    losses = []
+    for other in (expected, steps):
+        other(patches)
+        losses.append(other._stage.finish_steps()[0])
+    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
 
 
 def test_a_gpu_backend_says_what_it_runs() -> None:
@@ -57,11 +72,3 @@ def test_an_error_restores_the_precision() -> None:
     with pytest.raises(RuntimeError), products_in("tf32"):
         raise RuntimeError
     assert torch.backends.cuda.matmul.allow_tf32 == before
-
-
-def test_task_flow_alone() -> None:
-    trainer = make_trainer(Flow(8, blocks=0, dia_blocks=2, rank=2), 2)
-    x = torch.randn(1, 2, 2, 8, device=DEVICE)
-    assert not list(trainer.nf_model.flow.module_list)
-    z, logdet = trainer.nf_model(x)
-    assert z.shape == x.shape and logdet.shape == (1, 2, 2)
