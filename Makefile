@@ -63,7 +63,7 @@ gpu-check: $(READY) ## all that needs a GPU, in 9 minutes: tests, benchmarks (JS
 	$(RUN) -c "import torch; assert torch.cuda.is_available(), 'no GPU here'; print(torch.cuda.get_device_name())"
 	@rm -rf $(GPU_RAW) && mkdir -p $(GPU_RAW)
 	@failed=0; \
-	$(RUN) -m pytest -q -n 4 --dist loadfile --durations=10 $(GPU_TESTS) || failed=1; \
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 4 --dist loadfile --durations=10 $(GPU_TESTS) || failed=1; \
 	for part in $(GPU_BENCH); do \
 		$(RUN) -m pytest -q bench/test_$$part.py --benchmark-only --benchmark-json=$(GPU_RAW)/$$part.json || failed=1; \
 		$(RUN) bench/tables.py $(GPU_RAW)/*.json --results $(RESULTS)/cuda > $(GPU_RAW)/tables.md || failed=1; \

@@ -106,7 +106,7 @@ def _driver() -> str | None:
         return None
     command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    return result.stdout.split("\n")[0].strip() or None
+    return result.stdout.split("\n")[0].strip() if result.returncode == 0 else None
 
 
 def cpu_model() -> str:

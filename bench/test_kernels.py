@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from backends import products_in
-from device import DEVICE, SMALL, finished
+from device import DEVICE, ON_GPU, SMALL, finished
 from recording import record
 
 from moleflow_fast.backend import why_not_triton
@@ -27,7 +27,7 @@ ROUNDS = 1 if SMALL else 10
 
 def _cases() -> list[tuple[str, str, str]]:
     """Those that multiply nothing do the same in fp32 and tf32; bf16 operands are less to move."""
-    known = [name for name in ("fp32", "tf32", "bf16") if DEVICE == "cuda" or name == "fp32"]
+    known = [name for name in ("fp32", "tf32", "bf16") if ON_GPU or name == "fp32"]
     return [
         (name, precision, backend)
         for name in CASES

@@ -11,8 +11,8 @@ from workloads import StepCase, TrainingSteps
 
 from moleflow_fast.backend import requested_backend, requested_precision
 
-FLOW = Flow(8, blocks=1, dia_blocks=1, rank=2)
-DIA_ONLY = Flow(8, blocks=0, dia_blocks=2, rank=2)
+FLOW = Flow(16, blocks=1, dia_blocks=1, rank=4)
+DIA_ONLY = Flow(16, blocks=0, dia_blocks=2, rank=4)
 BACKENDS = sorted({*ON_GPU_BACKENDS, *(() if ON_GPU else ON_CPU_BACKENDS)})
 HERE = [  # torch.compile takes a minute, and the interpreter multiplies the raw bits of bf16
     name for name in BACKENDS if not name.startswith("compile") and (ON_GPU or name != "triton-bf16")
