@@ -102,19 +102,22 @@ def _comparisons(rows: list[Result], machine: Result) -> list[tuple[str, list[st
     """A column for the first of `BASELINES` among the rows, else for the first row; on a GPU one for each of them."""
     if len(rows) == 1:
         return []
-    there = [name for name in BASELINES if any(row["backend"].partition("-")[0] == name for row in rows)]
-    there = there or [rows[0]["backend"]]
+    kinds = [_kind(row)[0] for row in rows]
+    there = [name for name in BASELINES if name in kinds] or kinds[:1]
     return [(f"against {name}", _ratios(rows, name)) for name in there[: None if "gpu" in machine else 1]]
 
 
 def _ratios(rows: list[Result], baseline: str) -> list[str]:
     """Each row's against the baseline at its precision; empty where that was not run."""
-    medians = {row["backend"]: row["median_s"] for row in rows}
-    names = [f"{baseline}-{row['precision']}" if "precision" in row else baseline for row in rows]
-    return [
-        ratio(medians[name] / row["median_s"]) if name in medians else ""
-        for name, row in zip(names, rows, strict=True)
-    ]
+    medians = {_kind(row): row["median_s"] for row in rows}
+    bases = [medians.get((baseline, _kind(row)[1])) for row in rows]
+    return [ratio(base / row["median_s"]) if base else "" for base, row in zip(bases, rows, strict=True)]
+
+
+def _kind(row: Result) -> tuple[str, str]:
+    """The backend without the precision that its name may carry, and the precision."""
+    precision = row.get("precision", "fp32")
+    return row["backend"].removesuffix(f"-{precision}"), precision
 
 
 def floor_seconds(row: Result, machine: Result) -> float | None:

@@ -90,6 +90,12 @@ def test_rows_of_a_gpu_have_the_floor_and_the_baseline_of_their_precision(raw: d
     assert "| triton-bf16 | 2 ms | 25.0x | 5.00x | 50% |" in text.splitlines()
 
 
+def test_a_group_of_one_precision_needs_no_precision_in_its_names(raw: dict[str, Any]) -> None:
+    rows = [benchmark(name, t, precision="bf16") for name, t in {"reference": 0.2, "triton": 0.1}.items()]
+    text = tables.tables(tables.compact(raw | {"machine": GPU, "benchmarks": rows}))
+    assert "| triton | 100 ms | 2.00x |" in text.splitlines()
+
+
 def test_several_calls_a_round_are_divided(raw: dict[str, Any]) -> None:
     raw["benchmarks"] = [benchmark("triton", 1.0, calls=10)]
     assert tables.compact(raw)["benchmarks"][0]["median_s"] == pytest.approx(0.1)
