@@ -1,0 +1,133 @@
+"""The flow's kernels one by one, fp32 and fp16 operands, sizes that no tile divides; the padding is full of NaN."""
+
+import pytest
+import torch
+from kernel_checks import DEVICE, random
+
+from moleflow_fast.kernels import channel_major
+from moleflow_fast.kernels.coupling import coupling_backward, coupling_product, logdet_tiles
+from moleflow_fast.kernels.merge import merge
+from moleflow_fast.kernels.products import relu_gradient_product, relu_product
+from moleflow_fast.kernels.rows import gather_rows, scatter_gradient, taps_gradient
+from moleflow_fast.kernels.transpose import enter, leave
+from moleflow_fast.ops.coupling import Clamping
+from moleflow_fast.ops.depthwise import depthwise_reference
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+DTYPES = [torch.float32, torch.float16]
+BOUND = {torch.float32: 2e-5, torch.float16: 4e-3}
+CLAMPING = Clamping(1.9, 0.1, 0.3)
+GRID = (2, 3, 7)  # images, H, W
+TOKENS = 42
+
+
+def rows(count: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    """A random (count, TOKENS) tensor in a padded layout."""
+    out = channel_major(count, TOKENS, torch.empty(0, device=DEVICE), dtype)
+    return out.copy_(random(count, TOKENS, seed=seed))
+
+
+def assert_near(actual: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    error = (actual.double() - expected.double()).abs().max()
+    assert float(error) <= BOUND[dtype] * float(expected.abs().max()), float(error)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("inner", [None, (19, 11)])
+def test_hidden_layers(dtype: torch.dtype, inner: tuple[int, int] | None) -> None:
+    weight, bias, x = random(34, 19).to(dtype), random(34), rows(23, dtype)
+    out = channel_major(34, TOKENS, x)
+    relu_product(weight, bias, x, out, inner, first_row=5 if inner else 0)
+    w, x64 = weight.double(), x.double()
+    expected = w @ x64[:19] if inner is None else torch.cat([w[:17] @ x64[:19], w[17:, :11] @ x64[5:16]])
+    assert_near(out, (expected + bias.double()[:, None]).relu(), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_of_hidden_layers(dtype: torch.dtype) -> None:
+    weight, dy, hidden = random(26, 9).to(dtype), rows(26, dtype), rows(18, dtype, seed=1)
+    out, sums = relu_gradient_product(weight, dy, hidden, channel_major(18, TOKENS, dy), networks=2)
+    w, dy64 = weight.double(), dy.double()
+    expected = torch.cat([w[:13].t() @ dy64[:13], w[13:].t() @ dy64[13:]]) * (hidden > 0)
+    assert_near(out, expected, dtype)
+    assert_near(sums, expected.sum(1), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_coupling_and_its_gradient(dtype: torch.dtype) -> None:
+    channels, weight, bias = 21, random(42, 17).to(dtype), random(42)
+    hidden, state = rows(34, dtype), rows(50, seed=2)
+    at = torch.randperm(50, generator=torch.Generator().manual_seed(0))[:channels].to(DEVICE)
+    pending, affine = random(50, 2), random(channels, 2, seed=3)
+    kept = rows(channels), rows(channels)
+    logdet = channel_major(logdet_tiles(channels, TOKENS, dtype), TOKENS, state)
+    before = state.double()
+    coupling_product(
+        weight, bias, (hidden[:17], hidden[17:]), state, at.int(), pending, affine, logdet, CLAMPING, kept
+    )
+    w, h = weight.double(), hidden.double()
+    s = (w[:channels] @ h[:17] + bias.double()[:channels, None]).requires_grad_(True)
+    t = (w[channels:] @ h[17:] + bias.double()[channels:, None]).requires_grad_(True)
+    x2 = (before[at] * pending[at, :1].double() + pending[at, 1:].double()).requires_grad_(True)
+    log_scale = CLAMPING.clamp * torch.tanh(CLAMPING.s_factor * s)
+    y2 = (x2 * log_scale.exp() + CLAMPING.t_factor * t) * affine[:, :1].double() + affine[:, 1:].double()
+    assert_near(state[at], y2.detach(), dtype)
+    assert_near(logdet.sum(0), log_scale.detach().sum(0), dtype)
+    assert_near(kept[0], s.detach(), dtype)
+    assert_near(kept[1], x2.detach(), torch.float32)
+    untouched = torch.ones(50, dtype=torch.bool, device=DEVICE).index_fill(0, at, False)
+    assert torch.equal(state[untouched].double(), before[untouched])
+
+    grad, dlogdet, dout = rows(50, seed=4), random(TOKENS), channel_major(42, TOKENS, state, dtype)
+    above = grad[at].double()
+    sums = coupling_backward(*kept, grad, at.int(), affine, dlogdet, dout, CLAMPING)
+    loss = (y2 * above).sum() + (log_scale.sum(0) * dlogdet.double()).sum()
+    dx2, ds, dt = torch.autograd.grad(loss, (x2, s, t))
+    assert_near(grad[at], dx2, dtype)
+    assert_near(dout, torch.cat([ds, dt]), dtype)
+    assert_near(sums, torch.cat([ds, dt]).sum(1), dtype)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_with_their_context(dtype: torch.dtype, kernel: int) -> None:
+    state, pending, taps, bias = rows(12), random(12, 2), random(kernel**2, 5), random(5)
+    at = torch.tensor([3, 11, 0, 7, 4], device=DEVICE)
+    out = gather_rows(state, at.int(), pending, channel_major(10, TOKENS, state, dtype), (taps, bias), GRID)
+    x1 = (state[at] * pending[at, :1] + pending[at, 1:]).double().requires_grad_(True)
+    image = x1.t().reshape(*GRID, 5)
+    context = depthwise_reference(image, taps.double(), bias.double()).reshape(TOKENS, 5).t()
+    assert_near(out, torch.cat([x1, context]).detach(), dtype)
+
+    dx, grad, affine = rows(10, dtype, seed=5), rows(12, seed=6), random(5, 2)
+    (through,) = torch.autograd.grad((context * dx[5:].double()).sum(), x1)
+    expected = grad[at].double() * affine[:, :1].double() + dx[:5].double() + through
+    scatter_gradient(dx, at.int(), affine, taps, grad, GRID)
+    assert_near(grad[at], expected, torch.float32)
+
+    leaf = taps.double().requires_grad_(True)
+    inputs = out[:5].double().t().reshape(*GRID, 5)
+    convolved = depthwise_reference(inputs, leaf, bias.double()).reshape(TOKENS, 5).t()
+    (expected,) = torch.autograd.grad((convolved * dx[5:].double()).sum(), leaf)
+    dtaps, dbias = taps_gradient(out[:5], dx[5:], kernel, GRID)
+    assert_near(dtaps, expected, torch.float32)
+    assert_near(dbias, dx[5:].double().sum(1), torch.float32)
+
+
+def test_in_and_out_again() -> None:
+    x, at = random(TOKENS, 21), torch.randperm(21, generator=torch.Generator().manual_seed(1)).int().to(DEVICE)
+    state, pending = enter(x, at, rows(21)), random(21, 2)
+    assert torch.equal(state[at.long()], x.t())
+    assert torch.equal(leave(state, at, None, torch.empty_like(x)), x)
+    expected = (x.t() * pending[at.long(), :1] + pending[at.long(), 1:]).t()
+    torch.testing.assert_close(leave(state, at, pending, torch.empty_like(x)), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rank", [1, 40])
+def test_merged_weights(dtype: torch.dtype, rank: int) -> None:
+    weight, lora_a, lora_b = random(37, 21), random(rank, 21), random(37, rank)
+    out = torch.full((37, 30), torch.nan, device=DEVICE, dtype=dtype)
+    merge(weight, lora_a, lora_b, 0.3, out[:, :21])
+    assert_near(out[:, :21], weight.double() + 0.3 * lora_b.double() @ lora_a.double(), dtype)
+    assert out[:, 21:].isnan().all()
