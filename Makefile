@@ -55,7 +55,7 @@ bench: $(READY) ## benchmarks: result as JSON in bench/results/cpu/, tables on t
 
 # What takes the GPU where there is one. A file a worker: those of test_compiling.py wait for one compilation.
 GPU_TESTS := tests/kernels tests/engine tests/models/test_golden_nf.py tests/ops/test_gaussian_smooth.py tests/bench
-GPU_BENCH := training_step inference kernels ops
+GPU_BENCH := training_step inference whole_run kernels ops
 GPU_RAW := .benchmarks/gpu
 
 # The result file is written anew after each part: a run that is cut short leaves what it has.
