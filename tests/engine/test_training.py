@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.config import AblationConfig
+from moleflow_fast.engine.training import DeviceSteps
 from moleflow_fast.trainer.continual_trainer import BatchRecord, MoLEContinualTrainer, TrainingDivergedError
 from moleflow_fast.trainer.feature_loader import FeatureLoader
+from moleflow_fast.trainer.optimizer import AdamP
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = AblationConfig(dia_n_blocks=1)  # the interpreter takes a second a step
@@ -130,3 +132,36 @@ def test_a_step_reads_nothing_from_the_device(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(training._Step, "__call__", watched)
     trained("triton")
     assert len(calls) == 4
+
+
+def linear_steps(seed: int = 0) -> tuple[torch.nn.Linear, DeviceSteps, AdamP]:
+    torch.manual_seed(seed)
+    layer = torch.nn.Linear(5, 3).to(DEVICE)
+    optimizer = AdamP(layer.parameters(), lr=1e-2)
+    return layer, DeviceSteps(lambda x: layer(x).square().mean(), optimizer, 0.5, 1e8), optimizer
+
+
+def test_batches_of_several_sizes_share_one_optimizer() -> None:
+    layer, steps, optimizer = linear_steps()
+    twin, _, plain = linear_steps()
+    batches = [torch.randn(n, 5, device=DEVICE) for n in (4, 2, 4, 1)]
+    for batch in batches:
+        steps(batch)
+        plain.zero_grad(set_to_none=True)
+        twin(batch).square().mean().backward()
+        plain.step(max_norm=0.5)
+    total, counted, skipped = steps.finish()
+    assert (counted, skipped) == (4, 0) and len(steps._steps) == 3
+    for a, b in zip(layer.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert all(state["step"] == 4 for state in optimizer.state.values())
+    assert steps.finish() == (0.0, 0, 0)
+
+
+def test_a_new_rate_holds_from_the_next_step() -> None:
+    layer, steps, _ = linear_steps()
+    steps(torch.randn(4, 5, device=DEVICE))
+    before = layer.weight.clone()
+    steps.set_rate(0.0)
+    steps(torch.randn(4, 5, device=DEVICE))
+    assert torch.equal(layer.weight, before)
