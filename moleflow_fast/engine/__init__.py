@@ -59,14 +59,20 @@ class FlowEngine:
 
         All parts must have one base flow, and Triton kernels must take them.
         """
-        from moleflow_fast.engine import channel_major, channel_packing  # they need Triton, which a CPU does not
+        from moleflow_fast.engine import channel_major  # it needs Triton, which a CPU does not
 
-        packs = [self.packed(p) for p in parts]
-        plan, known = packs[0].plan, self._mixed
-        if len(known[0]) != len(packs) or any(a is not b for a, b in zip(known[0], packs, strict=True)):
-            known = self._mixed = (packs, channel_packing.stack(plan, [p.tensors for p in packs]))
-        z, logdet, _ = channel_major.forward(plan, known[1], x, keep=False, tasks=chosen)
+        stack, packs = self.stacked(parts), [self.packed(p) for p in parts]
+        z, logdet, _ = channel_major.forward(packs[0].plan, stack, x, keep=False, tasks=chosen)
         return z, logdet + packs[0].log_scales
+
+    def stacked(self, parts: Sequence[Parts]) -> list[Tensor]:
+        """The packed forms of these parts as one: the same object as long as nothing behind them has changed."""
+        from moleflow_fast.engine import channel_packing
+
+        packs, known = [self.packed(p) for p in parts], self._mixed
+        if len(known[0]) != len(packs) or any(a is not b for a, b in zip(known[0], packs, strict=True)):
+            known = self._mixed = (packs, channel_packing.stack(packs[0].plan, [p.tensors for p in packs]))
+        return known[1]
 
     def packed(self, parts: Parts) -> Packed:
         """The packed form of these parts: the same object as long as nothing behind it has changed."""

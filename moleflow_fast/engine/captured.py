@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,30 +28,42 @@ class CapturedRuns:
         self._state = state
         self._captured_with: list[Any] = []
         self._batches: dict[tuple[Any, ...], _Batch] = {}
+        self._pool: Any = None  # one for all graphs: each result is copied before the next replay
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Several threads may call; one runs at a time."""
+        with self._one_at_a_time:
+            return self._call(images)
+
+    def _call(self, images: Tensor) -> tuple[Tensor, ...]:
         state = list(self._state())
         if len(state) != len(self._captured_with) or any(
             a is not b for a, b in zip(state, self._captured_with, strict=True)
         ):
             self._batches.clear()
+            self._pool = torch.cuda.graph_pool_handle() if images.is_cuda else None
             self._captured_with = state
+        elif self._pool is None and images.is_cuda:
+            self._pool = torch.cuda.graph_pool_handle()
         results = [self._one(part) for part in images.split(LARGEST)]
         return results[0] if len(results) == 1 else tuple(torch.cat(r) for r in zip(*results, strict=True))
 
     def _one(self, images: Tensor) -> tuple[Tensor, ...]:
         size = 1 << (len(images) - 1).bit_length()
-        key = (size, images.shape[1:], images.dtype)
+        tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        key = (size, images.shape[1:], images.dtype, tf32)
         if key not in self._batches:
-            self._batches[key] = _Batch(self._run, images, size)
+            self._batches[key] = _Batch(self._run, images, size, self._pool)
         return self._batches[key](images)
 
 
 class _Batch:
     """Room for a batch, and the graph that runs on it; without a GPU, which tests want, the function itself."""
 
-    def __init__(self, run: Run, images: Tensor, size: int) -> None:
+    def __init__(self, run: Run, images: Tensor, size: int, pool: Any) -> None:
         self._run = run
+        self._pool = pool
         self._images = images.new_zeros(size, *images.shape[1:])
         self._images[: len(images)] = images
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -74,6 +87,7 @@ class _Batch:
                 self._run(self._images)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may read the next batch meanwhile: what they call must not spoil the capture.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             self._results = self._run(self._images)
         return graph

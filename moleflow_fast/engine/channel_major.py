@@ -36,7 +36,8 @@ def forward(
     images, height, width, channels = x.shape
     tokens = images * height * width
     ends, base, own = unpack(plan, packed)
-    state = enter(x.reshape(tokens, channels), ends.entry, channel_major(channels, tokens, x))
+    x = x.contiguous()
+    state = enter(x.view(tokens, channels), ends.entry, channel_major(channels, tokens, x))
     driven = [block.second.shape[-2] // 2 for _, block in base] + [block.last.shape[-2] // 2 for _, block in own]
     tiles = [logdet_tiles(rows, tokens, plan.operand_dtype) for rows in driven]
     logdet = channel_major(sum(tiles), tokens, x)
@@ -61,8 +62,8 @@ def backward(
     assert all(tensor.stride(0) == row_stride(tokens) for tensor in saved), "saved rows have lost their padding"
     ends, base, own = unpack(plan, packed)
     gradients = Gradients(dict(zip(plan.slots, params, strict=True)), plan.scaling)
-    grad = enter(dz.reshape(tokens, channels), ends.exit, channel_major(channels, tokens, dz))
-    dlogdet = dlogdet.reshape(tokens)
+    dz, dlogdet = dz.contiguous(), dlogdet.contiguous().view(tokens)  # gradients of a sum are expanded numbers
+    grad = enter(dz.view(tokens, channels), ends.exit, channel_major(channels, tokens, dz))
     kept = list(saved)
     for index in reversed(range(len(own))):
         kept, mine = kept[:-5], kept[-5:]

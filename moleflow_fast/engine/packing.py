@@ -47,7 +47,11 @@ class Parts:
             yield from self.dia.parameters()
 
 
-_Key = tuple[int | None, str | None]  # task, operands
+_Key = tuple[int | None, str | None, bool]  # task, operands, whether products of fp32 operands may run in tf32
+
+
+def _key(parts: Parts, operands: str | None) -> _Key:
+    return parts.task_id, operands, torch.backends.cuda.matmul.allow_tf32
 
 
 class RowsCache:
@@ -92,7 +96,7 @@ class PackCache:
             self._held = None
 
     def get(self, parts: Parts, operands: str | None) -> Packed:
-        held, key = self._held, (parts.task_id, operands)
+        held, key = self._held, _key(parts, operands)
         if held is None:
             return self._current(parts, operands)
         if key not in held:
@@ -109,7 +113,7 @@ class PackCache:
             self.forget(parts.task_id)
             return pack(parts, operands, self._rows)
         with self._lock:
-            key = (parts.task_id, operands)
+            key = _key(parts, operands)
             known = self._kept.get(key)
             if known is None or not _unchanged(tensors, known[1]):
                 # Detached aliases keep the memory alive: an address can then not come back with other contents.

@@ -78,6 +78,12 @@ class DeviceSteps:
         self._progress.reset()
         return total, int(counted), int(skipped)
 
+    def release(self) -> None:
+        """Give back graphs and gradients."""
+        self._steps.clear()
+        for tensor in self._adamp.tensors if self._adamp is not None else ():
+            tensor.parameter.grad = None
+
     def _new_step(self, patches: Tensor) -> _Step:
         if self._adamp is None or self._progress is None:
             from moleflow_fast.kernels.adamp import DeviceAdamP  # it needs Triton, which a CPU does not
@@ -147,7 +153,8 @@ class _Step:
                 self._body(self._batch)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may read the next batch meanwhile: what they call must not spoil the capture.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._body(self._batch)
         self._body.held.fill_(False)
         return graph
@@ -178,6 +185,7 @@ class _Progress:
     def reset(self) -> None:
         self.totals.zero_()
         self._trail.clear()
+        self._mean = float("nan")
 
 
 def _mean(totals: Tensor) -> float:

@@ -219,9 +219,11 @@ class MoLESpatialAwareNF(nn.Module):
         x = x if self.spatial_mixer is None else self.spatial_mixer(x)
         return self._engine.run_mixed([self._parts(t) for t in task_ids], x, chosen)
 
-    def packed(self, task_ids: Sequence[int]) -> list[engine.Packed]:
-        """What the compiled engine reads for each task; another object once a parameter behind it has changed."""
-        return [self._engine.packed(self._parts(t)) for t in task_ids]
+    def packed(self, task_ids: Sequence[int]) -> list[object]:
+        """What the compiled engine reads for these tasks; other objects once a parameter behind them has changed."""
+        parts = [self._parts(t) for t in task_ids]
+        each: list[object] = [self._engine.packed(p) for p in parts]
+        return [*each, self._engine.stacked(parts)] if flow_backend() == "triton" else each
 
     def why_not_mixed(self, x: Tensor, task_ids: Sequence[int]) -> str | None:
         """Why images of these tasks cannot go through in one pass, or None."""

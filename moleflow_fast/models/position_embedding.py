@@ -36,10 +36,14 @@ class PositionalEmbeddingGenerator:
     def __init__(self, device: torch.device | str | None = None) -> None:
         self.device = device
         self._encodings: dict[tuple[int, int, int], Tensor] = {}
+        self._moved: dict[tuple[object, ...], Tensor] = {}
 
     def __call__(self, spatial_shape: tuple[int, int], patches: Tensor) -> Tensor:
         """patches (B, H, W, D) + encoding (H, W, D)."""
-        return patches + self.encoding(spatial_shape, patches.shape[-1]).to(patches)
+        key = (*spatial_shape, patches.shape[-1], patches.device, patches.dtype)
+        if key not in self._moved:  # once: a copy from the host would end the capture of a CUDA graph
+            self._moved[key] = self.encoding(spatial_shape, patches.shape[-1]).to(patches)
+        return patches + self._moved[key]
 
     def encoding(self, spatial_shape: tuple[int, int], dim: int) -> Tensor:
         """The encoding as (H, W, D), contiguous."""

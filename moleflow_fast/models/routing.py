@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -129,6 +130,13 @@ class PrototypeRouter:
         distances = self.distances(features)
         nearest = distances.nan_to_num(nan=torch.inf).argmin(dim=1)
         return self._task_ids(nearest.device)[nearest]
+
+    def reads(self) -> list[Any]:
+        """What `route` reads, as objects: others once any of it has changed."""
+        prototypes = list(self.prototypes.values())
+        stack = self._stack.of(prototypes) if prototypes and self.use_mahalanobis else None
+        tensors = [t for p in prototypes for t in (p.mean, p.precision)]
+        return [stack, self._task_ids(self.device), *tensors]
 
     def _task_ids(self, device: torch.device) -> Tensor:
         """Task ids in order of addition, kept where they were last wanted, (tasks,)."""

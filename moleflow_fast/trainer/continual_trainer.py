@@ -99,6 +99,8 @@ class MoLEContinualTrainer:
         self.nf_model = nf_model
         self.args = args if args is not None else SimpleNamespace()
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)  # kernels, streams and graphs are of the current device
         self.slow_lr_ratio = slow_lr_ratio
         self.slow_blocks_k = slow_blocks_k
         self.config = ablation_config or nf_model.config
@@ -159,6 +161,7 @@ class MoLEContinualTrainer:
                     self.logger.debug(
                         "task %d epoch %d/%d loss %.4f", task_id, record.epoch + 1, num_epochs, record.loss
                     )
+            stage.end()
         self._end_task(task_id, batches)
         return records
 
@@ -265,9 +268,11 @@ class MoLEContinualTrainer:
         return stage.device_steps(patches)
 
     def _whole_loss(self, stage: _Stage) -> Callable[[Tensor], Tensor]:
+        plain = stage.name == "slow"  # no reference to the stage: its graphs would outlive it in a cycle
+
         def loss(patches: Tensor) -> Tensor:
             z, logdet = self.nf_model(self.executor.add_positions(patches))
-            return self._loss(z, logdet, plain=stage.name == "slow")
+            return self._loss(z, logdet, plain)
 
         return loss
 
@@ -360,6 +365,12 @@ class _Stage:
         for parameter in self.params:
             parameter.requires_grad_(True)
         self.optimizer = AdamP(self.params, lr=self.lr, weight_decay=self.weight_decay)
+
+    def end(self) -> None:
+        """Give back what the stage's steps hold."""
+        if self.device_steps is not None:
+            self.device_steps.release()
+            self.device_steps = None
 
     def count(self, loss: float) -> float:
         """Take in the loss of a step, NaN if it was skipped; returns the mean of those that counted."""

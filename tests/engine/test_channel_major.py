@@ -1,5 +1,7 @@
 """The flow on Triton kernels against the plain modules: on a GPU where there is one, else in Triton's interpreter."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from flow_models import CONFIGS, FULL, features, make_model
@@ -70,6 +72,29 @@ def test_a_later_task_gets_its_own_gradients_alone(name: str) -> None:
 def test_odd_sizes(dim: int, blocks: int, shape: tuple[int, int, int]) -> None:
     model = make_model(FULL, dim, blocks, rank=1)
     compare(model, features(*shape, dim))
+
+
+def test_gradients_of_plain_sums() -> None:
+    """They are expanded numbers, which no kernel may take for a dense tensor."""
+    model, x = make_model().float().to(DEVICE), features().float().to(DEVICE)
+    for part in (0, 1):
+        gradients = []
+        for backend in ("triton", "eager"):
+            leaf = x.clone().requires_grad_(True)
+            with use_backend(backend):
+                model(leaf)[part].sum().backward()
+            gradients.append(leaf.grad)
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_features_in_another_layout(images: int) -> None:
+    model = make_model(replace(FULL, use_task_adapter=False, use_spatial_context=False)).float().to(DEVICE)
+    planes = features(images).float().to(DEVICE).permute(0, 3, 1, 2).contiguous()
+    with torch.no_grad(), use_backend("triton"):
+        strided = model(planes.permute(0, 2, 3, 1))
+        dense = model(planes.permute(0, 2, 3, 1).contiguous())
+    assert torch.equal(strided[0], dense[0]) and torch.equal(strided[1], dense[1])
 
 
 def test_inference_keeps_nothing_and_gives_the_same() -> None:
