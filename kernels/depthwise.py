@@ -5,18 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .elementary import neighbour
 from .products import fitting
-
-
-@triton.jit
-def _neighbours(n, tap: tl.constexpr, KERNEL: tl.constexpr, tokens, height, width):
-    """Tokens that tap number `tap` reads for tokens n, and whether each lies in the same image."""
-    down: tl.constexpr = tap // KERNEL - KERNEL // 2
-    right: tl.constexpr = tap % KERNEL - KERNEL // 2
-    line = n // width % height + down
-    column = n % width + right
-    inside = (n < tokens) & (line >= 0) & (line < height) & (column >= 0) & (column < width)
-    return n + down * width + right, inside
 
 
 @triton.jit
@@ -31,7 +21,7 @@ def _depthwise(
     if not FLIPPED:
         y += tl.load(bias_ptr + d, mask=d_ok, other=0.0)[None, :]
     for tap in tl.static_range(KERNEL * KERNEL):
-        at, inside = _neighbours(n, tap, KERNEL, tokens, height, width)
+        at, inside = neighbour(n, tap, KERNEL, height, width, n < tokens)
         x = tl.load(
             x_ptr + at.to(tl.int64)[:, None] * channels + d[None, :], mask=inside[:, None] & d_ok[None, :], other=0.0
         )
@@ -55,7 +45,7 @@ def _tap_sums(
     )
     sums = sums_ptr + tl.program_id(0).to(tl.int64) * (KERNEL * KERNEL + 1) * channels + d
     for tap in tl.static_range(KERNEL * KERNEL):
-        at, inside = _neighbours(n, tap, KERNEL, tokens, height, width)
+        at, inside = neighbour(n, tap, KERNEL, height, width, n < tokens)
         x = tl.load(
             x_ptr + at.to(tl.int64)[:, None] * channels + d[None, :], mask=inside[:, None] & d_ok[None, :], other=0.0
         )

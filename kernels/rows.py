@@ -8,19 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .elementary import room
+from .elementary import neighbour, room
 from .products import fitting
-
-
-@triton.jit
-def _neighbour(columns, tap: tl.constexpr, KERNEL: tl.constexpr, height, width, ok):
-    """Token that tap number `tap` reads, and whether it lies in the same image."""
-    down: tl.constexpr = tap // KERNEL - KERNEL // 2
-    right: tl.constexpr = tap % KERNEL - KERNEL // 2
-    line = columns // width % height + down
-    column = columns % width + right
-    inside = ok & (line >= 0) & (line < height) & (column >= 0) & (column < width)
-    return columns + down * width + right, inside
 
 
 @triton.jit
@@ -40,7 +29,7 @@ def _gather_rows(
     if KERNEL > 0:
         c = tl.zeros((BLOCK_N,), tl.float32) + tl.load(taps_bias_ptr + channel)
         for tap in tl.static_range(KERNEL * KERNEL):
-            at, inside = _neighbour(columns, tap, KERNEL, height, width, ok)
+            at, inside = neighbour(columns, tap, KERNEL, height, width, ok)
             value = tl.load(source + at, mask=inside, other=0.0) * scale + offset
             c += tl.load(taps_ptr + tap * channels + channel) * tl.where(inside, value, 0.0)
         out = out_ptr + (channel + channels).to(tl.int64) * out_stride + columns
@@ -63,7 +52,7 @@ def _scatter_gradient(
         context = dx_ptr + (channel + channels).to(tl.int64) * dx_stride
         # The transposed convolution of an odd kernel is the convolution with the taps in reverse order.
         for tap in tl.static_range(KERNEL * KERNEL):
-            at, inside = _neighbour(columns, tap, KERNEL, height, width, ok)
+            at, inside = neighbour(columns, tap, KERNEL, height, width, ok)
             weight = tl.load(taps_ptr + (KERNEL * KERNEL - 1 - tap) * channels + channel)
             total += weight * tl.load(context + at, mask=inside, other=0.0)
     tl.store(grad, total, mask=fits)
@@ -82,7 +71,7 @@ def _taps_gradient(
     dc = tl.where(ok, dc, 0.0)
     sums = sums_ptr + tl.program_id(1) * (KERNEL * KERNEL + 1) * channels + channel
     for tap in tl.static_range(KERNEL * KERNEL):
-        at, inside = _neighbour(columns, tap, KERNEL, height, width, ok)
+        at, inside = neighbour(columns, tap, KERNEL, height, width, ok)
         product = tl.load(x1 + at, mask=inside, other=0.0).to(tl.float32) * dc
         tl.store(sums + tap * channels, tl.sum(product, 0))
     tl.store(sums + KERNEL * KERNEL * channels, tl.sum(dc, 0))

@@ -148,6 +148,14 @@ def runs_on_triton(*tensors: Tensor, why_not: str | None = None) -> bool:
     return requested_backend() == "triton" and why_not_compiled(*tensors, why_not=why_not, backend="triton") is None
 
 
+def operator_on_triton(tensor: Tensor) -> bool:
+    """Inside an operator that a compiled backend was chosen for: whether that is Triton.
+
+    A backward pass on a GPU has a thread of its own, which does not know what was asked for.
+    """
+    return tensor.is_cuda or runs_on_triton(tensor)
+
+
 def why_not_compiled(*tensors: Tensor, why_not: str | None = None, backend: str = "cpp") -> str | None:
     """What keeps `backend` from taking these tensors, or None; arguments as for `runs_compiled`."""
     requested = requested_backend()

@@ -61,18 +61,18 @@ class FlowEngine:
         """
         from moleflow_fast.engine import channel_major  # it needs Triton, which a CPU does not
 
-        stack, packs = self.stacked(parts), [self.packed(p) for p in parts]
+        packs, stack = self.stacked(parts)
         z, logdet, _ = channel_major.forward(packs[0].plan, stack, x, keep=False, tasks=chosen)
         return z, logdet + packs[0].log_scales
 
-    def stacked(self, parts: Sequence[Parts]) -> list[Tensor]:
-        """The packed forms of these parts as one: the same object as long as nothing behind them has changed."""
+    def stacked(self, parts: Sequence[Parts]) -> tuple[list[Packed], list[Tensor]]:
+        """The packed forms of these parts, and all as one: the same objects as long as nothing behind has changed."""
         from moleflow_fast.engine import channel_packing
 
         packs, known = [self.packed(p) for p in parts], self._mixed
         if len(known[0]) != len(packs) or any(a is not b for a, b in zip(known[0], packs, strict=True)):
             known = self._mixed = (packs, channel_packing.stack(packs[0].plan, [p.tensors for p in packs]))
-        return known[1]
+        return known
 
     def packed(self, parts: Parts) -> Packed:
         """The packed form of these parts: the same object as long as nothing behind it has changed."""

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moleflow_fast.engine.graphs import capture
+
 LARGEST = 256  # images of one graph; more go through in several
-_WARM_UP = 2  # kernels are compiled and workspaces allocated before a capture
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 
@@ -63,31 +64,20 @@ class _Batch:
 
     def __init__(self, run: Run, images: Tensor, size: int, pool: Any) -> None:
         self._run = run
-        self._pool = pool
         self._images = images.new_zeros(size, *images.shape[1:])
         self._images[: len(images)] = images
         self._graph: torch.cuda.CUDAGraph | None = None
         self._results: tuple[Tensor, ...] = ()
         if images.is_cuda:
-            self._graph = self._capture()
+            self._graph = capture(self._fill_results, pool)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         self._images[: len(images)].copy_(images)  # what stood there before fills the rest
         if self._graph is None:
-            self._results = self._run(self._images)
+            self._fill_results()
         else:
             self._graph.replay()
         return tuple(result[: len(images)].clone() for result in self._results)
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UP):
-                self._run(self._images)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may read the next batch meanwhile: what they call must not spoil the capture.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            self._results = self._run(self._images)
-        return graph
+    def _fill_results(self) -> None:
+        self._results = self._run(self._images)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from moleflow_fast.engine.graphs import capture
 from moleflow_fast.ops.adamp import Group
 
 if TYPE_CHECKING:
     from moleflow_fast.kernels.adamp import DeviceAdamP
 
-_WARM_UP = 2  # kernels are compiled and workspaces allocated before a capture
 _AHEAD = 4  # steps that the host may be ahead of the device
 
 
@@ -146,16 +146,7 @@ class _Step:
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         self._body.held.fill_(True)  # nothing that a warm-up computes may count
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UP):
-                self._body(self._batch)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may read the next batch meanwhile: what they call must not spoil the capture.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._body(self._batch)
+        graph = capture(lambda: self._body(self._batch))
         self._body.held.fill_(False)
         return graph
 

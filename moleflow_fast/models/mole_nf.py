@@ -222,8 +222,10 @@ class MoLESpatialAwareNF(nn.Module):
     def packed(self, task_ids: Sequence[int]) -> list[object]:
         """What the compiled engine reads for these tasks; other objects once a parameter behind them has changed."""
         parts = [self._parts(t) for t in task_ids]
-        each: list[object] = [self._engine.packed(p) for p in parts]
-        return [*each, self._engine.stacked(parts)] if flow_backend() == "triton" else each
+        if flow_backend() != "triton":
+            return [self._engine.packed(p) for p in parts]
+        packs, stack = self._engine.stacked(parts)
+        return [*packs, stack]
 
     def why_not_mixed(self, x: Tensor, task_ids: Sequence[int]) -> str | None:
         """Why images of these tasks cannot go through in one pass, or None."""

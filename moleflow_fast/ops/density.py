@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from moleflow_fast.backend import runs_compiled, runs_on_triton
+from moleflow_fast.backend import operator_on_triton, runs_compiled, runs_on_triton
 from moleflow_fast.ops import native
 
 
@@ -96,11 +96,6 @@ def _check_shapes(z: Tensor, logdet: Tensor) -> None:
         raise ValueError(f"expected z (B, H, W, D) and logdet (B, H, W), got {tuple(z.shape)}, {tuple(logdet.shape)}")
 
 
-def _on_triton(z: Tensor) -> bool:
-    # A backward pass on a GPU has a thread of its own, which does not know what was asked for.
-    return z.is_cuda or runs_on_triton(z)
-
-
 def _triton() -> ModuleType:
     """Imported when first needed: an installation for the CPU may lack Triton."""
     from moleflow_fast.kernels import density
@@ -111,7 +106,7 @@ def _triton() -> ModuleType:
 @torch.library.custom_op("moleflow::patch_nll", mutates_args=())
 def _patch_nll(z: Tensor, logdet: Tensor) -> Tensor:
     z, logdet = z.contiguous(), logdet.contiguous()
-    if _on_triton(z):
+    if operator_on_triton(z):
         return _triton().patch_nll(z, logdet)
     nll = torch.empty_like(logdet)
     native.call("patch_nll", z.dtype, z, logdet, nll, nll.numel(), z.shape[-1], native.threads())
@@ -127,7 +122,7 @@ def _(z: Tensor, logdet: Tensor) -> Tensor:
 def _patch_nll_backward(grad: Tensor, z: Tensor) -> Tensor:
     """grad (B, H, W) times z (B, H, W, D): the gradient of z."""
     grad, z = grad.contiguous(), z.contiguous()
-    if _on_triton(z):
+    if operator_on_triton(z):
         return _triton().patch_nll_backward(grad, z)
     dz = torch.empty_like(z)
     native.call("scale_patches", z.dtype, z, grad, dz, grad.numel(), z.shape[-1], native.threads())
@@ -157,7 +152,7 @@ def _density_loss(
 ) -> tuple[Tensor, Tensor]:
     """The loss () and, for its backward, d loss / d nll (B, H, W); tail 0 is the plain loss."""
     z, logdet = z.contiguous(), logdet.contiguous()
-    if _on_triton(z):
+    if operator_on_triton(z):
         return _triton().density_loss(z, logdet, tail, tail_weight, lambda_logdet)
     loss, weights = z.new_empty(()), torch.empty_like(logdet)
     images, patches = logdet.shape[0], logdet[0].numel()
@@ -178,7 +173,7 @@ def _density_loss_backward(
     grad: Tensor, weights: Tensor, z: Tensor, logdet: Tensor, lambda_logdet: float
 ) -> tuple[Tensor, Tensor]:
     z, logdet = z.contiguous(), logdet.contiguous()
-    if _on_triton(z):
+    if operator_on_triton(z):
         return _triton().density_loss_backward(grad, weights, z, logdet, lambda_logdet)
     dz, dlogdet = torch.empty_like(z), torch.empty_like(logdet)
     sizes = (logdet.numel(), z.shape[-1])

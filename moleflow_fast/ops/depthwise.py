@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moleflow_fast.backend import runs_compiled, runs_on_triton
+from moleflow_fast.backend import operator_on_triton, runs_compiled, runs_on_triton
 from moleflow_fast.ops import kernels
 
 
@@ -48,11 +48,6 @@ def gated_residual(taps: Tensor, bias: Tensor, gate: Tensor) -> tuple[Tensor, Te
     return gate * taps + (1 - gate) * middle, gate * bias
 
 
-def _on_triton(x: Tensor) -> bool:
-    # A backward pass on a GPU has a thread of its own, which does not know what was asked for.
-    return x.is_cuda or runs_on_triton(x)
-
-
 def _triton() -> ModuleType:
     """Imported when first needed: an installation for the CPU may lack Triton."""
     from moleflow_fast.kernels import depthwise
@@ -62,7 +57,7 @@ def _triton() -> ModuleType:
 
 @torch.library.custom_op("moleflow::depthwise", mutates_args=())
 def _forward(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
-    if _on_triton(x):
+    if operator_on_triton(x):
         return _triton().depthwise(x.contiguous(), taps.contiguous(), bias.contiguous())
     y = x.new_empty(x.shape)
     kernels.depthwise(_rows(x), taps.contiguous(), bias.contiguous(), _rows(y), _grid(x))
@@ -76,7 +71,7 @@ def _(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
 
 @torch.library.custom_op("moleflow::depthwise_backward", mutates_args=())
 def _backward_op(dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool) -> tuple[Tensor, Tensor, Tensor]:
-    if _on_triton(x):
+    if operator_on_triton(x):
         x, dy, taps = x.contiguous(), dy.contiguous(), taps.contiguous()
         dx = _triton().depthwise(dy, taps, None) if with_dx else x.new_empty(0)
         return dx, *_triton().tap_gradients(x, dy, taps)

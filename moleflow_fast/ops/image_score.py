@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moleflow_fast.backend import runs_compiled, runs_on_triton
+from moleflow_fast.backend import operator_on_triton, runs_compiled, runs_on_triton
 from moleflow_fast.ops import native
 
 MODES = ("percentile", "top_k", "mean", "spatial_cluster")  # csrc/cpu/image_score.h counts them in this order
@@ -107,7 +107,7 @@ def _triton_scores(maps: Tensor, mode: str, fraction: float, k: int, weight: flo
 
 @torch.library.custom_op("moleflow::image_score", mutates_args=())
 def _compiled(maps: Tensor, mode: int, fraction: float, k: int, weight: float) -> Tensor:
-    if maps.is_cuda or runs_on_triton(maps):
+    if operator_on_triton(maps):
         return _triton_scores(maps.contiguous(), MODES[mode], fraction, k, weight)
     scores = maps.new_empty(len(maps))
     native.call(

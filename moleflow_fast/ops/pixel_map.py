@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moleflow_fast.backend import runs_compiled, runs_on_triton
+from moleflow_fast.backend import operator_on_triton, runs_compiled, runs_on_triton
 from moleflow_fast.ops import native
 from moleflow_fast.ops.gaussian_smooth import gaussian_smooth, gaussian_smooth_reference
 
@@ -80,7 +80,7 @@ def _triton_maps(maps: Tensor, size: int, sigma: float, mode: str) -> Tensor:
 
 @torch.library.custom_op("moleflow::pixel_map", mutates_args=())
 def _compiled(maps: Tensor, size: int, sigma: float, mode: str) -> Tensor:
-    if maps.is_cuda or runs_on_triton(maps):
+    if operator_on_triton(maps):
         return _triton_maps(maps.contiguous(), size, sigma, mode)
     count, height, width = maps.shape
     rows = _axis_matrix(height, size, sigma, mode, maps.dtype).T.contiguous()

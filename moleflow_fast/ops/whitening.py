@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moleflow_fast.backend import runs_compiled, runs_on_triton
+from moleflow_fast.backend import operator_on_triton, runs_compiled, runs_on_triton
 from moleflow_fast.ops.native import call, threads
 
 EPS = 1e-5
@@ -45,11 +45,6 @@ def whitening_reference(x: Tensor, gamma: Tensor, beta: Tensor, positions: Tenso
     return gamma * F.layer_norm(x, x.shape[-1:], eps=EPS) + beta
 
 
-def _on_triton(x: Tensor) -> bool:
-    # A backward pass on a GPU has a thread of its own, which does not know what was asked for.
-    return x.is_cuda or runs_on_triton(x)
-
-
 def _triton() -> ModuleType:
     """Imported when first needed: an installation for the CPU may lack Triton."""
     from moleflow_fast.kernels import whitening
@@ -61,7 +56,7 @@ def _triton() -> ModuleType:
 def _forward(x: Tensor, gamma: Tensor, beta: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     x = x.contiguous()
     positions = None if positions is None else positions.contiguous()
-    if _on_triton(x):
+    if operator_on_triton(x):
         return _triton().whitening(x, gamma.contiguous(), beta.contiguous(), positions, _period(x), EPS)
     y, mean, rstd = torch.empty_like(x), x.new_empty(x.shape[:-1]), x.new_empty(x.shape[:-1])
     call(
@@ -82,7 +77,7 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dy, x = dy.contiguous(), x.contiguous()
     positions = None if positions is None else positions.contiguous()
-    if _on_triton(x):
+    if operator_on_triton(x):
         return _triton().whitening_backward(dy, x, gamma.contiguous(), positions, _period(x), mean, rstd, with_dx)
     dx = x.new_empty(x.shape if with_dx else 0)
     dgamma, dbeta = x.new_empty(gamma.shape), x.new_empty(gamma.shape)

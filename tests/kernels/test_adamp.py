@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from adamp_gradients import layer_orthogonal, rows_orthogonal
 
 from moleflow_fast.kernels.adamp import _CHANNELS, _LAYER, _NONE, _PROJECTION, DeviceAdamP
 from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor, adamp_step_reference
@@ -76,25 +77,15 @@ def along_rows(p):
     return p + 0.1
 
 
-def rows_orthogonal(p):
-    """A gradient that fires the channel test."""
-    g, rows = torch.flip(p, [0]).flatten(1) + 1, p.flatten(1)
-    return (g - rows * ((g * rows).sum(1, keepdim=True) / (rows * rows).sum(1, keepdim=True))).view_as(p)
-
-
-def layer_orthogonal(p):
-    """Along every row, but orthogonal to the whole: fires only the layer test."""
-    squares = p.flatten(1).square().sum(1)
-    factors = torch.ones_like(squares)
-    factors[-1] = -squares[:-1].sum() / squares[-1]
-    return p * factors.view(-1, *[1] * (p.dim() - 1))
+def channels_gradient(p):
+    return rows_orthogonal(p, torch.flip(p, [0]) + 1)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("shape", [(5, 7), (3, 2, 3, 3), (4, 600), (40, 70), (1100, 2)])
 def test_each_tensor_has_a_projection_of_its_own(shape, nesterov):
     ours = tensors([shape] * 5)
-    makers = [rows_orthogonal, layer_orthogonal, along_rows, torch.zeros_like, lambda p: torch.full_like(p, 1e-12)]
+    makers = [channels_gradient, layer_orthogonal, along_rows, torch.zeros_like, lambda p: torch.full_like(p, 1e-12)]
     for t, make in zip(ours, makers, strict=True):
         t.gradient.copy_(make(t.parameter))
     theirs = copies(ours)

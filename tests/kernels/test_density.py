@@ -1,18 +1,12 @@
 import pytest
 import torch
+from density_losses import LOSSES
 from kernel_checks import DEVICE, assert_near_definition, assert_same_bits_twice, on_triton, random
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.ops.density import density_loss, patch_nll, patch_nll_reference
 
 SHAPES = [(1, 1, 1, 1), (1, 1, 1, 37), (2, 1, 5, 3), (3, 5, 7, 37), (2, 4, 4, 16), (1, 9, 13, 2)]
-LOSSES = {
-    "plain": {"tail_weight": None, "tail_top_k_ratio": 0.05, "lambda_logdet": 0.0},
-    "penalty": {"tail_weight": None, "tail_top_k_ratio": 0.05, "lambda_logdet": 1e-2},
-    "tail": {"tail_weight": 0.3, "tail_top_k_ratio": 0.05, "lambda_logdet": 1e-3},
-    "tail alone": {"tail_weight": 1.0, "tail_top_k_ratio": 0.4, "lambda_logdet": 0.0},
-    "whole tail": {"tail_weight": 0.7, "tail_top_k_ratio": 1.0, "lambda_logdet": 0.1},
-}
 
 
 def latent(shape: tuple[int, ...], seed: int = 0) -> list[torch.Tensor]:

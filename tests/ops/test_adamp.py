@@ -7,6 +7,7 @@ import math
 import adamp
 import pytest
 import torch
+from adamp_gradients import layer_orthogonal, rows_orthogonal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -69,22 +70,12 @@ def test_many_steps_equal_the_package(backend, options, dtype):
             assert_close([mine[name]], [its[name]])
 
 
-def rows_orthogonal(p):
-    """A gradient that fires the channel test."""
-    g, rows = torch.randn_like(p).flatten(1), p.flatten(1)
-    return (g - rows * ((g * rows).sum(1, keepdim=True) / (rows * rows).sum(1, keepdim=True))).view_as(p)
-
-
-def layer_orthogonal(p):
-    """Along every row, but orthogonal to the whole: fires only the layer test."""
-    squares = p.flatten(1).square().sum(1)
-    factors = torch.ones_like(squares)
-    factors[-1] = -squares[:-1].sum() / squares[-1]
-    return p * factors.view(-1, *[1] * (p.dim() - 1))
+def channels_gradient(p):
+    return rows_orthogonal(p, torch.randn_like(p))
 
 
 GRADIENTS = {
-    "channels": rows_orthogonal,
+    "channels": channels_gradient,
     "layer": layer_orthogonal,
     "none": lambda p: p + 0.1,
     "zero": torch.zeros_like,

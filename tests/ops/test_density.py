@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from density_losses import LOSSES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,13 +24,6 @@ from moleflow_fast.ops.density import (
 ARRAYS = np.load(Path(__file__).parents[1] / "golden" / "losses_scores.npz", allow_pickle=False)
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-13}
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 7), st.integers(1, 70))
-LOSSES = {
-    "plain": {"tail_weight": None, "tail_top_k_ratio": 0.05, "lambda_logdet": 0.0},
-    "penalty": {"tail_weight": None, "tail_top_k_ratio": 0.05, "lambda_logdet": 1e-2},
-    "tail": {"tail_weight": 0.3, "tail_top_k_ratio": 0.05, "lambda_logdet": 1e-3},
-    "tail alone": {"tail_weight": 1.0, "tail_top_k_ratio": 0.4, "lambda_logdet": 0.0},
-    "whole tail": {"tail_weight": 0.7, "tail_top_k_ratio": 1.0, "lambda_logdet": 0.1},
-}
 
 
 def latent(shape, dtype, seed=0):
