@@ -5,15 +5,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from moleflow_fast.backend import flow_backend, product_operands, runs_compiled, why_not_compiled
 from moleflow_fast.engine.flow import flow
-from moleflow_fast.engine.packing import PackCache, Packed, Parts, obstacle, trained
+from moleflow_fast.engine.packing import PackCache, Packed, obstacle, trained
+from moleflow_fast.engine.parts import Parts, Seen
 
 __all__ = ["FlowEngine", "Packed", "Parts"]
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Packed parts, all as one, with what they were made from."""
+
+    parts: tuple[Parts, ...]
+    products: tuple[str | None, bool]
+    seen: Seen
+    packs: list[Packed]
+    stack: list[Tensor]
 
 
 class FlowEngine:
@@ -21,7 +34,7 @@ class FlowEngine:
 
     def __init__(self) -> None:
         self._packs = PackCache()
-        self._mixed: tuple[list[Packed], list[Tensor]] = ([], [])
+        self._stack: _Stack | None = None
         self.one_at_a_time = threading.RLock()
         """For whoever must switch the active task of the modules themselves."""
 
@@ -37,11 +50,34 @@ class FlowEngine:
         Raises:
             BackendError: one was asked for and cannot.
         """
-        return runs_compiled(x, why_not=_obstacle(parts, x), backend=flow_backend())
+        return runs_compiled(x, why_not=self._obstacle(parts, x), backend=flow_backend())
 
     def why_not(self, parts: Parts, x: Tensor) -> str | None:
         """Why no compiled backend runs these parts on x, or None."""
-        return why_not_compiled(x, why_not=_obstacle(parts, x), backend=flow_backend())
+        return why_not_compiled(x, why_not=self._obstacle(parts, x), backend=flow_backend())
+
+    def why_not_mixed(self, parts: Sequence[Parts], x: Tensor) -> str | None:
+        """Why Triton kernels cannot run all of these parts on x, or None."""
+        known = self._known_stack(parts)
+        if known is not None and known.seen.dtypes == {x.dtype}:
+            return why_not_compiled(x, backend="triton")
+        return next((why for p in parts if (why := self.why_not(p, x))), None)
+
+    def kept_stack(self, parts: Sequence[Parts], x: Tensor) -> list[object] | None:
+        """What `run_mixed` reads, other objects once anything behind it has changed; None where x or training forbids.
+
+        It is asked for at every batch: what has not changed is compared once.
+        """
+        known = self._known_stack(parts)
+        if known is None:
+            if self.why_not_mixed(parts, x) is not None or any(t.requires_grad for p in parts for t in p.tensors()):
+                return None
+            self.stacked(parts)
+            known = self._stack
+            assert known is not None
+        elif known.seen.dtypes != {x.dtype} or why_not_compiled(x, backend="triton") is not None:
+            return None
+        return [*known.packs, known.stack]
 
     def run(self, parts: Parts, x: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, H, W, D) and log|det| (B, H, W) of x (B, H, W, D), differentiable in x and every trained parameter."""
@@ -69,14 +105,30 @@ class FlowEngine:
         """The packed forms of these parts, and all as one: the same objects as long as nothing behind has changed."""
         from moleflow_fast.engine import channel_packing
 
-        packs, known = [self.packed(p) for p in parts], self._mixed
-        if len(known[0]) != len(packs) or any(a is not b for a, b in zip(known[0], packs, strict=True)):
-            known = self._mixed = (packs, channel_packing.stack(packs[0].plan, [p.tensors for p in packs]))
+        known = self._known_stack(parts)
+        if known is None:
+            seen = Seen(parts)
+            packs = [self.packed(p) for p in parts]
+            stack = channel_packing.stack(packs[0].plan, [p.tensors for p in packs])
+            known = self._stack = _Stack(tuple(parts), _products(), seen, packs, stack)
+        return known.packs, known.stack
+
+    def _known_stack(self, parts: Sequence[Parts]) -> _Stack | None:
+        known = self._stack
+        if known is None or known.parts != tuple(parts) or known.products != _products() or not known.seen.still():
+            return None
         return known
+
+    def _obstacle(self, parts: Parts, x: Tensor) -> str | None:
+        seen = self._packs.seen(parts)
+        if seen is None and (reason := obstacle(parts)) is not None:
+            return reason
+        dtypes = {t.dtype for t in parts.tensors() if t.is_floating_point()} if seen is None else seen.dtypes
+        return None if dtypes <= {x.dtype} else f"its parameters are not {x.dtype}, as the features are"
 
     def packed(self, parts: Parts) -> Packed:
         """The packed form of these parts: the same object as long as nothing behind it has changed."""
-        return self._packs.get(parts, product_operands() if flow_backend() == "triton" else None)
+        return self._packs.get(parts, _products()[0])
 
     def hold(self) -> AbstractContextManager[None]:
         """In the block no parameter changes, so weights that train are packed once and not at every call."""
@@ -87,11 +139,10 @@ class FlowEngine:
         self._packs.forget(task_id)
 
 
-def _obstacle(parts: Parts, x: Tensor) -> str | None:
-    reason = obstacle(parts)
-    if reason is None and any(t.is_floating_point() and t.dtype != x.dtype for t in parts.tensors()):
-        return f"its parameters are not {x.dtype}, as the features are"
-    return reason
+def _products() -> tuple[str | None, bool]:
+    """Operands as in `Plan`, and whether products of fp32 ones may run in tf32."""
+    operands = product_operands() if flow_backend() == "triton" else None
+    return operands, torch.backends.cuda.matmul.allow_tf32
 
 
 def sum_of_log_scales(parts: Parts) -> Tensor | float:

@@ -52,8 +52,8 @@ class InferenceExecutor:
         expert for every image; None routes each. Where Triton kernels run the flow a routed batch is one CUDA
         graph, and the host never learns which tasks it holds.
         """
-        if task_id is None and images.is_cuda and self._may_be_captured(images):
-            maps, scores, ids = self._routed(images)
+        if task_id is None and images.is_cuda and (captured := self._routed(images)) is not None:
+            maps, scores, ids = captured
             return maps, scores, ids
         patches = self.extractor(images)
         if task_id is None:
@@ -81,25 +81,24 @@ class InferenceExecutor:
         """Whether images of different tasks go through the flow in one pass."""
         return bool(self.flow.task_ids) and self.flow.why_not_mixed(x, self.flow.task_ids) is None
 
-    def _may_be_captured(self, images: Tensor) -> bool:
-        # While anything trains weights are merged at every call, and a graph would be of old ones.
-        return not any(p.requires_grad for p in self.flow.parameters()) and self.mixes(images.float())
-
     def _score_routed(self, images: Tensor) -> tuple[Tensor, ...]:
         patches = self.extractor(images).float()
         ids = self.router.route(patches.mean((1, 2)))
         maps = self.anomaly_maps(patches, ids)
         return maps, image_scores(maps, self.config), ids
 
-    def _state(self) -> list[Any]:
-        """What a captured run has in it; kept with the graphs, which hold no more than addresses."""
+    def _state(self, images: Tensor) -> list[Any] | None:
+        """What a captured run has in it, kept with the graphs, which hold no more than addresses; None without one.
+
+        While anything trains weights are merged at every call, and a graph would be of old ones.
+        """
         ids = tuple(self.flow.task_ids)
-        around = ("input_adapters.", "spatial_mixer.")
-        parameters = [p for name, p in self.flow.named_parameters() if name.startswith(around)]
-        return [
-            *self.flow.packed(ids), *self.router.reads(), *parameters, self._places_of(ids, self.router.device),
-            self.extractor,
-        ]  # fmt: skip
+        if not ids or (packed := self.flow.packed(ids, images.new_empty(0, dtype=torch.float32))) is None:
+            return None
+        around = [*self.flow.input_adapters.parameters()]
+        if self.flow.spatial_mixer is not None:
+            around += self.flow.spatial_mixer.parameters()
+        return [*packed, *self.router.reads(), *around, self._places_of(ids, self.router.device), self.extractor]
 
     def _places_of(self, task_ids: tuple[int, ...], device: torch.device) -> Tensor:
         """Place of each task id in `task_ids`, an int32 tensor to look them up in."""

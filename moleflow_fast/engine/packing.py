@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from moleflow_fast.engine.base_block import BaseBlock
+from moleflow_fast.engine.parts import Parts, Seen
 from moleflow_fast.engine.plan import Plan, TaskBlock
 from moleflow_fast.engine.task_block import TaskCoupling
-from moleflow_fast.models.coupling import AllInOneBlock, CouplingFlow
-from moleflow_fast.models.dia import AffineCouplingBlock, DeepInvertibleAdapter, SimpleSubnet
+from moleflow_fast.models.coupling import AllInOneBlock
+from moleflow_fast.models.dia import AffineCouplingBlock, SimpleSubnet
 from moleflow_fast.models.lora_linear import LoRALinear
 from moleflow_fast.models.subnets import MoLEContextSubnet, MoLESubnet
 
@@ -26,25 +27,6 @@ class Packed:
     plan: Plan
     tensors: tuple[Tensor, ...]
     log_scales: Tensor
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What is packed: a base flow, the task whose LoRA acts in it, and that task's own flow."""
-
-    base: CouplingFlow
-    task_id: int | None
-    dia: DeepInvertibleAdapter | None
-
-    def tensors(self) -> Iterator[Tensor]:
-        """Everything the packed numbers depend on."""
-        key = str(self.task_id)
-        for name, tensor in (*self.base.named_parameters(), *self.base.named_buffers()):
-            owner = _owner(name)
-            if owner is None or owner == key:
-                yield tensor
-        if self.dia is not None:
-            yield from self.dia.parameters()
 
 
 _Key = tuple[int | None, str | None, bool]  # task, operands, whether products of fp32 operands may run in tf32
@@ -74,14 +56,11 @@ class RowsCache:
 
 
 class PackCache:
-    """Keeps the packed form of each task while nothing behind it can have changed.
-
-    In-place changes show in a tensor's version counter, but not those through `.data`, as some optimizers make them;
-    so a task is packed anew at every use while any parameter behind it trains, and kept only once all are frozen.
-    """
+    """Keeps the packed form of each task while nothing behind it can have changed (see `Seen`)."""
 
     def __init__(self) -> None:
-        self._kept: dict[_Key, tuple[Packed, list[tuple[Tensor, int]]]] = {}
+        self._kept: dict[_Key, tuple[Packed, Seen]] = {}
+        self._seen: dict[int | None, tuple[Parts, Seen]] = {}
         self._held: dict[_Key, Packed] | None = None
         self._rows = RowsCache()
         self._lock = threading.Lock()
@@ -98,27 +77,33 @@ class PackCache:
     def get(self, parts: Parts, operands: str | None) -> Packed:
         held, key = self._held, _key(parts, operands)
         if held is None:
-            return self._current(parts, operands)
+            return self._current(parts, key)
         if key not in held:
-            held[key] = self._current(parts, operands)
+            held[key] = self._current(parts, key)
         return held[key]
+
+    def seen(self, parts: Parts) -> Seen | None:
+        """How the parts were when last packed, if they are so still and frozen."""
+        known = self._seen.get(parts.task_id)
+        return known[1] if known is not None and known[0] == parts and known[1].still() else None
 
     def forget(self, task_id: int | None) -> None:
         with self._lock:
+            self._seen.pop(task_id, None)
             self._kept = {key: known for key, known in self._kept.items() if key[0] != task_id}
 
-    def _current(self, parts: Parts, operands: str | None) -> Packed:
-        tensors = list(parts.tensors())
-        if any(t.requires_grad for t in tensors):
+    def _current(self, parts: Parts, key: _Key) -> Packed:
+        seen = self.seen(parts)
+        if seen is None:
             self.forget(parts.task_id)
-            return pack(parts, operands, self._rows)
+            seen = Seen([parts])
+            if not seen.still():  # something trains
+                return pack(parts, key[1], self._rows)
         with self._lock:
-            key = _key(parts, operands)
             known = self._kept.get(key)
-            if known is None or not _unchanged(tensors, known[1]):
-                # Detached aliases keep the memory alive: an address can then not come back with other contents.
-                known = (pack(parts, operands, self._rows), [(t.detach(), t._version) for t in tensors])
-                self._kept[key] = known
+            if known is None or known[1] is not seen:
+                known = self._kept[key] = (pack(parts, key[1], self._rows), seen)
+                self._seen[parts.task_id] = (parts, seen)
             return known[0]
 
 
@@ -286,15 +271,6 @@ def _trained_in_linear(name: str, linear: nn.Linear) -> Iterator[tuple[str, Tens
         yield f"{name}.weight", linear.weight
     if linear.bias is not None and linear.bias.requires_grad:
         yield f"{name}.bias", linear.bias
-
-
-def _owner(name: str) -> str | None:
-    """The task that a tensor of the base flow belongs to, None if all share it."""
-    parts = name.split(".")
-    for store in ("lora_A", "lora_B", "task_biases", "task_layers"):
-        if store in parts:
-            return parts[parts.index(store) + 1]
-    return None
 
 
 def _unchanged(tensors: list[Tensor], before: list[tuple[Tensor, int]]) -> bool:

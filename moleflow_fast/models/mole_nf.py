@@ -219,23 +219,27 @@ class MoLESpatialAwareNF(nn.Module):
         x = x if self.spatial_mixer is None else self.spatial_mixer(x)
         return self._engine.run_mixed([self._parts(t) for t in task_ids], x, chosen)
 
-    def packed(self, task_ids: Sequence[int]) -> list[object]:
-        """What the compiled engine reads for these tasks; other objects once a parameter behind them has changed."""
-        parts = [self._parts(t) for t in task_ids]
-        if flow_backend() != "triton":
-            return [self._engine.packed(p) for p in parts]
-        packs, stack = self._engine.stacked(parts)
-        return [*packs, stack]
+    def packed(self, task_ids: Sequence[int], x: Tensor) -> list[object] | None:
+        """What `forward_mixed` reads of the flow, as objects: others once a parameter behind them has changed.
+
+        None where `forward_mixed` cannot run on x, and while any of those parameters trains: nothing is kept then.
+        """
+        if self._why_not_alike(task_ids) is not None:
+            return None
+        return self._engine.kept_stack([self._parts(t) for t in task_ids], x)
 
     def why_not_mixed(self, x: Tensor, task_ids: Sequence[int]) -> str | None:
         """Why images of these tasks cannot go through in one pass, or None."""
+        return self._why_not_alike(task_ids) or self._engine.why_not_mixed([self._parts(t) for t in task_ids], x)
+
+    def _why_not_alike(self, task_ids: Sequence[int]) -> str | None:
         if flow_backend() != "triton":
             return "only Triton kernels choose weights by image"
         if any(str(t) in self.task_flows for t in task_ids):
             return "its tasks have flows of their own"
         if any(type(adapter) is not WhiteningAdapter for adapter in self.input_adapters.values()):
             return "its input adapters are not whitening ones"
-        return next((why for t in task_ids if (why := self.why_not_compiled(x, t))), None)
+        return None
 
     def parameters_hold_still(self) -> AbstractContextManager[None]:
         """For the parts of one optimizer step: in the block weights are merged once and not at every call."""

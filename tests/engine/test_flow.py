@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from flow_models import CONFIGS, FULL, PLAIN, features, make_model
 
 from moleflow_fast.backend import BackendError, use_backend
 from moleflow_fast.engine.packing import pack, trained
+from moleflow_fast.engine.parts import Seen
 from moleflow_fast.engine.plan import images_at_once, parse
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 
@@ -152,6 +154,37 @@ def test_packed_weights_are_never_stale() -> None:
     model.requires_grad_(False)
     agrees()
     agrees()
+
+
+def test_parts_are_still_until_something_behind_them_changes() -> None:
+    model = make_model().requires_grad_(False)
+    layer = model.flow.module_list[1].subnet.s_layer2
+    seen = Seen([model._parts(0)])
+    layer.lora_A["1"].data.add_(1)
+    layer.lora_A["1"].requires_grad_(True)  # another task's
+    model.add_task(2)
+    assert seen.still()
+
+    def moves(change: Callable[[], object]) -> None:
+        seen = Seen([model._parts(0)])
+        assert seen.still()
+        change()
+        assert not seen.still()
+
+    moves(lambda: layer.lora_A["0"].add_(1))
+    moves(lambda: setattr(layer.lora_B["0"], "data", layer.lora_B["0"].data.clone()))
+    moves(lambda: layer.lora_A.update({"0": torch.nn.Parameter(layer.lora_A["0"].data, requires_grad=False)}))
+    moves(lambda: layer.task_biases.pop("0"))
+    moves(lambda: model.flow.module_list[0].perm_index.copy_(torch.arange(20)))
+    moves(lambda: setattr(model.dia_adapters["0"].coupling_blocks[0], "s_net", model.dia_adapters["1"]))
+    moves(lambda: model.flow.module_list[1].subnet.t_layer1.base_linear.requires_grad_(True))
+
+
+def test_hooks_are_noticed() -> None:
+    model = make_model(CONFIGS["no_scale_context"]).requires_grad_(False)
+    seen = Seen([model._parts(0)])
+    torch.nn.utils.spectral_norm(model.flow.module_list[0].subnet.layer1.base_linear)
+    assert not seen.still() and model.why_not_compiled(features(), 0) is not None
 
 
 def test_frozen_tasks_are_packed_once() -> None:

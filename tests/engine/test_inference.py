@@ -53,7 +53,7 @@ def test_batches_are_filled_up_and_split(monkeypatch: pytest.MonkeyPatch) -> Non
         sizes.append(len(images))
         return images * 2, images.sum(1)
 
-    run = CapturedRuns(double, lambda: [])
+    run = CapturedRuns(double, lambda _: [])
     for count in (1, 3, 4, 7, 2):
         images = torch.randn(count, 5, device=DEVICE)
         doubled, sums = run(images)
@@ -62,7 +62,7 @@ def test_batches_are_filled_up_and_split(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_results_outlive_the_next_run() -> None:
-    run = CapturedRuns(lambda images: (images + 1,), lambda: [])
+    run = CapturedRuns(lambda images: (images + 1,), lambda _: [])
     (first,) = run(torch.zeros(2, 3, device=DEVICE))
     run(torch.ones(2, 3, device=DEVICE))
     assert torch.equal(first, torch.ones(2, 3, device=DEVICE))
@@ -70,7 +70,7 @@ def test_results_outlive_the_next_run() -> None:
 
 def test_a_changed_state_is_captured_anew() -> None:
     value, state = torch.zeros(1, device=DEVICE), [object()]
-    run = CapturedRuns(lambda images: (images + value,), lambda: state)
+    run = CapturedRuns(lambda images: (images + value,), lambda _: state)
     run(torch.zeros(2, 1, device=DEVICE))
     batches = dict(run._batches)
     run(torch.zeros(2, 1, device=DEVICE))
@@ -81,27 +81,27 @@ def test_a_changed_state_is_captured_anew() -> None:
 
 
 def test_whatever_changes_is_in_the_state() -> None:
-    trainer = trained_on_two()
+    trainer, images = trained_on_two(), mixed_images()
     with use_backend("triton"):
-        before = trainer.executor._state()
-        assert all(a is b for a, b in zip(before, trainer.executor._state(), strict=True))
+        before = trainer.executor._state(images)
+        assert all(a is b for a, b in zip(before, trainer.executor._state(images), strict=True))
         with torch.no_grad():
             trainer.nf_model.dia_adapters["1"].coupling_blocks[0].s_net.layers[0].weight.mul_(2)
-        changed = trainer.executor._state()
+        changed = trainer.executor._state(images)
         assert not all(a is b for a, b in zip(before, changed, strict=True))
         trainer.router.prototypes[0].update(task_features(0, 9).mean((1, 2)).to(DEVICE))
-        moved = trainer.executor._state()
+        moved = trainer.executor._state(images)
         assert not all(a is b for a, b in zip(changed, moved, strict=True))
 
 
 def test_a_new_task_changes_the_state() -> None:
     trainer, images = trained_on_two(), mixed_images()
     with use_backend("triton"):
-        before = trainer.executor._state()
-        again = trainer.executor._state()
+        before = trainer.executor._state(images)
+        again = trainer.executor._state(images)
         assert all(a is b for a, b in zip(before, again, strict=True))
         with use_backend("cpp" if DEVICE == "cpu" else "eager"):
             train(trainer, 2, epochs=1, device=DEVICE)
-        after = trainer.executor._state()
+        after = trainer.executor._state(images)
         assert len(after) > len(before)
         assert trainer.inference(images)[2].tolist() == [1, 0, 1, 0, 1, 0]

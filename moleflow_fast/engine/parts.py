@@ -1,0 +1,83 @@
+"""What a packed flow is made of, and whether any of it has changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moleflow_fast.models.coupling import CouplingFlow
+from moleflow_fast.models.dia import DeepInvertibleAdapter
+
+_Place = tuple[dict[str, Any], str]  # a module's own dictionary of tensors or modules, and a name in it
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is packed: a base flow, the task whose LoRA acts in it, and that task's own flow."""
+
+    base: CouplingFlow
+    task_id: int | None
+    dia: DeepInvertibleAdapter | None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything the packed numbers depend on."""
+        found = (store.get(name) for module in self.modules() for store, name in _places(module, str(self.task_id)))
+        return (value for value in found if isinstance(value, Tensor))
+
+    def modules(self) -> Iterator[nn.Module]:
+        """The modules that act for the task."""
+        yield from _acting(self.base, str(self.task_id))
+        if self.dia is not None:
+            yield from self.dia.modules()
+
+
+class Seen:
+    """Some parts as they are now: `still()` tells whether every tensor is in its place, unwritten and frozen.
+
+    In-place changes show in a tensor's version counter, but not those through `.data`, as some optimizers make them;
+    so while anything trains nothing is ever still. Fifteen tasks of eight blocks take 0.9 ms to compare, one 0.1 ms.
+    """
+
+    def __init__(self, parts: Sequence[Parts]) -> None:
+        acting = {(id(m), p.task_id): (m, str(p.task_id)) for p in parts for m in p.modules()}.values()
+        places = {(id(store), name): (store, name) for m, task in acting for store, name in _places(m, task)}
+        self._values = [(store, name, store.get(name)) for store, name in places.values()]
+        self._hooks = list({id(m): m._forward_pre_hooks for m, _ in acting}.values())
+        self._tensors = [value for _, _, value in self._values if isinstance(value, Tensor)]
+        # A detached alias keeps the memory alive: an address can then not come back with other contents.
+        self._memory = [t.detach() for t in self._tensors]
+        self._state = self._state_now()
+        self._trained = any(t.requires_grad for t in self._tensors)
+        self.dtypes: frozenset[torch.dtype] = frozenset(t.dtype for t in self._tensors if t.is_floating_point())
+
+    def still(self) -> bool:
+        return (
+            not self._trained
+            and all([store.get(name) is value for store, name, value in self._values])
+            and self._state_now() == self._state
+            and not any(self._hooks)
+        )
+
+    def _state_now(self) -> list[tuple[int, int, bool]]:
+        return [(t._version, t.data_ptr(), t.requires_grad) for t in self._tensors]
+
+
+def _acting(module: nn.Module, task: str) -> Iterator[nn.Module]:
+    yield module
+    for store, name in _places(module, task):
+        child = store.get(name)
+        if isinstance(child, nn.Module):
+            yield from _acting(child, task)
+
+
+def _places(module: nn.Module, task: str) -> Iterator[_Place]:
+    """Where a module keeps what acts for a task; dictionaries inside a flow hold one entry a task."""
+    if isinstance(module, nn.ParameterDict):
+        return iter([(module._parameters, task)])
+    if isinstance(module, nn.ModuleDict):
+        return iter([(module._modules, task)])
+    return ((store, name) for store in (module._parameters, module._buffers, module._modules) for name in tuple(store))
