@@ -1,7 +1,7 @@
 """Images to anomaly maps, scores and task ids: backbone, routing among three tasks, flow. Random weights.
 
-All but `published` are `MoLEContinualTrainer.inference`. Only the flow is compiled under `compile`, and only the flow
-is in bf16 where the backend says so; the backbone is then in tf32.
+All but `published` are `MoLEContinualTrainer.inference`. Only the flow is compiled under `compile`. In rows
+of bf16 the backbone is in bf16 as well.
 """
 
 from __future__ import annotations

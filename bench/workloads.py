@@ -163,7 +163,8 @@ def inference(backbone: Backbone, images: Tensor, backend: str) -> tuple[Inferen
 
     Three tasks are known, the router is on, and every image is of the second: a test class at once.
     """
-    flow, extractor = baseline_flow(backbone.dim), _extractor(backbone.name)
+    dtype = torch.bfloat16 if precision(backend) == "bf16" else torch.float32
+    flow, extractor = baseline_flow(backbone.dim), _extractor(backbone.name, dtype)
     trainer = make_trainer(flow, TASKS, extractor)
     model = trainer.nf_model.requires_grad_(False)
     model.eval()
@@ -186,13 +187,13 @@ def inference(backbone: Backbone, images: Tensor, backend: str) -> tuple[Inferen
 
 
 @cache
-def _extractor(name: str) -> CNNPatchCoreExtractor:
+def _extractor(name: str, dtype: torch.dtype = torch.float32) -> CNNPatchCoreExtractor:
     """With random weights; it is frozen, so benchmarks can share it."""
     backbone, shape = BACKBONES[name], (3, IMAGE_SIZE, IMAGE_SIZE)
     dim = baseline_flow(backbone.dim).dim
     extractor = create_feature_extractor(name, shape, dim, DEVICE, layers=backbone.layers, pretrained=False)
     assert isinstance(extractor, CNNPatchCoreExtractor)
-    return extractor
+    return extractor.to(dtype)
 
 
 @cache
@@ -210,7 +211,7 @@ def _inference_work(flow: Flow, extractor: CNNPatchCoreExtractor, images: Tensor
     """One backbone pass over the images, pooling, and the flow."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        outputs = extractor._capture(images[:1])
+        outputs = extractor._capture(images[:1].to(extractor.dtype))
     backbone = Work(counter.get_total_flops() / 2) * len(images)
     maps = [FeatureMap(*output.shape[1:]) for output in outputs]
     tokens = len(images) * maps[0].height * maps[0].width

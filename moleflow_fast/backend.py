@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ _MEANING = {
     "bf16": _Precision("bf16", tf32=False),
 }
 PRECISIONS = tuple(_MEANING)
+BACKBONE_PRECISIONS = MappingProxyType({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16})
 _override: ContextVar[str | None] = ContextVar("moleflow_backend", default=None)
 _precision: ContextVar[str | None] = ContextVar("moleflow_precision", default=None)
 

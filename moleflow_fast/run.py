@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,14 @@ from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, e
 from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
 from moleflow_fast.evaluation.pictures import choose_images, confusion_figure, heatmap_figure
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
-from moleflow_fast.extractors import PatchExtractor, WeightsUnavailable, create_feature_extractor, high_res_layers
+from moleflow_fast.extractors import (
+    Parity,
+    PatchExtractor,
+    WeightsUnavailable,
+    create_feature_extractor,
+    high_res_layers,
+    reduce_precision,
+)
 from moleflow_fast.extractors.cache import FeatureCache
 from moleflow_fast.extractors.stores import FeatureStore
 from moleflow_fast.models.aggregation import image_scores
@@ -39,6 +46,7 @@ from moleflow_fast.trainer.continual_trainer import BatchRecord, EpochRecord, Mo
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 
 HEADLINE = ("image_auroc", "pixel_auroc", "pixel_ap", "image_ap", "aupro", "routing_accuracy")
+_PARITY_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class ContinualRun:
         self.console = console or RunConsole(options.quiet)
         self._tests: dict[str, TestClass] = {}
         self._board: TensorBoardLog | None = None
+        self.parity: Parity | None = None
         self.logger = logging.getLogger("moleflow_fast")
 
     # -- what a run is made of -----------------------------------------------------------------------
@@ -104,6 +113,9 @@ class ContinualRun:
 
     @cached_property
     def extractor(self) -> PatchExtractor:
+        return self._narrowed(self._full_extractor())
+
+    def _full_extractor(self) -> PatchExtractor:
         try:
             return self._create_extractor(False if self.options.random_backbone else None)
         except WeightsUnavailable as error:
@@ -237,6 +249,8 @@ class ContinualRun:
             f"backbone       {self.options.backbone_name}, weights: {self.extractor.weights_origin}, "
             f"patches {self.extractor.embed_dim} wide, on {self.device}"
         )
+        if self.parity is not None:
+            self.console.say(f"               in {self.parity}")
         self.console.say(f"flow           {self._flow}")
 
     def _restore(self, directory: RunDirectory) -> int:
@@ -337,6 +351,7 @@ class ContinualRun:
             {
                 "tasks": tasks,
                 "backbone_weights": self.extractor.weights_origin,
+                "backbone_parity": None if self.parity is None else asdict(self.parity),
                 "routed": {name: _plain(routed.mean(name)) for name in HEADLINE},
                 "oracle": {name: _plain(oracle.mean(name)) for name in HEADLINE},
                 "forgetting": {
@@ -449,6 +464,16 @@ class ContinualRun:
             weights=options.backbone_weights,
             pretrained=pretrained,
         )
+
+    def _narrowed(self, extractor: PatchExtractor) -> PatchExtractor:
+        """The extractor in `--backbone_precision`, compared with fp32 on a few training images."""
+        precision = self.options.backbone_precision
+        if precision != "fp32":
+            labels = dict.fromkeys(self.tasks[0], 0)
+            dataset = create_task_dataset(self._data_options, self.tasks[0], labels, train=True)
+            images = torch.stack([dataset[i][0] for i in range(min(_PARITY_IMAGES, len(dataset)))])
+            self.parity = reduce_precision(extractor, precision, images)
+        return extractor
 
     @cached_property
     def _data_options(self) -> SimpleNamespace:

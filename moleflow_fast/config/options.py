@@ -8,7 +8,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from moleflow_fast.backend import BACKENDS, PRECISIONS, requested_backend, requested_precision
+from moleflow_fast.backend import (
+    BACKBONE_PRECISIONS,
+    BACKENDS,
+    PRECISIONS,
+    requested_backend,
+    requested_precision,
+)
 from moleflow_fast.config.ablation import AblationConfig, add_ablation_args, parse_ablation_args
 
 DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder")
@@ -42,6 +48,7 @@ class RunOptions:
     backbone_layers: tuple[str, ...] | None = None
     vit_blocks: tuple[int, ...] | None = None
     use_high_res: bool = False
+    backbone_precision: str = "fp32"
     embed_dim: int | None = None
 
     num_coupling_layers: int = 8
@@ -84,6 +91,7 @@ class RunOptions:
         _at_least(0, self, "num_coupling_layers", "num_workers", "slow_blocks_k", "heatmaps", "score_smooth_sigma")
         _one_of(BACKENDS, self, "backend")
         _one_of(PRECISIONS, self, "precision")
+        _one_of(tuple(BACKBONE_PRECISIONS), self, "backbone_precision")
         if self.lr <= 0:
             raise ValueError(f"--lr must be positive, got {self.lr}")
         if self.dataset != "demo" and not self.data_path:
@@ -163,6 +171,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "backbone_layers": "CNN: module names whose feature maps are used, e.g. layer2 layer3",
         "vit_blocks": "ViT: zero-based blocks to average, e.g. 1 3 5 11",
         "use_high_res": "ResNets: layer1 too, so 56x56 patches at 224 px",
+        "backbone_precision": "what the frozen backbone computes in; how far its features are from fp32 is reported",
         "embed_dim": "width of patch features; the backbone's usual one if left out",
     },
     "flow": {
@@ -208,6 +217,7 @@ _GROUPS: dict[str, dict[str, str]] = {
 
 _CHOICES = {
     "dataset": DATASETS, "interp_mode": INTERPOLATIONS, "backend": BACKENDS, "precision": PRECISIONS,
+    "backbone_precision": tuple(BACKBONE_PRECISIONS),
 }  # fmt: skip
 
 EXAMPLES = """\

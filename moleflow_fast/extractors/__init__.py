@@ -13,6 +13,7 @@ from .cache import FeatureCache
 from .cnn import CNNPatchCoreExtractor
 from .errors import BackboneError
 from .families import default_embed_dim, default_layers, high_res_layers, is_vit
+from .precision import Parity, reduce_precision
 from .stores import FeatureStore
 from .vit import DEFAULT_BLOCKS, ViTPatchCoreExtractor
 from .weights import WeightsError, WeightsUnavailable, create_backbone, load_backbone_weights
@@ -22,6 +23,7 @@ __all__ = [
     "CNNPatchCoreExtractor",
     "FeatureCache",
     "FeatureStore",
+    "Parity",
     "PatchExtractor",
     "ViTPatchCoreExtractor",
     "WeightsError",
@@ -33,6 +35,7 @@ __all__ = [
     "high_res_layers",
     "is_vit",
     "load_backbone_weights",
+    "reduce_precision",
 ]
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class PatchExtractor(nn.Module):
-    """A frozen backbone that turns images (B, 3, M, M) into patch features (B, H, W, D).
+    """A frozen backbone that turns images (B, 3, M, M) into patch features (B, H, W, D), fp32 whatever it runs in.
 
     Subclasses compute `patch_features`. Always in eval mode and without gradients; results are ordinary
     tensors that may enter a training graph. Several threads may call one extractor at once.
@@ -81,6 +81,11 @@ class PatchExtractor(nn.Module):
 
     def _prepare(self, images: Tensor) -> Tensor:
         return images.to(device=self.device, dtype=self.dtype, non_blocking=True)
+
+
+def widened(output: Tensor) -> Tensor:
+    """A backbone's output in no less than fp32."""
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
 
 
 def probe_image(input_shape: tuple[int, int, int]) -> Tensor:

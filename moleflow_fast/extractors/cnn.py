@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from moleflow_fast.ops.patch_pool import patch_grid, patch_pool
 
-from .base import PatchExtractor, probe_image
+from .base import PatchExtractor, probe_image, widened
 from .capture import LayerCapture, drop_unused_tail
 from .errors import BackboneError
 from .folding import fold_batch_norms
@@ -72,4 +72,4 @@ class CNNPatchCoreExtractor(PatchExtractor):
                 f"layer {name!r} of {self.backbone_name} gives a tensor of shape {tuple(output.shape)}, "
                 "not a feature map (B, C, H, W): name another layer"
             )
-        return output.permute(0, 3, 1, 2) if self._channels_last else output  # (B, C, H, W)
+        return widened(output.permute(0, 3, 1, 2) if self._channels_last else output)  # (B, C, H, W)

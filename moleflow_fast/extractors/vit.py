@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .base import PatchExtractor, probe_image
+from .base import PatchExtractor, probe_image, widened
 from .capture import LayerCapture, drop_unused_tail
 from .errors import BackboneError
 
@@ -56,6 +56,6 @@ class ViTPatchCoreExtractor(PatchExtractor):
         self.to(device=device)
 
     def patch_features(self, images: Tensor) -> Tensor:
-        tokens = torch.stack(self._capture(images)).mean(0)  # (B, T, D)
+        tokens = torch.stack([widened(tokens) for tokens in self._capture(images)]).mean(0)  # (B, T, D)
         patches = tokens[:, self.num_prefix_tokens :]
         return patches.reshape(len(images), *self.grid, self.embed_dim)

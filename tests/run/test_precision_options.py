@@ -1,6 +1,7 @@
 """--backend and --precision: what is refused, what wins, what a run keeps of them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from run.small_runs import CLASSES, arguments, command_line, run
 
 from moleflow_fast.config.options import RunOptions, parse_options
+from moleflow_fast.console import RunConsole
 from moleflow_fast.evaluate import main as evaluate
 from moleflow_fast.run import ContinualRun, RunResult
 from moleflow_fast.run_directory import RunDirectoryError
@@ -91,6 +93,22 @@ def test_a_run_says_whether_its_steps_are_graphs(precision: str, data: Path, tmp
     new = ContinualRun(RunOptions(**arguments(data, tmp_path, device=device, backend="triton", precision=precision)))
     with new._as_chosen():
         assert new._flow == f"compiled (triton); precision {precision}, training steps {steps}"
+
+
+def test_a_backbone_in_bf16_reports_its_parity(
+    finished: RunResult, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(data, tmp_path, backbone_precision="bf16", task_classes=CLASSES[:2], num_epochs=1, heatmaps=0)
+    said = re.search(r"in bf16, patch features (\S+)% from fp32 in the median .* \(6 images\)", capsys.readouterr().out)
+    summary = json.loads((result.directory.path / "summary.json").read_text())
+    assert said and float(said[1]) == pytest.approx(100 * summary["backbone_parity"]["patch_median"], abs=0.01)
+    assert 0 < summary["backbone_parity"]["patch_worst"] < 0.05
+    assert json.loads((finished.directory.path / "summary.json").read_text())["backbone_parity"] is None
+    again = ContinualRun(result.directory.options(), RunConsole(quiet=True)).evaluate_again(result.directory)
+    assert again[0].mean("image_auroc") == result.routed.mean("image_auroc")
+    with pytest.raises(RunDirectoryError, match="--backbone_precision: was 'bf16', now 'fp32'"):
+        name = result.directory.path.name
+        run(data, tmp_path, experiment_name=name, task_classes=CLASSES[:2], num_epochs=1, heatmaps=0, resume=True)
 
 
 def test_the_flags_of_torch_in_a_run_and_after_it(
