@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from moleflow_fast.backend import flow_backend, runs_compiled, use_backend, use_precision, why_not_precision
+from moleflow_fast.config.known_bad import known_bad
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.scenario import split_into_tasks
 from moleflow_fast.console import RunConsole
@@ -201,7 +202,7 @@ class ContinualRun:
         """Everything that can be wrong before the first file is written."""
         if self.options.tensorboard:
             summary_writer_class()
-        for warning in self.options.ablation.warnings:
+        for warning in (*self.options.ablation.warnings, *known_bad(self.options)):
             self.console.warn(warning)
         self._check_data()
         if self.options.load_checkpoint and not self.options.resume:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from moleflow_fast.backend import (
     requested_precision,
 )
 from moleflow_fast.config.ablation import AblationConfig, add_ablation_args, parse_ablation_args
+from moleflow_fast.experiments.presets import get_preset, listing, matching
 
 DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder")
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -68,6 +70,7 @@ class RunOptions:
     interp_mode: str = "bilinear"
     heatmaps: int = 6
 
+    preset: str | None = None
     log_dir: str = "runs"
     experiment_name: str | None = None
     resume: bool = False
@@ -114,6 +117,8 @@ class RunOptions:
 
     @property
     def run_name(self) -> str:
+        if self.experiment_name is None and self.preset is not None:
+            return f"{self.preset}-seed{self.seed}"
         return self.experiment_name or f"{self.dataset}-{self.backbone_name}-seed{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
@@ -142,7 +147,7 @@ DEMO_DEFAULTS: dict[str, Any] = {
 # Options that decide neither the numbers of a run nor what is computed.
 NOT_PART_OF_THE_RESULT = frozenset(
     {
-        "log_dir", "experiment_name", "resume", "quiet", "num_workers", "cache_dir", "cache_limit_gb",
+        "preset", "log_dir", "experiment_name", "resume", "quiet", "num_workers", "cache_dir", "cache_limit_gb",
         "device_cache_gb", "tensorboard", "heatmaps", "no_feature_cache", "run_diagnostics",
     }
 )  # fmt: skip
@@ -194,6 +199,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "heatmaps": "pictures per class",
     },
     "run": {
+        "preset": "start from a published experiment (see --list_presets); options given beside it win",
         "log_dir": "where run directories go",
         "experiment_name": "name of this run's directory",
         "resume": "go on with an interrupted run of the same name after its last complete task",
@@ -226,6 +232,8 @@ examples:
       the synthetic demo set, a few minutes on two CPU cores
   python -m moleflow_fast.train --dataset mvtec --data_path /data/mvtec_ad
       MVTec AD, one class after another, the published defaults
+  python -m moleflow_fast.train --preset best-pixel-ap --data_path /data/mvtec_ad
+      a published experiment; --list_presets '*DIA*' shows those with DIA in their names
   python -m moleflow_fast.train --dataset folder --data_path my_parts --backbone_name mobilenetv2_100 \\
       --backbone_layers blocks.2 blocks.4 --embed_dim 256
       your own images in MVTec AD layout
@@ -247,6 +255,9 @@ def build_parser(prog: str = "python -m moleflow_fast.train") -> argparse.Argume
         group = parser.add_argument_group(title)
         for name, text in options.items():
             _add_option(group, name, text, defaults[name])
+    parser.add_argument(
+        "--list_presets", nargs="?", const="*", metavar="PATTERN", action=_ListPresets, help="published experiments"
+    )
     add_ablation_args(parser)
     return parser
 
@@ -254,8 +265,11 @@ def build_parser(prog: str = "python -m moleflow_fast.train") -> argparse.Argume
 def parse_options(argv: list[str] | None = None) -> RunOptions:
     """Options from a command line; errors end the program with a message as argparse's own do."""
     parser = build_parser()
-    args = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(given)
     try:
+        if args.preset is not None:
+            args = parser.parse_args([*get_preset(args.preset).options, *given])
         return options_from(args)
     except ValueError as error:
         parser.error(str(error))
@@ -273,6 +287,15 @@ def options_from(args: argparse.Namespace) -> RunOptions:
     if args.backbone_name is not None and args.embed_dim is None:
         values.pop("embed_dim", None)
     return RunOptions(**values, ablation=parse_ablation_args(args))
+
+
+class _ListPresets(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, _: object, pattern: Any, __: str | None = None) -> None:
+        chosen = matching(pattern)
+        if not chosen:
+            parser.error(f"no preset matches {pattern!r}; --list_presets alone shows all")
+        print(listing(chosen))
+        parser.exit()
 
 
 def _add_option(group: Any, name: str, text: str, default: Any) -> None:
