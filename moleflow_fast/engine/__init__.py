@@ -25,6 +25,7 @@ class _Stack:
     parts: tuple[Parts, ...]
     products: tuple[str | None, bool]
     seen: Seen
+    forgotten: int
     packs: list[Packed]
     stack: list[Tensor]
 
@@ -107,17 +108,17 @@ class FlowEngine:
 
         known = self._known_stack(parts)
         if known is None:
-            seen = Seen(parts)
+            seen, forgotten = Seen(parts), self._packs.forgotten
             packs = [self.packed(p) for p in parts]
             stack = channel_packing.stack(packs[0].plan, [p.tensors for p in packs])
-            known = self._stack = _Stack(tuple(parts), _products(), seen, packs, stack)
+            known = self._stack = _Stack(tuple(parts), _products(), seen, forgotten, packs, stack)
         return known.packs, known.stack
 
     def _known_stack(self, parts: Sequence[Parts]) -> _Stack | None:
         known = self._stack
-        if known is None or known.parts != tuple(parts) or known.products != _products() or not known.seen.still():
+        if known is None or known.parts != tuple(parts) or known.products != _products():
             return None
-        return known
+        return known if known.forgotten == self._packs.forgotten and known.seen.still() else None
 
     def _obstacle(self, parts: Parts, x: Tensor) -> str | None:
         seen = self._packs.seen(parts)
@@ -134,9 +135,9 @@ class FlowEngine:
         """In the block no parameter changes, so weights that train are packed once and not at every call."""
         return self._packs.hold()
 
-    def forget(self, task_id: int | None) -> None:
-        """Drop what is kept of a task: its parameters may be about to change."""
-        self._packs.forget(task_id)
+    def forget(self) -> None:
+        """Drop what is kept: parameters may be about to change."""
+        self._packs.forget()
 
 
 def _products() -> tuple[str | None, bool]:

@@ -63,6 +63,8 @@ class PackCache:
         self._seen: dict[int | None, tuple[Parts, Seen]] = {}
         self._held: dict[_Key, Packed] | None = None
         self._rows = RowsCache()
+        self.forgotten = 0
+        """How often anything was forgotten: what was built of packed forms before is then in doubt."""
         self._lock = threading.Lock()
 
     @contextmanager
@@ -87,17 +89,18 @@ class PackCache:
         known = self._seen.get(parts.task_id)
         return known[1] if known is not None and known[0] == parts and known[1].still() else None
 
-    def forget(self, task_id: int | None) -> None:
+    def forget(self) -> None:
+        """Of every task: what trains may be the base, which all share."""
         with self._lock:
-            self._seen.pop(task_id, None)
-            self._kept = {key: known for key, known in self._kept.items() if key[0] != task_id}
+            self.forgotten += 1
+            self._seen, self._kept = {}, {}
 
     def _current(self, parts: Parts, key: _Key) -> Packed:
         seen = self.seen(parts)
         if seen is None:
-            self.forget(parts.task_id)
             seen = Seen([parts])
             if not seen.still():  # something trains
+                self.forget()
                 return pack(parts, key[1], self._rows)
         with self._lock:
             known = self._kept.get(key)

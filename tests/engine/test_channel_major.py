@@ -151,6 +151,14 @@ def test_images_of_different_tasks_at_once(name: str, shape: tuple[int, int, int
         model.dia_adapters["1"].coupling_blocks[0].s_net.layers[0].weight.mul_(2)
         again, _ = model.forward_mixed((0, 1), chosen, x)
         assert not torch.equal(again, z), "stacked weights are stale"
+        model.requires_grad_(True)
+        model(x)  # a training step whose optimizer changes parameters behind their version counters
+        for parameter in model.flow.parameters():
+            parameter.data.mul_(1.1)
+        model.requires_grad_(False)
+        moved, _ = model.forward_mixed((0, 1), chosen, x)
+        alone = model.forward_as(int(chosen[0]), x[:1])
+        torch.testing.assert_close(moved[0], alone[0][0], rtol=1e-5, atol=1e-5)
 
 
 def test_what_cannot_be_mixed_says_why() -> None:
