@@ -69,7 +69,7 @@ def running(backend: str) -> Iterator[None]:
 def products_in(name: str) -> Iterator[None]:
     """Whether products and convolutions of fp32 operands may run in tf32.
 
-    Under bf16 convolutions may: there is nothing of the backbone in bf16, and tf32 is torch's default for them.
+    Under bf16 convolutions may: the published backbone is not in bf16, and tf32 is torch's default for them.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32

@@ -1,7 +1,7 @@
 """Images to anomaly maps, scores and task ids: backbone, routing among three tasks, flow. Random weights.
 
 All but `published` are `MoLEContinualTrainer.inference`. Only the flow is compiled under `compile`. In rows
-of bf16 the backbone is in bf16 as well.
+of bf16 the backbone is in bf16 as well, but for `published-bf16`, whose convolutions may run in tf32.
 """
 
 from __future__ import annotations
