@@ -37,6 +37,7 @@ from moleflow_fast.extractors import (
 )
 from moleflow_fast.extractors.cache import FeatureCache
 from moleflow_fast.extractors.stores import FeatureStore
+from moleflow_fast.files import write_json
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
@@ -178,6 +179,10 @@ class ContinualRun:
     def _execute(self) -> RunResult:
         self._check()
         directory = RunDirectory.create(self.options)
+        with directory.held():
+            return self._fill(directory)
+
+    def _fill(self, directory: RunDirectory) -> RunResult:
         self._announce(directory)
         if self.options.tensorboard:
             self._board = TensorBoardLog(directory.path / "tensorboard")
@@ -347,12 +352,14 @@ class ContinualRun:
         }
         if len(tasks) > 1:
             self.console.forgetting(tasks, under)
-        self._draw(directory, tasks)
+        _, confusion = evaluate_routing_performance(self.scorer, self._tests_until(len(tasks) - 1))
+        self._draw(directory, tasks, confusion)
         directory.write_summary(
             {
                 "tasks": tasks,
                 "backbone_weights": self.extractor.weights_origin,
                 "backbone_parity": None if self.parity is None else asdict(self.parity),
+                "routing_confusion": confusion.tolist(),
                 "routed": {name: _plain(routed.mean(name)) for name in HEADLINE},
                 "oracle": {name: _plain(oracle.mean(name)) for name in HEADLINE},
                 "forgetting": {
@@ -411,13 +418,11 @@ class ContinualRun:
 
     # -- pictures and diagnostics --------------------------------------------------------------------
 
-    def _draw(self, directory: RunDirectory, tasks: list[list[str]]) -> None:
-        tests = self._tests_until(len(tasks) - 1)
-        _, confusion = evaluate_routing_performance(self.scorer, tests)
+    def _draw(self, directory: RunDirectory, tasks: list[list[str]], confusion: torch.Tensor) -> None:
         confusion_figure(directory.path / "routing_confusion.png", confusion, tasks)
         if self.options.heatmaps == 0:
             return
-        for test in tests:
+        for test in self._tests_until(len(tasks) - 1):
             self._draw_class(directory, test)
 
     def _draw_class(self, directory: RunDirectory, test: TestClass) -> None:
@@ -446,7 +451,7 @@ class ContinualRun:
 
     def _diagnose(self, directory: RunDirectory, task_id: int, loader: FeatureLoader) -> None:
         patches, _ = next(iter(loader.epoch(0)))
-        checkpoint.write_json(
+        write_json(
             directory.path / "diagnostics" / f"task_{task_id}.json", task_diagnostics(self.trainer, task_id, patches)
         )
 

@@ -4,7 +4,7 @@
     epochs.csv                      one row per epoch
     evaluation/after_task_<t>.csv   one row per class and kind of id (routed, oracle)
     checkpoints/                    see moleflow_fast.trainer.checkpoint
-    summary.json                    final means, forgetting, routing; its presence marks a finished run
+    summary.json                    final means, forgetting, routing confusion; its presence marks a finished run
     routing_confusion.png, heatmaps/*.png
 """
 
@@ -13,7 +13,8 @@ from __future__ import annotations
 import csv
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch
 from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.evaluator import ClassResult, Evaluation
-from moleflow_fast.trainer.checkpoint import replacing, write_json
+from moleflow_fast.files import alone, replacing, write_json
 from moleflow_fast.trainer.continual_trainer import EpochRecord
 
 
@@ -46,14 +47,14 @@ class RunDirectory:
         path = Path(options.log_dir) / options.run_name
         if options.resume:
             return cls._resumed(path, options)
-        if path.exists() and options.experiment_name:
+        if _started(path) and options.experiment_name:
             remedy = "add --resume to go on with it, or choose another --experiment_name"
             raise RunDirectoryError(f"{path} exists: {remedy}")
         number = 2
-        while path.exists():
+        while _started(path):
             path = path.with_name(f"{options.run_name}-{number}")
             number += 1
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
         directory = cls(path)
         write_json(path / "config.json", {"options": options.to_json(), "environment": environment()})
         return directory
@@ -78,6 +79,12 @@ class RunDirectory:
 
     def options(self) -> RunOptions:
         return RunOptions.from_json(json.loads((self.path / "config.json").read_text())["options"])
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out while a run writes here."""
+        with alone(self.path / ".lock", f"run directory {self.path}"):
+            yield
 
     @property
     def is_finished(self) -> bool:
@@ -128,6 +135,11 @@ class RunDirectory:
 
     def _evaluation(self, after_task: int) -> Path:
         return self.path / "evaluation" / f"after_task_{after_task}.csv"
+
+
+def _started(path: Path) -> bool:
+    """Whether a directory holds anything but what a run that died at its start leaves: temporary and lock files."""
+    return path.exists() and any(not file.name.startswith(".") for file in path.iterdir())
 
 
 def result_options(options: RunOptions) -> dict[str, Any]:

@@ -10,10 +10,8 @@ The state after task t is files 0 to t merged in order. Each file also holds the
 from __future__ import annotations
 
 import json
-import os
 import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moleflow_fast.errors import UserError
+from moleflow_fast.files import replacing, write_json
 from moleflow_fast.models import reference_format
 from moleflow_fast.models.routing import TaskPrototype
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
@@ -32,23 +31,6 @@ _MODEL, _ROUTER, _STATISTICS = "model.", "router.", "statistics."
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, or of another configuration."""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` when the block ends well; a failure or a kill leaves `path` as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=True) + "\n")
 
 
 def save_task(directory: Path, trainer: MoLEContinualTrainer, task_id: int, model_options: Mapping[str, Any]) -> None:

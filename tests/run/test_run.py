@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.evaluate import main as evaluate
 from moleflow_fast.evaluation.evaluator import METRICS
+from moleflow_fast.files import InUse
 from moleflow_fast.run import ContinualRun, RunResult
 from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
 from moleflow_fast.trainer import checkpoint
@@ -45,6 +46,15 @@ def test_summary_is_the_mean_of_the_last_table(finished: RunResult) -> None:
         assert summary["routed"][metric] == pytest.approx(sum(float(row[metric]) for row in table) / 3)
     assert summary["backbone_weights"] == "random (seed 0)"
     assert summary["tasks"] == [[name] for name in CLASSES]
+    confusion = summary["routing_confusion"]
+    right = sum(confusion[t][t] for t in range(3))
+    assert [sum(row) for row in confusion] == [int(row["images"]) for row in table]
+    assert summary["routed"]["routing_accuracy"] == pytest.approx(right / sum(map(sum, confusion)))
+
+
+def test_one_process_a_run_directory(finished: RunResult, data: Path, tmp_path: Path) -> None:
+    with finished.directory.held(), pytest.raises(InUse, match="is in use by another process"):
+        run(data, finished.directory.path.parent, experiment_name=finished.directory.path.name, resume=True)
 
 
 def test_nothing_is_forgotten_under_true_ids(finished: RunResult) -> None:

@@ -109,7 +109,7 @@ def test_a_kill_in_mid_write_loses_nothing(tmp_path: Path) -> None:
     script = f"""
         import os, signal
         from pathlib import Path
-        from moleflow_fast.trainer.checkpoint import replacing
+        from moleflow_fast.files import replacing
         with replacing(Path({str(tmp_path)!r}) / "task_0.safetensors") as temporary:
             temporary.write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
