@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from moleflow_fast.errors import UserError
+
+PATIENCE = 10.0  # seconds: processes that decode for a killed run outlive it by some, and hold its locks
 
 
 class InUse(UserError):
@@ -49,15 +52,28 @@ def to_disk(path: Path) -> None:
 
 
 @contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
+def alone(path: Path, what: str, patience: float | None = None) -> Iterator[None]:
     """Hold the lock file `path`; it is let go when the process ends, however that happens.
 
+    Args:
+        what: names the thing in the message.
+        patience: seconds to wait for it; `PATIENCE` if left out.
+
     Raises:
-        InUse: another process holds it; `what` names the thing in the message.
+        InUse: another process holds it still.
     """
+    give_up = time.monotonic() + (PATIENCE if patience is None else patience)
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InUse(f"{what} is in use by another process: wait for it, or end it") from error
+        while not _locked(file):
+            if time.monotonic() > give_up:
+                raise InUse(f"{what} is in use by another process: wait for it, or end it")
+            time.sleep(0.1)
         yield
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -145,6 +146,12 @@ def _started(path: Path) -> bool:
 def result_options(options: RunOptions) -> dict[str, Any]:
     """The options that decide a run's numbers."""
     return {name: value for name, value in options.to_json().items() if name not in NOT_PART_OF_THE_RESULT}
+
+
+def identity(options: RunOptions) -> str:
+    """What a run is: equal for options that give the same numbers, whatever the run is called and wherever it lies."""
+    text = json.dumps(result_options(options), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def environment() -> dict[str, Any]:

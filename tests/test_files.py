@@ -37,7 +37,7 @@ def test_lock_keeps_another_process_out_and_dies_with_its_own(tmp_path):
     lock = tmp_path / ".lock"
     holder = subprocess.Popen([sys.executable, "-P", "-c", code, str(lock)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(InUse, match="the run is in use by another process"), alone(lock, "the run"):
+    with pytest.raises(InUse, match="the run is in use by another process"), alone(lock, "the run", patience=0.3):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -265,14 +266,22 @@ def build_parser(prog: str = "python -m moleflow_fast.train") -> argparse.Argume
 def parse_options(argv: list[str] | None = None) -> RunOptions:
     """Options from a command line; errors end the program with a message as argparse's own do."""
     parser = build_parser()
-    given = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(given)
     try:
-        if args.preset is not None:
-            args = parser.parse_args([*get_preset(args.preset).options, *given])
-        return options_from(args)
+        return options_of(parser, sys.argv[1:] if argv is None else argv)
     except ValueError as error:
         parser.error(str(error))
+
+
+def options_of(parser: argparse.ArgumentParser, argv: Sequence[str]) -> RunOptions:
+    """Options of a command line whose words `parser` knows; those given beside a preset win.
+
+    Raises:
+        ValueError: an unknown preset, or options that do not go together.
+    """
+    args = parser.parse_args(argv)
+    if args.preset is not None:
+        args = parser.parse_args([*get_preset(args.preset).options, *argv])
+    return options_from(args)
 
 
 def options_from(args: argparse.Namespace) -> RunOptions:

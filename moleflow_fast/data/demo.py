@@ -19,6 +19,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
+from moleflow_fast.files import alone
+
 from .demo_scenes import SCENES, Scene, add_noise
 from .errors import DataError
 
@@ -26,6 +28,7 @@ MARKER = "demo.json"
 VERSION = 1
 # A defect counts where it changes a pixel by more than the sensor noise hides.
 VISIBLE = 10.0
+_PATIENCE = 600.0  # seconds: another run may be writing the same set
 
 _NOTE = "SYNTHETIC images, drawn by moleflow_fast.data.demo. Not photographs; no figure measured on them is a result.\n"
 
@@ -53,16 +56,23 @@ def write_demo(
     if _is_complete(out, wanted):
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
+    with alone(out.parent / f".{out.name}.lock", f"{out}", patience=_PATIENCE):
+        if not _is_complete(out, wanted):
+            _write(out, wanted)
+    return out
+
+
+def _write(out: Path, wanted: dict[str, int]) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         fresh = Path(folder) / out.name
         for name, scene in SCENES.items():
-            _write_class(fresh / name, scene, np.random.default_rng([seed, zlib.crc32(name.encode())]), wanted)
+            rng = np.random.default_rng([wanted["seed"], zlib.crc32(name.encode())])
+            _write_class(fresh / name, scene, rng, wanted)
         (fresh / "README.txt").write_text(_NOTE)
         (fresh / MARKER).write_text(json.dumps(wanted))
         if out.exists():
             shutil.rmtree(out)
         fresh.rename(out)
-    return out
 
 
 def is_demo(folder: Path) -> bool:

@@ -52,7 +52,10 @@ def test_summary_is_the_mean_of_the_last_table(finished: RunResult) -> None:
     assert summary["routed"]["routing_accuracy"] == pytest.approx(right / sum(map(sum, confusion)))
 
 
-def test_one_process_a_run_directory(finished: RunResult, data: Path, tmp_path: Path) -> None:
+def test_one_process_a_run_directory(
+    finished: RunResult, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moleflow_fast.files.PATIENCE", 0.2)
     with finished.directory.held(), pytest.raises(InUse, match="is in use by another process"):
         run(data, finished.directory.path.parent, experiment_name=finished.directory.path.name, resume=True)
 
