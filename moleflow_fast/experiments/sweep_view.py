@@ -76,20 +76,20 @@ class SweepView:
             self.console.say(f"[{self.done + self.failed}/{self.total}] {label}: {text}")
 
     def _picture(self, at_work: Sequence[Progress]) -> Group:
-        table = Table(title=self._headline(len(at_work)), title_justify="left", expand=True)
-        table.add_column("run", overflow="fold")
-        table.add_column("")
+        table = Table(box=None, show_header=False)
+        table.add_column(overflow="fold")
+        table.add_column()
         for label, text in self._ended[-_ROWS:]:
             table.add_row(label, text)
-        table.add_section()
         for p in at_work:
-            table.add_row(p.label, f"task {p.task}, epoch {p.epoch}/{p.epochs}")
-        return Group(table)
+            table.add_row(p.label, f"task {p.task}, epoch {p.epoch}/{p.epochs}", style="bold")
+        return Group(table, self._headline(len(at_work)))
 
     def _headline(self, at_work: int) -> str:
         left = self.total - self.done - self.failed
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.done} of {self.total} runs done{failed}, {at_work} at work{self._time_left(left)}"
+        waiting = f", {left - at_work} waiting" if left > at_work else ""
+        return f"{self.done} of {self.total} runs done{failed}, {at_work} at work{waiting}{self._time_left(left)}"
 
     def _time_left(self, left: int) -> str:
         if not self._ended_here or not left:
