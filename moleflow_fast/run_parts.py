@@ -142,9 +142,7 @@ class RunParts:
 
     def training_features(self, classes: list[str]) -> FeatureStore:
         """Features of the training images of a task."""
-        indices = {name: i for i, name in enumerate(self.classes)}
-        dataset = create_task_dataset(self._data_options, classes, indices, train=True)
-        return self._features_of(dataset, f"features {', '.join(classes)} train")
+        return self._features_of(self.training_dataset(classes), f"features {', '.join(classes)} train")
 
     def _features_of(self, dataset: Any, title: str) -> FeatureStore:
         options = self.options
@@ -170,6 +168,11 @@ class RunParts:
             source = self._features_of(dataset, f"features {name} test")
             self._tests[name] = TestClass(name, task_id, source, labels, None if masks is None else masks.bool())
         return self._tests[name]
+
+    def training_dataset(self, classes: list[str]) -> Any:
+        """Training images of a task."""
+        indices = {name: i for i, name in enumerate(self.classes)}
+        return create_task_dataset(self._data_options, classes, indices, train=True)
 
     def test_dataset(self, name: str) -> Any:
         size = self.options.img_size
@@ -197,8 +200,7 @@ class RunParts:
         """The extractor in `--backbone_precision`, compared with fp32 on a few training images."""
         precision = self.options.backbone_precision
         if precision != "fp32":
-            labels = dict.fromkeys(self.tasks[0], 0)
-            dataset = create_task_dataset(self._data_options, self.tasks[0], labels, train=True)
+            dataset = self.training_dataset(self.tasks[0])
             images = torch.stack([dataset[i][0] for i in range(min(_PARITY_IMAGES, len(dataset)))])
             self.parity = reduce_precision(extractor, precision, images)
         return extractor

@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--cpus", type=int, help="CPUs that the local Ray may use (default all)")
     add("--address", help="a running Ray cluster, host:port or auto; its machines see the same files (default: local)")
     add("--dry_run", action="store_true", help="list the runs and their states, and stop")
+    add("--estimate", action="store_true", help="time a few steps of every shape here, say how long it takes, and stop")
     add("--quiet", action="store_true", help="no live table")
     return parser
 
@@ -67,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     console = RunConsole(args.quiet)
     try:
         plan = make_plan(args.presets, args.seeds, _settings(args.grid, "--grid"), _folders(args.data), given)
+        if args.estimate:
+            return _estimate(plan, console)
         return _show(args, plan, console) if args.dry_run else _run(args, plan, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -99,6 +102,15 @@ def _show(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
         state = "new" if sweep is None else _state(sweep, run)
         console.say(f"{run.identity}  {state:<11}  {' = '.join(run.names)}  seed {run.options.seed}")
     _announce(plan, sweep, console)
+    return 0
+
+
+def _estimate(plan: Plan, console: RunConsole) -> int:
+    from moleflow_fast.experiments.estimate import estimate  # imports torch and builds models
+
+    with console.counting("shapes measured") as progress:
+        result = estimate(plan.runs, progress)
+    console.say(str(result))
     return 0
 
 

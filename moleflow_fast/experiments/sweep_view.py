@@ -56,7 +56,7 @@ class SweepView:
     def finished(self, label: str, means: dict[str, Any], seconds: float) -> None:
         self.done += 1
         self._ended_here += 1
-        self._event(label, f"{_means(means)}, {_duration(seconds)}")
+        self._event(label, f"{_means(means)}, {duration(seconds)}")
 
     def lost(self, label: str, error: str, again: bool) -> None:
         if again:
@@ -94,7 +94,7 @@ class SweepView:
     def _time_left(self, left: int) -> str:
         if not self._ended_here or not left:
             return ""
-        return f", about {_duration((time.monotonic() - self._started) / self._ended_here * left)} left"
+        return f", about {duration((time.monotonic() - self._started) / self._ended_here * left)} left"
 
 
 def ranking(records: Sequence[dict[str, Any]]) -> Table:
@@ -127,7 +127,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
