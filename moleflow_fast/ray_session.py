@@ -43,7 +43,10 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
             namespace="moleflow_fast",
         )
     except ConnectionError as error:
-        raise UserError(f"no Ray cluster at {address}: start one with `ray start --head`, or leave it out") from error
+        raise UserError(
+            f"no Ray cluster answers at {address}: start one with `ray start --head`, or leave the address out; "
+            "one with token authentication wants RAY_AUTH_MODE=token here, and its token (`ray get-auth-token`)"
+        ) from error
     try:
         yield ray
     finally:

@@ -8,8 +8,9 @@ import pytest
 from moleflow_fast.config.options import RunOptions, parse_options
 from moleflow_fast.errors import UserError
 from moleflow_fast.experiments.plan import Plan, make_plan
+from moleflow_fast.experiments.sweep import Share
 from moleflow_fast.run_directory import identity
-from moleflow_fast.sweep import main
+from moleflow_fast.sweep import _share, build_parser, main
 
 BASELINE, DIA2, TOP3 = "MVTec-WRN50-60ep-lr2e4-dia4", "MVTec-WRN50-DIA2", "MVTec-WRN50-TopK3"
 
@@ -111,3 +112,26 @@ def test_dry_run_lists_and_writes_nothing(tmp_path: Path, capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert f"new          {DIA2}  seed 0" in shown and "2 runs: 0 finished, 0 interrupted, 2 new" in shown
     assert not (tmp_path / "sweep").exists()
+
+
+class _Cluster:
+    def __init__(self, **resources: float) -> None:
+        self.resources = resources
+
+    def cluster_resources(self) -> dict[str, float]:
+        return self.resources
+
+
+def test_a_run_s_share_of_the_cluster() -> None:
+    def share(*more: str, given=(), **resources: float) -> Share:
+        args = build_parser().parse_args(["-o", "x", *more])
+        return _share(args, plan(BASELINE, given=given), _Cluster(**resources))
+
+    assert share(CPU=8) == Share(1, 0)
+    assert share(CPU=8, GPU=2) == Share(1, 1)
+    assert share("--gpus_per_run", "0.25", "--cpus_per_run", "4", CPU=8, GPU=2) == Share(4, 0.25)
+    assert share(given=["--device", "cpu"], CPU=8, GPU=2) == Share(1, 0)
+    with pytest.raises(UserError, match=r"--gpus_per_run 0.5, but Ray sees 0 GPUs that these runs may use"):
+        share("--gpus_per_run", "0.5", given=["--device", "cpu"], CPU=8, GPU=2)
+    with pytest.raises(UserError, match=r"--cpus_per_run 9, but Ray has 8 CPUs"):
+        share("--cpus_per_run", "9", CPU=8)

@@ -1,11 +1,12 @@
 """Sweeps on a real Ray: nothing is lost when workers or the driver are killed, and results are those of plain runs."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -34,7 +35,7 @@ def numbers(path: Path) -> list[str]:
     return [file.read_text() for file in sorted((path / "evaluation").iterdir())]
 
 
-def wait_for(what: Callable[[], object], seconds: float = 90) -> object:
+def wait_for(what: Callable[[], object], seconds: float = 150) -> object:
     give_up = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < give_up, "waited in vain"
@@ -42,8 +43,22 @@ def wait_for(what: Callable[[], object], seconds: float = 90) -> object:
     return found
 
 
-def start(command: list[str]) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-P", "-m", "moleflow_fast.sweep", *command], stdout=subprocess.PIPE)
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[str]], subprocess.Popen]]:
+    """Starts a sweep as a process of its own; what is left of it after the test is killed."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # on a busy machine nice workers would wait for ever
+    left: list[psutil.Process] = []
+
+    def begin(command: list[str]) -> subprocess.Popen:
+        driver = subprocess.Popen([sys.executable, "-P", "-m", "moleflow_fast.sweep", *command])
+        left.append(psutil.Process(driver.pid))
+        return driver
+
+    yield begin
+    for driver in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in [*driver.children(recursive=True), driver]:
+                process.kill()
 
 
 def workers(driver: int) -> list[psutil.Process]:
@@ -88,7 +103,9 @@ def test_a_sweep_gives_the_numbers_of_plain_runs(data: Path, tmp_path: Path, cap
     assert (sweep / "results.jsonl").read_text() == before
 
 
-def test_a_killed_worker_and_a_killed_driver_lose_at_most_the_task_in_progress(data: Path, tmp_path: Path) -> None:
+def test_killed_workers_drivers_and_machines_lose_at_most_the_task_in_progress(
+    data: Path, tmp_path: Path, start: Callable[[list[str]], subprocess.Popen]
+) -> None:
     sweep = tmp_path / "sweep"
     command = words(data, sweep, "--grid", "dia_n_blocks=1,2", "--retries", "1", num_epochs=EPOCHS)
 
@@ -104,8 +121,14 @@ def test_a_killed_worker_and_a_killed_driver_lose_at_most_the_task_in_progress(d
     kept = {path: [row for row in rows(path / "epochs.csv") if row["task_id"] == "0"] for path in sweep.glob("runs/*")}
     assert [len(epochs) for epochs in kept.values()] == [EPOCHS] * 2
 
+    machine = start(command)
+    wait_for(lambda: has_reached(sweep, "2"))
+    for process in [psutil.Process(machine.pid), *psutil.Process(machine.pid).children(recursive=True)]:
+        process.kill()
+    machine.wait()
     with (sweep / "results.jsonl").open("a") as file:
         file.write('{"identity": "torn')
+
     again = start(command)
     assert again.wait(120) == 0
     records = read_records(sweep / "results.jsonl")
@@ -121,7 +144,9 @@ def test_a_killed_worker_and_a_killed_driver_lose_at_most_the_task_in_progress(d
         assert numbers(path) == numbers(plain.directory.path)
 
 
-def test_a_lost_worker_is_named_when_tries_run_out(data: Path, tmp_path: Path) -> None:
+def test_a_lost_worker_is_named_when_tries_run_out(
+    data: Path, tmp_path: Path, start: Callable[[list[str]], subprocess.Popen]
+) -> None:
     sweep = tmp_path / "sweep"
     driver = start(words(data, sweep, "--retries", "0", num_epochs=EPOCHS))
     wait_for(lambda: has_reached(sweep, "0"))
@@ -131,7 +156,9 @@ def test_a_lost_worker_is_named_when_tries_run_out(data: Path, tmp_path: Path) -
     assert record["status"] == "failed" and "its worker was lost" in record["error"] and record["routed"] is None
 
 
-def test_one_driver_a_sweep_and_sigterm_ends_it_whole(data: Path, tmp_path: Path) -> None:
+def test_one_driver_a_sweep_and_sigterm_ends_it_whole(
+    data: Path, tmp_path: Path, start: Callable[[list[str]], subprocess.Popen]
+) -> None:
     sweep = tmp_path / "sweep"
     command = words(data, sweep, num_epochs=20 * EPOCHS)
     driver = start(command)
