@@ -9,7 +9,7 @@ from typing import Any
 from moleflow_fast.config.options import RunOptions, build_parser, options_from
 
 # Said by whoever runs it: where images and results lie, and on what.
-_LEFT_OUT = frozenset({"preset", "data_path", "log_dir", "experiment_name", "seed", "device", "backend", "precision"})
+_LEFT_OUT = frozenset({"preset", "data_path", "log_dir", "experiment_name", "seed", "device", "backend"})
 
 
 def command_line(options: RunOptions) -> list[str]:
@@ -29,6 +29,8 @@ def _flat(options: RunOptions) -> dict[str, Any]:
 
 
 def _argument(parser: argparse.ArgumentParser, name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
     for action in parser._actions:
         if action.dest != name:
             continue

@@ -120,11 +120,25 @@ def _difference(one: Configuration, other: Configuration, metric: str) -> Differ
 
 
 @dataclass(frozen=True)
+class Repeated:
+    """A run that is left out because another has its configuration and seed."""
+
+    left: str
+    kept: str
+    agrees: bool
+
+    @property
+    def key(self) -> str:
+        """Key of its words."""
+        return "repeated" if self.agrees else "repeated_differs"
+
+
+@dataclass(frozen=True)
 class Grouped:
-    """`groups`: the main one first. `repeated`: runs left out because another has their configuration and seed."""
+    """`groups`: the main one first. `contradictions`: published rows with the same options and other figures."""
 
     groups: list[Group]
-    repeated: list[tuple[str, str]]
+    repeated: list[Repeated]
     contradictions: list[tuple[str, str]]
 
 
@@ -140,7 +154,7 @@ def group_runs(runs: Iterable[Run], baseline: str | None = None) -> Grouped:
         UserError: nothing has the name `baseline`.
     """
     by_data: dict[object, list[Configuration]] = {}
-    repeated: list[tuple[str, str]] = []
+    repeated: list[Repeated] = []
     contradictions: list[tuple[str, str]] = []
     for run in runs:
         _add(run, by_data.setdefault(_data(run), []), repeated, contradictions)
@@ -160,7 +174,7 @@ def _data(run: Run) -> object:
 def _add(
     run: Run,
     configurations: list[Configuration],
-    repeated: list[tuple[str, str]],
+    repeated: list[Repeated],
     contradictions: list[tuple[str, str]],
 ) -> None:
     """To the configuration that it is a run of, or to a new one.
@@ -179,7 +193,7 @@ def _add(
             configuration.runs.append(run)
             return
         if not run.is_published:
-            repeated.append((run.where, same.where))
+            repeated.append(Repeated(run.where, same.where, same.means == run.means))
             return
         if same.means == run.means:
             _rename(configuration, same, run)

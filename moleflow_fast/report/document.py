@@ -56,8 +56,8 @@ class Table:
             raise ValueError(f"a row has another number of cells than the columns {list(self.columns)}")
 
     def is_numeric(self, column: int) -> bool:
-        """Whether every cell of a column is a figure."""
-        return all(_NUMBER.fullmatch(row[column]) for row in self.rows)
+        """Whether every cell of a column is a figure; the first column holds labels, whatever they look like."""
+        return column > 0 and all(_NUMBER.fullmatch(row[column]) for row in self.rows)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ _STYLE = """\
   :root { --ink: #e4e8ec; --paper: #14171b; --line: #3a414a; --shade: #1e2329; --link: #8ab4f8; --alert: #3a2f12;
     --edge: #e0a82e } }
 * { box-sizing: border-box }
-body { margin: 0 auto; padding: 1rem; max-width: 68rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; padding: 1rem; max-width: 80rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans KR", "Apple SD Gothic Neo", "Malgun Gothic",
   sans-serif; overflow-wrap: break-word }
 h1 { font-size: 1.7rem; line-height: 1.25 }

@@ -19,8 +19,9 @@ from moleflow_fast.report.document import (
     Warning,
 )
 
-# An underscore inside a word is no emphasis in GitHub's Markdown; names of options stay readable without escape.
-_SPECIAL = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)")
+# An underscore inside a word is no emphasis in GitHub's Markdown, and brackets around figures alone are no link: names
+# of options and intervals stay readable without escape.
+_SPECIAL = re.compile(r"[\\`*|~]|(?<!\w)_|_(?!\w)|\[(?![-+]?\d)|\](?=[(\[:])")
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:

@@ -24,8 +24,8 @@ def components(context: Context) -> list[Block]:
     found.sort(key=lambda row: -_loss(context, row[1]))
     table = comparison_table(context, group, words("component"), [(words("full_model"), group.baseline), *found])
     importance = ["\u2013", *(stars(_loss(context, c)) for _, c in found)]
-    rows = [[*row, mark] for row, mark in zip(table.rows, importance, strict=True)]
-    blocks.append(Table([*table.columns, words("importance")], rows))
+    rows = [[row[0], mark, *row[1:]] for row, mark in zip(table.rows, importance, strict=True)]
+    blocks.append(Table([table.columns[0], words("importance"), *table.columns[1:]], rows))
     rule = ", ".join(f"\u2265 {loss:g}: {count}" for loss, count in STARS)
     return [*blocks, Text(words("stars_rule", rule=rule)), *reading(context, group, found)]
 

@@ -63,7 +63,7 @@ def _sorted_rows(context: Context, group: Group, factor: str) -> list[tuple[str,
     options = FACTORS.get(factor, (factor,))
     standing = {o: group.baseline.effective[o] for o in options if o in group.baseline.effective}
     others = [(c.departures[factor], c) for c in group.single(factor)]
-    others.sort(key=lambda row: [(options.index(o), isinstance(v, str), str(v)) for o, v in row[0].items()])
+    others.sort(key=lambda row: [(options.index(option), *_order(value)) for option, value in row[0].items()])
     rows = [(standing, group.baseline), *others]
     if len(options) == 1 and all(isinstance(v[options[0]], (int, float)) for v, _ in rows):
         rows.sort(key=lambda row: row[0][options[0]])
@@ -73,6 +73,11 @@ def _sorted_rows(context: Context, group: Group, factor: str) -> list[tuple[str,
         is_baseline = configuration is group.baseline
         labelled.append((with_baseline(context, label) if is_baseline else label, configuration))
     return labelled
+
+
+def _order(value: Any) -> tuple[float, str]:
+    """Numbers by size, then texts by letter."""
+    return (value, "") if isinstance(value, (int, float)) else (float("inf"), str(value))
 
 
 def _drawing(context: Context, group: Group, factor: str) -> Figure:

@@ -101,10 +101,8 @@ def _how_to_read(context: Context) -> list[str]:
 
 def _names(context: Context) -> list[Block]:
     words = context.words
-    rows = [
-        (c.name, ", ".join(c.presets[1:])) for group in context.grouped.groups for c in group.configurations
-        if len(c.presets) > 1
-    ]  # fmt: skip
+    named = [(group, c) for group in context.grouped.groups for c in group.configurations if len(c.presets) > 1]
+    rows = [(c.name, ", ".join(name.removeprefix(group.prefix) for name in c.presets[1:])) for group, c in named]
     if not rows:
         return []
     table = Table((words("configuration"), words("also_called")), rows)
@@ -122,7 +120,7 @@ def _troubles(context: Context) -> list[Block]:
     if found.damaged:
         blocks += [Heading(words("damaged_runs"), 3), _table(context, "reason", found.damaged)]
     if grouped.repeated:
-        pairs = [words("repeated", left=left, kept=kept) for left, kept in grouped.repeated]
+        pairs = [words(r.key, left=r.left, kept=r.kept) for r in grouped.repeated]
         blocks += [Heading(words("repeated_runs"), 3), Bullets(pairs)]
     if grouped.contradictions:
         pairs = [words("contradiction", first=first, second=second) for first, second in grouped.contradictions]

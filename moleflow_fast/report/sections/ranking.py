@@ -17,30 +17,29 @@ def ranking(context: Context) -> list[Block]:
     words, group, ranked = context.words, context.main, context.ranked
     blocks: list[Block] = [Heading(words("ranking"))]
     if len(ranked) < 2:
-        return blocks + [ranking_table(context, group, ranked), *context.missing("missing_ranking")]
-    blocks += [Text(_reading(context)), ranking_table(context, group, ranked[:_SHOWN])]
-    late = ranked[_SHOWN:]
-    if group.baseline in late:
-        blocks.append(ranking_table(context, group, [group.baseline], ranked.index(group.baseline)))
+        return [*blocks, ranking_table(context, group, list(enumerate(ranked, 1))), *context.missing("missing_ranking")]
+    placed = list(enumerate(ranked, 1))
+    late = placed[_SHOWN:]
+    shown = [*placed[:_SHOWN], *(pair for pair in late if pair[1] is group.baseline)]
+    blocks += [Text(_reading(context)), ranking_table(context, group, shown)]
     if late:
-        rest = ranking_table(context, group, late, _SHOWN)
-        blocks.append(Details(words("rest_of_ranking", count=len(late)), [rest]))
+        blocks.append(Details(words("rest_of_ranking", count=len(late)), [ranking_table(context, group, late)]))
     return blocks
 
 
-def ranking_table(context: Context, group: Group, shown: Sequence[Configuration], above: int = 0) -> Table:
-    """Rows of the ranking; `above` configurations stand before the first."""
+def ranking_table(context: Context, group: Group, placed: Sequence[tuple[int, Configuration]]) -> Table:
+    """Rows of the ranking, each configuration with its rank."""
     words = context.words
     columns = ("rank", "configuration", "n", "image_auroc", "pixel_ap", "pixel_auroc", "routing_accuracy")
     rows = [
         (
-            str(above + place),
+            str(place),
             _named(context, group, configuration),
             str(len(configuration.runs)),
             *(mean_cell(configuration, metric) for metric in ("image_auroc", "pixel_ap", "pixel_auroc")),
             percent(configuration.mean("routing_accuracy")),
         )
-        for place, configuration in enumerate(shown, 1)
+        for place, configuration in placed
     ]
     return Table([words(column) for column in columns], rows)
 
@@ -64,6 +63,7 @@ def _reading(context: Context) -> str:
         return words("ranking_no_interval", name=first.name)
     near = [o.name for o, d in zip(others, differences, strict=True) if d is None or d.verdict != "higher"]
     if not near:
-        return words("ranking_best", name=first.name)
+        one_seed = any(d is not None and d.seeds < 2 for d in differences)
+        return words("ranking_one_seed" if one_seed else "ranking_best", name=first.name)
     names = ", ".join(near[:_NAMED]) + (", \u2026" if len(near) > _NAMED else "")
     return words("ranking_noise", name=first.name, count=len(near), names=names)

@@ -84,7 +84,7 @@ ENGLISH = {
     ),
     "read_noise": (
         "Higher and lower are said, and bold is set, only where the interval leaves 0 out; all else is within the "
-        "noise."
+        "noise. A verdict is that of image AUROC / that of pixel AP."
     ),
     "read_no_interval": (
         "Fewer than {fewest} paired differences give no interval, nor do means without classes: such a row shows "
@@ -103,6 +103,7 @@ ENGLISH = {
     "damaged_runs": "Damaged runs, left out",
     "repeated_runs": "Repeated runs, left out",
     "repeated": "{left}: same configuration and seed as {kept}",
+    "repeated_differs": "{left}: same configuration and seed as {kept}, with other figures",
     "contradictions": "{count} published pairs with the same options and seed, and different figures",
     "contradiction": "{first} and {second}",
     "without_options": "Published figures without known options, left out: {names}.",
@@ -133,7 +134,7 @@ ENGLISH = {
     "component": "Component taken away",
     "importance": "Importance",
     "departs_in": "Departs in",
-    "verdict": "Verdict (image AUROC / pixel AP)",
+    "verdict": "Verdict",
     "difference_in": "\u0394 {metric}",
     "sum_of_singles": "\u03a3 single \u0394 {metric}",
     "of_baseline": "{metric}, baseline",
@@ -157,6 +158,10 @@ ENGLISH = {
     "reading_no_interval": "No interval: means alone, so nothing is said about noise.",
     # Ranking
     "ranking_best": "{name} is the best: its image AUROC is higher than every other one's outside the noise.",
+    "ranking_one_seed": (
+        "{name} has the highest mean, above every other one by more than classes scatter; but some have one "
+        "common seed with it, and what seeds scatter is not in that: run more seeds before calling it the best."
+    ),
     "ranking_noise": "{name} has the highest mean, and is within the noise of {count} others ({names}): no winner.",
     "ranking_no_interval": "{name} has the highest mean. No interval: whether it is the best cannot be said.",
     "rest_of_ranking": "The other {count} configurations",

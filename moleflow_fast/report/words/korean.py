@@ -80,7 +80,10 @@ KOREAN = {
         "95% 구간입니다(시드를, 그리고 각 시드 안에서 클래스를 {resamples}번 재추출). 시드가 하나면 클래스 사이의 "
         "변동만 반영합니다."
     ),
-    "read_noise": "구간이 0을 포함하지 않을 때만 높음·낮음이라고 하고 굵게 표시합니다. 나머지는 모두 잡음 범위입니다.",
+    "read_noise": (
+        "구간이 0을 포함하지 않을 때만 높음·낮음이라고 하고 굵게 표시합니다. 나머지는 모두 잡음 범위입니다. "
+        "판정은 이미지 AUROC / 픽셀 AP 순서입니다."
+    ),
     "read_no_interval": (
         "짝지은 차이가 {fewest}개보다 적거나 클래스별 값이 없으면 구간이 없습니다. 그런 행은 평균의 방향을 보여 "
         "줄 뿐 의미 있는 차이라는 뜻이 아닙니다."
@@ -98,6 +101,7 @@ KOREAN = {
     "damaged_runs": "손상되어 제외한 실험",
     "repeated_runs": "중복되어 제외한 실험",
     "repeated": "{left}: {kept}와 설정과 시드가 같음",
+    "repeated_differs": "{left}: {kept}와 설정과 시드가 같으나 수치가 다름",
     "contradictions": "옵션과 시드가 같은데 수치가 다른 공개 행 {count}쌍",
     "contradiction": "{first} / {second}",
     "without_options": "옵션이 알려지지 않아 제외한 공개 수치: {names}.",
@@ -128,7 +132,7 @@ KOREAN = {
     "component": "제거된 구성 요소",
     "importance": "중요도",
     "departs_in": "기준과 다른 옵션",
-    "verdict": "판정 (이미지 AUROC / 픽셀 AP)",
+    "verdict": "판정",
     "difference_in": "\u0394 {metric}",
     "sum_of_singles": "단일 \u0394의 합, {metric}",
     "of_baseline": "{metric}, 기준",
@@ -152,6 +156,10 @@ KOREAN = {
     "reading_no_interval": "구간 없음: 평균만 있으므로 잡음에 대해서는 말할 수 없습니다.",
     # Ranking
     "ranking_best": "{name}: 다른 모든 설정보다 이미지 AUROC가 잡음 범위를 넘어 높으므로 최고 설정입니다.",
+    "ranking_one_seed": (
+        "{name}: 평균이 가장 높고 그 차이는 클래스 사이의 변동을 넘습니다. 그러나 공통 시드가 하나뿐인 설정이 "
+        "있어 시드에 따른 변동은 반영되지 않았습니다. 최고 설정이라고 하려면 더 많은 시드를 실행하십시오."
+    ),
     "ranking_noise": (
         "{name}: 평균이 가장 높지만 다른 설정 {count}개({names})와 잡음 범위 안에 있습니다. 승자를 정할 수 없습니다."
     ),
@@ -201,6 +209,7 @@ KOREAN = {
     # Combinations
     "sums_exist": "조합 {count}개는 각 단일 변경도 모두 실행되었습니다.",
     "sums": "잡음 범위를 넘어 합보다 높음 {higher}, 합보다 낮음 {lower}. 잡음 범위 {noise}, 구간 없음 {no_interval}.",
+    "sums_means": "평균 {metric}: 조합 {count}개 가운데 {below}개에서 단일 차이의 합보다 낮습니다.",
     "sums_missing": "효과가 더해지는지 말할 수 없습니다. 모든 단일 변경이 실행된 조합이 없습니다.",
     "rest_of_combinations": "나머지 조합 {count}개",
     "missing_combinations": (
