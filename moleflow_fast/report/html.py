@@ -19,6 +19,8 @@ from moleflow_fast.report.document import (
     Warning,
 )
 
+_LONG = 14
+
 _STYLE = """\
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --line: #d5dae0; --shade: #f4f6f8; --link: #0b57d0;
   --alert: #fff4d6; --edge: #b97700 }
@@ -37,7 +39,8 @@ nav ul { columns: 16rem; padding-left: 1.2rem }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .6rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap;
   vertical-align: top }
-td.text { white-space: normal; min-width: 9rem; max-width: 24rem }
+td.text { white-space: normal; max-width: 26rem } td.long { min-width: 10rem }
+:lang(ko) { word-break: keep-all }
 th { background: var(--shade); white-space: normal; vertical-align: bottom } .number { text-align: right }
 tr:last-child td { border-bottom: 0 }
 p.warning { background: var(--alert); border-left: 4px solid var(--edge); padding: .6rem .8rem }
@@ -98,11 +101,18 @@ def _block(block: Block, anchors: dict[int, str]) -> str:
 
 
 def _table(table: Table) -> str:
-    kinds = ["number" if table.is_numeric(i) else "text" for i in range(len(table.columns))]
+    kinds = [_kind(table, i) for i in range(len(table.columns))]
     head = "".join(f'<th class="{kind}">{escape(text)}</th>' for kind, text in zip(kinds, table.columns, strict=True))
     rows = ("".join(map(_cell, kinds, row)) for row in table.rows)
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _kind(table: Table, column: int) -> str:
+    """Classes of a column's cells; long texts wrap, but never to a word a line."""
+    if table.is_numeric(column):
+        return "number"
+    return "text long" if any(len(row[column]) > _LONG for row in table.rows) else "text"
 
 
 def _cell(kind: str, text: str) -> str:

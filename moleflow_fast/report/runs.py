@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -107,10 +108,8 @@ def _read_place(
     for path, record in records.items():
         if record.get("status") == "failed" and path not in finished and path not in seen:
             seen.add(path)
-            where = str(record.get("name") or record.get("directory") or record["identity"])
-            seed = record.get("seed")
-            shown = where if seed is None else f"{where} (seed {seed})"
-            troubles["failed"].append(Trouble(shown, "" if record.get("error") else "no_error", _line(record)))
+            where = _shown(path, root.resolve(), several) if path.is_relative_to(root.resolve()) else path.name
+            troubles["failed"].append(Trouble(where, "" if record.get("error") else "no_error", _line(record)))
     for path in directories:
         if path.resolve() in seen:
             continue
@@ -188,7 +187,7 @@ def _of_file(name: str, read: Any) -> Any:
         return read()
     except RunDirectoryError as error:
         raise _Damaged("missing_file", name) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
         raise _Damaged("unreadable", f"{name}: {type(error).__name__}: {error}") from error
 
 
@@ -201,6 +200,10 @@ def _finished(directory: RunDirectory, options: RunOptions, where: str, names: S
         raise _Damaged("missing_file", table)
     own = (options.preset,) if options.preset else ()
     lost = summary["forgetting"]["routed"]
+    # Older runs have no matrix in their summary.
+    confusion = tuple(tuple(map(int, row)) for row in summary.get("routing_confusion", ()))
+    if len(lost["per_task"]) != len(tasks) - 1 or {len(confusion), *map(len, confusion)} - {0, len(tasks)}:
+        raise ValueError(f"forgetting or routing_confusion is not of {len(tasks)} tasks")
     return Run(
         where=where,
         names=tuple(dict.fromkeys([*own, *names])),
@@ -210,8 +213,7 @@ def _finished(directory: RunDirectory, options: RunOptions, where: str, names: S
         classes=tuple(pair[0].classes),
         tasks=tasks,
         forgetting={key: tuple(map(_figure, lost[key])) for key in ("per_task", "bwt_per_task")},
-        # Older runs have no matrix in their summary.
-        confusion=tuple(tuple(map(int, row)) for row in summary.get("routing_confusion", ())),
+        confusion=confusion,
     )
 
 

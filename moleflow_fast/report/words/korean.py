@@ -208,8 +208,8 @@ KOREAN = {
     ),
     # Combinations
     "sums_exist": "조합 {count}개는 각 단일 변경도 모두 실행되었습니다.",
-    "sums": "잡음 범위를 넘어 합보다 높음 {higher}, 합보다 낮음 {lower}. 잡음 범위 {noise}, 구간 없음 {no_interval}.",
     "sums_means": "평균 {metric}: 조합 {count}개 가운데 {below}개에서 단일 차이의 합보다 낮습니다.",
+    "sums": "잡음 범위를 넘어 합보다 높음 {higher}, 합보다 낮음 {lower}. 잡음 범위 {noise}, 구간 없음 {no_interval}.",
     "sums_missing": "효과가 더해지는지 말할 수 없습니다. 모든 단일 변경이 실행된 조합이 없습니다.",
     "rest_of_combinations": "나머지 조합 {count}개",
     "missing_combinations": (
