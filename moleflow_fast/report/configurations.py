@@ -148,7 +148,7 @@ def group_runs(runs: Iterable[Run], baseline: str | None = None) -> Grouped:
     Measured groups stand before published ones, larger before smaller.
 
     Args:
-        baseline: a preset's name, or a run directory's.
+        baseline: a preset's name, with or without the beginning that most share, or a run directory's.
 
     Raises:
         UserError: nothing has the name `baseline`.
@@ -214,10 +214,10 @@ def _group(configurations: list[Configuration], wanted: str | None) -> Group:
     for configuration in configurations:
         configuration.presets = _presets_of(configuration, shared)
         configuration.runs.sort(key=lambda run: run.options.seed)
-    baseline, why = _baseline(configurations, wanted)
+    prefix = _common_prefix([name for c in configurations for name in c.presets])
+    baseline, why = _baseline(configurations, wanted, prefix)
     for configuration in configurations:
         configuration.departures = departures(configuration.effective, baseline.effective)
-    prefix = _common_prefix([name for c in configurations for name in c.presets])
     _name(configurations, baseline, prefix)
     reference = next((name for name in baseline.presets if name in options_of_presets()), REFERENCE)
     return Group(configurations, baseline, why, _protocol(baseline, reference), reference, prefix)
@@ -289,10 +289,9 @@ def _known_names(configuration: Configuration) -> set[str]:
     return {*(name for run in configuration.runs for name in run.names), *configuration.presets, *directories}
 
 
-def _baseline(configurations: Sequence[Configuration], wanted: str | None) -> tuple[Configuration, str]:
+def _baseline(configurations: Sequence[Configuration], wanted: str | None, prefix: str) -> tuple[Configuration, str]:
     for configuration in configurations:
-        names = _known_names(configuration)
-        if wanted is not None and (wanted in names or any(name.endswith(f"-{wanted}") for name in names)):
+        if wanted is not None and {wanted, prefix + wanted} & _known_names(configuration):
             return configuration, "why_asked"
     for configuration in configurations:
         if REFERENCE in configuration.presets:

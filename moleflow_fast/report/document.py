@@ -28,7 +28,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Warning:
+class Caution:
     """A sentence that must not be overlooked."""
 
     text: str
@@ -77,7 +77,7 @@ class Details:
     blocks: Sequence[Block]
 
 
-Block = Heading | Text | Warning | Bullets | Code | Table | Figure | Details
+Block = Heading | Text | Caution | Bullets | Code | Table | Figure | Details
 
 
 def figures_of(blocks: Sequence[Block]) -> list[Figure]:

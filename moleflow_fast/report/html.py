@@ -9,6 +9,7 @@ from html import escape
 from moleflow_fast.report.document import (
     Block,
     Bullets,
+    Caution,
     Code,
     Details,
     Figure,
@@ -16,7 +17,6 @@ from moleflow_fast.report.document import (
     Strong,
     Table,
     Text,
-    Warning,
 )
 
 _LONG = 14
@@ -85,7 +85,7 @@ def _block(block: Block, anchors: dict[int, str]) -> str:
             return f"<h{level}{anchor}>{escape(text)}</h{level}>"
         case Text(text):
             return f"<p>{escape(text)}</p>"
-        case Warning(text):
+        case Caution(text):
             return f'<p class="warning">{escape(text)}</p>'
         case Bullets(items):
             return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"

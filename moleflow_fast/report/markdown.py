@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from moleflow_fast.report.document import (
     Block,
     Bullets,
+    Caution,
     Code,
     Details,
     Figure,
@@ -16,7 +17,6 @@ from moleflow_fast.report.document import (
     Strong,
     Table,
     Text,
-    Warning,
 )
 
 # An underscore inside a word is no emphasis in GitHub's Markdown, and brackets around figures alone are no link: names
@@ -40,7 +40,7 @@ def _block(block: Block) -> str:
             return f"{'#' * level} {escape(text)}"
         case Text(text):
             return escape(text)
-        case Warning(text):
+        case Caution(text):
             return f"> **{escape(text)}**"
         case Bullets(items):
             return "\n".join(f"- {escape(item)}" for item in items)

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,7 @@ def _read_place(
     records: dict[Path, Mapping[str, Any]] = {}
     directories, sweeps = _directories(root)
     for sweep in sweeps:
-        for record in _records(sweep, _shown(sweep, root, several), troubles["damaged"]):
-            path = (sweep.parent / str(record.get("directory") or record["identity"])).resolve()
-            records[path] = record
+        records |= _records(sweep, _shown(sweep, root, several), troubles["damaged"])
     finished = {path.resolve() for path in directories if (path / "summary.json").exists()}
     for path, record in records.items():
         if record.get("status") == "failed" and path not in finished and path not in seen:
@@ -154,18 +152,19 @@ def _shown(path: Path, root: Path, several: bool) -> str:
     return f"{name}/{relative}" if several else relative
 
 
-def _records(file: Path, where: str, damaged: list[Trouble]) -> Iterator[Mapping[str, Any]]:
-    """The last record of each identity; a torn last line is what a kill leaves and no damage."""
+def _records(file: Path, where: str, damaged: list[Trouble]) -> dict[Path, Mapping[str, Any]]:
+    """Directory -> last record of each identity; a torn last line is what a kill leaves and no damage."""
     lines = file.read_text(errors="replace").splitlines()
-    last: dict[str, Mapping[str, Any]] = {}
+    last: dict[str, tuple[Path, Mapping[str, Any]]] = {}
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            last[str(record["identity"])] = record
-        except (ValueError, KeyError, TypeError):
+            path = (file.parent / str(record.get("directory") or record["identity"])).resolve()
+            last[str(record["identity"])] = path, record
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             if number < len(lines):
                 damaged.append(Trouble(f"{where}:{number}", "bad_line"))
-    yield from last.values()
+    return dict(last.values())
 
 
 class _Damaged(Exception):

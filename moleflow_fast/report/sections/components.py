@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from moleflow_fast.report.configurations import Configuration
-from moleflow_fast.report.context import Context
+from moleflow_fast.report.context import NOTHING, Context
 from moleflow_fast.report.document import Block, Heading, Table, Text
 from moleflow_fast.report.factors import COMPONENTS
 from moleflow_fast.report.sections.comparisons import comparison_table, reading
@@ -23,7 +23,7 @@ def components(context: Context) -> list[Block]:
         return blocks + context.missing("missing_components", baseline=group.baseline.name)
     found.sort(key=lambda row: -_loss(context, row[1]))
     table = comparison_table(context, group, words("component"), [(words("full_model"), group.baseline), *found])
-    importance = ["\u2013", *(stars(_loss(context, c)) for _, c in found)]
+    importance = [NOTHING, *(stars(_loss(context, c)) for _, c in found)]
     rows = [[row[0], mark, *row[1:]] for row, mark in zip(table.rows, importance, strict=True)]
     blocks.append(Table([table.columns[0], words("importance"), *table.columns[1:]], rows))
     rule = ", ".join(f"\u2265 {loss:g}: {count}" for loss, count in STARS)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from moleflow_fast.report.configurations import Group
 from moleflow_fast.report.context import Context
-from moleflow_fast.report.document import Block, Bullets, Details, Heading, Table, Text, Warning
+from moleflow_fast.report.document import Block, Bullets, Caution, Details, Heading, Table, Text
 from moleflow_fast.report.factors import plain
 from moleflow_fast.report.runs import Trouble
 from moleflow_fast.report.statistics import FEWEST, RESAMPLES
@@ -17,7 +17,7 @@ def overview(context: Context) -> list[Block]:
     words = context.words
     blocks: list[Block] = [Heading(words("title"), 1)]
     if any(run.options.dataset == "demo" for run in context.found.runs):
-        blocks.append(Warning(words("synthetic")))
+        blocks.append(Caution(words("synthetic")))
     blocks += _protocol(context)
     blocks.append(Heading(words("overview")))
     blocks.append(_counts(context))
@@ -29,7 +29,7 @@ def overview(context: Context) -> list[Block]:
 def _protocol(context: Context) -> list[Block]:
     words, group = context.words, context.main
     if group.is_published:
-        return [Warning(words("protocol_published"))]
+        return [Caution(words("protocol_published"))]
     items = [
         words("instead", option=words.or_same("option", option), here=_value(context, here), there=there_text)
         for option, (here, there) in group.protocol.items()
@@ -39,7 +39,7 @@ def _protocol(context: Context) -> list[Block]:
     lead = words("protocol_named" if known else "protocol_unnamed", preset=group.reference)
     if not items:
         return [Text(words("protocol_same", preset=group.reference))]
-    return [Warning(words("protocol_departs")), Text(lead), Bullets(items)]
+    return [Caution(words("protocol_departs")), Text(lead), Bullets(items)]
 
 
 def _value(context: Context, value: object, option: str = "") -> str:

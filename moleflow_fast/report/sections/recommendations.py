@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from moleflow_fast.report.command_line import command_line
 from moleflow_fast.report.configurations import Configuration, Group
 from moleflow_fast.report.context import HEADLINE, Context, mean_cell, signed
-from moleflow_fast.report.document import Block, Bullets, Code, Heading, Table, Text, Warning
+from moleflow_fast.report.document import Block, Bullets, Caution, Code, Heading, Table, Text
 from moleflow_fast.report.factors import COMPONENTS
 from moleflow_fast.report.sections.hyperparameters import factor_label, factors_of
 from moleflow_fast.report.statistics import Difference
@@ -87,9 +87,11 @@ def _matters(goal: str, metric: str) -> bool:
 def _verdict(context: Context, metric: str, difference: Difference | None) -> Block:
     words = context.words
     if difference is None or not difference.has_interval:
-        return Warning(words("chosen_no_interval", metric=words(metric)))
+        return Caution(words("chosen_no_interval", metric=words(metric)))
     text = words(f"chosen_{difference.verdict}", metric=words(metric), difference=context.differs(difference))
-    return Warning(text) if difference.verdict == "noise" else Text(text)
+    if difference.seeds < 2:
+        return Caution(f"{text} {words('one_seed')}")
+    return Caution(text) if difference.verdict == "noise" else Text(text)
 
 
 # -- avoid, no influence -------------------------------------------------------------------------------------
