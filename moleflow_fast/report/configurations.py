@@ -237,13 +237,14 @@ def _from_preset(run: Run, name: str) -> dict[str, object]:
 
 
 def _shared_departures(runs: Sequence[Run]) -> dict[str, object]:
-    """What every run departs in from its own preset, to the same value: the protocol of the whole set."""
+    """Option -> value where runs depart from their own presets and all of them agree: the protocol of the whole set.
+
+    A run whose preset has that value already agrees, and so does one on which the option does not act.
+    """
     named = [(run, run.options.preset) for run in runs if run.options.preset in options_of_presets()]
-    found = [_from_preset(run, preset) for run, preset in named if preset is not None]
-    if not found:
-        return {}
-    first, *rest = found
-    return {option: value for option, value in first.items() if all(option in o and o[option] == value for o in rest)}
+    found = {o: v for run, preset in named if preset is not None for o, v in _from_preset(run, preset).items()}
+    values = [effective_options(run.options) for run, _ in named]
+    return {option: value for option, value in found.items() if all(v.get(option, value) == value for v in values)}
 
 
 def _presets_of(configuration: Configuration, shared: Mapping[str, object]) -> tuple[str, ...]:

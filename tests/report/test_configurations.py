@@ -70,6 +70,16 @@ def test_a_row_that_the_protocol_makes_the_baseline_is_repeated(tmp_path: Path) 
     assert len(grouped.groups[0].configurations) == 1
 
 
+def test_the_protocol_may_be_what_a_preset_says_already(tmp_path: Path) -> None:
+    for preset in (BASELINE, "MVTec-WRN50-80ep", "MVTec-WRN50-DIA6"):
+        write_run(tmp_path, FULL, "--preset", preset, *PROTOCOL, "--num_epochs", "80", seed=len(preset))
+    found = group(tmp_path)
+    assert {c.name: c.presets[1:] for c in found.configurations} == {
+        "60ep-lr2e4-dia4": ("MVTec-WRN50-80ep",),
+        "DIA6": (),
+    }
+
+
 def test_options_without_effect_make_no_difference() -> None:
     plain = effective_options(options("--no_dia"))
     assert plain == effective_options(options("--no_dia", "--dia_n_blocks", "7"))
