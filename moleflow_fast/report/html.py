@@ -39,7 +39,7 @@ nav ul { columns: 16rem; padding-left: 1.2rem }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .6rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap;
   vertical-align: top }
-td.text { white-space: normal; max-width: 26rem } td.long { min-width: 10rem }
+td.long { white-space: normal; min-width: 10rem; max-width: 26rem }
 :lang(ko) { word-break: keep-all }
 th { background: var(--shade); white-space: normal; vertical-align: bottom } .number { text-align: right }
 tr:last-child td { border-bottom: 0 }

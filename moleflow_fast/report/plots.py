@@ -22,6 +22,8 @@ _FONTS = ["DejaVu Sans", "Noto Sans KR", "Noto Sans CJK KR", "Apple SD Gothic Ne
 _BLUE, _GREY, _RED = "#1f6fb5", "#8a94a0", "#c0392b"
 # Wide enough for a desk, and still legible when a phone shrinks it to its own width.
 _WIDTH = 5.2
+# Labels of points closer than this would cover each other.
+_LABEL_PIXELS = 20
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,7 @@ class Point:
 
 def trade_off(name: str, labels: tuple[str, str], points: Sequence[Point], baseline_label: str) -> tuple[str, int]:
     """(figure, number of points outside of it): far outliers would squeeze all others into a corner."""
-    kept_x, kept_y = (_range([getattr(p, axis) for p in points], points, axis) for axis in ("x", "y"))
-    inside = [p for p in points if kept_x[0] <= p.x <= kept_x[1] and kept_y[0] <= p.y <= kept_y[1]]
+    inside = _without_outliers(points)
     with _styled(name):
         figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
         axes = figure.subplots()
@@ -77,11 +78,11 @@ def trade_off(name: str, labels: tuple[str, str], points: Sequence[Point], basel
         axes.plot([p.x for p in front], [p.y for p in front], color=_BLUE, marker="o", markersize=6, linewidth=1.3)
         for base in (p for p in inside if p.is_baseline):
             axes.scatter([base.x], [base.y], s=90, marker="*", color=_RED, zorder=4)
-            axes.annotate(
-                baseline_label, (base.x, base.y), (0, -15), textcoords="offset points", ha="center", color=_RED
-            )
-        axes.set_xlim(*_padded(kept_x))
-        axes.set_ylim(*_padded(kept_y))
+            behind = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
+            place = {"xytext": (0, -16), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(baseline_label, (base.x, base.y), color=_RED, bbox=behind, **place)
+        axes.set_xlim(*_bounds([p.x for p in inside]))
+        axes.set_ylim(*_bounds([p.y for p in inside]))
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         axes.locator_params(axis="x", nbins=6)
@@ -116,36 +117,32 @@ def confusion(name: str, labels: tuple[str, str], tasks: Sequence[str], counts: 
 
 
 def _number(figure: Figure, axes: Axes, front: Sequence[Point]) -> None:
-    """Numbers beside the points of the front; one that would cover another goes further out on the same side."""
+    """Numbers above the points of the front; points too close for labels of their own share one, as `2, 3`."""
     figure.draw_without_rendering()
-    taken: list[tuple[float, float]] = []
-    for point in front:
-        x, y = axes.transData.transform((point.x, point.y))
-        step = 0
-        while any(abs(x + 9 - a) < 13 and abs(y + 7 + 11 * step - b) < 11 for a, b in taken):
-            step += 1
-        taken.append((x + 9, y + 7 + 11 * step))
-        axes.annotate(
-            str(point.number),
-            (point.x, point.y),
-            (6, 4 + 11 * step),
-            textcoords="offset points",
-            color=_BLUE,
-            fontsize=9,
-        )
+    places = [axes.transData.transform((point.x, point.y)) for point in front]
+    clusters: list[list[int]] = []
+    for i in range(len(front)):
+        near = clusters and np.hypot(*(places[i] - places[clusters[-1][-1]])) < _LABEL_PIXELS
+        clusters[-1].append(i) if near else clusters.append([i])
+    for cluster in clusters:
+        text = ", ".join(str(front[i].number) for i in reversed(cluster))
+        x = float(np.mean([front[i].x for i in cluster]))
+        y = max(front[i].y for i in cluster)
+        axes.annotate(text, (x, y), (0, 6), textcoords="offset points", ha="center", color=_BLUE, fontsize=9)
 
 
-def _range(values: Sequence[float], points: Sequence[Point], axis: str) -> tuple[float, float]:
-    """From the lower fence of a box plot to the largest value, and whatever else the baseline and the front need."""
-    low, high = np.percentile(values, [25, 75])
-    needed = [getattr(p, axis) for p in points if p.number is not None or p.is_baseline]
-    fence = min(low - 1.5 * (high - low), *needed)
-    return max(fence, min(values)), max(values)
+def _without_outliers(points: Sequence[Point]) -> list[Point]:
+    """Points above the lower fence of a box plot in both directions; the front and the baseline are always kept."""
+    fences = []
+    for values in ([p.x for p in points], [p.y for p in points]):
+        low, high = np.percentile(values, [25, 75])
+        fences.append(low - 1.5 * (high - low))
+    return [p for p in points if p.number is not None or p.is_baseline or (p.x >= fences[0] and p.y >= fences[1])]
 
 
-def _padded(bounds: tuple[float, float]) -> tuple[float, float]:
-    margin = 0.07 * (bounds[1] - bounds[0]) or 0.001
-    return bounds[0] - margin, bounds[1] + margin
+def _bounds(values: Sequence[float]) -> tuple[float, float]:
+    margin = 0.08 * (max(values) - min(values)) or 0.001
+    return min(values) - margin, max(values) + margin
 
 
 def _plain(axes: Axes) -> None:

@@ -15,18 +15,19 @@ _SHOWN = 20
 
 
 def combinations(context: Context) -> list[Block]:
-    """Measured differences beside the sums of the single ones, where each single one was measured."""
+    """Measured differences beside the sums of the single ones; combinations without such a sum to unfold."""
     words, group = context.words, context.main
     blocks: list[Block] = [Heading(words("combinations"))]
     chosen = [c for c in ranking_of(group) if c in set(group.combined())]
     if not chosen:
         return blocks + context.missing("missing_combinations")
     complete = {id(c): parts for c in chosen if (parts := single_parts(group, c)) is not None}
-    blocks.append(Text(_reading(context, [c for c in chosen if id(c) in complete], complete)))
-    blocks.append(_table(context, chosen[:_SHOWN], complete))
-    if chosen[_SHOWN:]:
-        rest = _table(context, chosen[_SHOWN:], complete)
-        blocks.append(Details(words("rest_of_combinations", count=len(chosen) - _SHOWN), [rest]))
+    summed = [c for c in chosen if id(c) in complete]
+    shown = (summed or chosen)[:_SHOWN]
+    blocks += [Text(_reading(context, summed, complete)), _table(context, shown, complete)]
+    rest = [c for c in chosen if c not in shown]
+    if rest:
+        blocks.append(Details(words("rest_of_combinations", count=len(rest)), [_table(context, rest, complete)]))
     return blocks
 
 
