@@ -78,9 +78,10 @@ def trade_off(name: str, labels: tuple[str, str], points: Sequence[Point], basel
         axes.plot([p.x for p in front], [p.y for p in front], color=_BLUE, marker="o", markersize=6, linewidth=1.3)
         for base in (p for p in inside if p.is_baseline):
             axes.scatter([base.x], [base.y], s=90, marker="*", color=_RED, zorder=4)
-            behind = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
-            place = {"xytext": (0, -16), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(baseline_label, (base.x, base.y), color=_RED, bbox=behind, **place)
+            label = axes.annotate(
+                baseline_label, (base.x, base.y), (0, -16), textcoords="offset points", ha="center", color=_RED
+            )
+            label.set_bbox({"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1})
         axes.set_xlim(*_bounds([p.x for p in inside]))
         axes.set_ylim(*_bounds([p.y for p in inside]))
         axes.set_xlabel(labels[0])
