@@ -130,3 +130,16 @@ def test_nothing_is_called_better_without_an_interval(published: list[Block]) ->
 def test_rows_that_contradict_each_other_are_both_kept_and_named(published: list[Block]) -> None:
     said = prose(published, "How to read the tables")
     assert "MVTec-WRN50-LogdetReg1e-4-DIA6 and MVTec-WRN50-Ultimate-Combo2" in said and "MVTec-WRN50-TAPE" in said
+
+
+def test_another_baseline() -> None:
+    """Two rows without LoRA contradict each other; both keep their figures."""
+    blocks = build_report(["published"], baseline="TailW0.7-TopK3-TailTopK2-ScaleK5-lr3e-4-MAIN")
+    rows = table(blocks, "Component ablation")
+    lora = {label: row["image AUROC"] for label, row in rows.items() if label.startswith("LoRA")}
+    assert lora == {
+        "LoRA: Ablation-Component-MoLE8-DIA4-woLoRA": "0.9829",
+        "LoRA: Ablation-Component-MoLE8-DIA4-woMoLESubnet": "0.9837",
+    }
+    assert rows["Frozen base (sequential training)"]["Importance"].count("\u2605") == 5
+    assert table(blocks, "Tail loss")["loss=off"][D_PIXEL] == "-0.0834"

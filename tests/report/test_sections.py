@@ -123,7 +123,15 @@ def test_published_beside_measured(report: list[Block]) -> None:
     assert counts[0].startswith("Sign of the difference in image AUROC: agrees 3, disagrees 1, within the noise 1,")
 
 
-def test_a_preset_that_the_protocol_changes_is_not_compared(tmp_path: Path) -> None:
+def test_a_preset_that_the_protocol_makes_the_baseline_is_not_compared(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    write_run(tmp_path, figures(0.9, 0.4), "--preset", "MVTec-WRN50-80ep", *PROTOCOL, seed=9)
+    blocks = build_report([str(tmp_path)])
+    assert "MVTec-WRN50-80ep" in prose(blocks, "Published against measured").splitlines()[-1]
+    assert "80ep" not in table(blocks, "Published against measured")
+
+
+def test_presets_that_become_the_baseline_leave_the_others_comparable(tmp_path: Path) -> None:
     write_sweep(tmp_path, "--dia_n_blocks", "2")  # so DIA2 and DIA8 are the baseline too
     text = prose(build_report([str(tmp_path)]), "Published against measured")
     assert "Not compared" not in text and "agrees 2" in text

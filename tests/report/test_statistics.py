@@ -67,6 +67,12 @@ def test_an_effect_of_one_seed_alone_is_noise() -> None:
     assert compared(flat, np.zeros_like(flat)).verdict == "higher"  # as so many classes it would be an effect
 
 
+def test_an_effect_on_one_class_alone_is_noise() -> None:
+    one_class = np.zeros((1, CLASSES))
+    one_class[0, 3] = 0.1
+    assert compared(one_class, np.zeros_like(one_class)).verdict == "noise"
+
+
 def test_only_what_both_have_counts() -> None:
     ours = {0: {"a": 1.0, "b": 5.0}, 1: {"a": 2.0, "b": float("nan")}, 7: {"a": 100.0}}
     theirs = {0: {"a": 0.5, "b": 0.0}, 1: {"a": 1.5, "b": 1.0, "c": 9.0}}

@@ -31,6 +31,12 @@ def comparison_table(
     return Table(columns, table)
 
 
+def distinct(rows: Sequence[tuple[str, Configuration]]) -> list[tuple[str, Configuration]]:
+    """Rows whose labels differ: published rows may have one setting and several figures, and get their names too."""
+    labels = [label for label, _ in rows]
+    return [(label if labels.count(label) == 1 else f"{label}: {c.name}", c) for label, c in rows]
+
+
 def reading(context: Context, group: Group, rows: Sequence[tuple[str, Configuration]]) -> list[Block]:
     """Which rows lie outside the noise, per headline metric; of what has no interval only that.
 

@@ -8,7 +8,7 @@ from moleflow_fast.report.configurations import Configuration
 from moleflow_fast.report.context import NOTHING, Context
 from moleflow_fast.report.document import Block, Heading, Table, Text
 from moleflow_fast.report.factors import COMPONENTS
-from moleflow_fast.report.sections.comparisons import comparison_table, reading
+from moleflow_fast.report.sections.comparisons import comparison_table, distinct, reading
 
 # Least loss of image AUROC for five, four, three and two stars; less is one.
 STARS = ((0.03, 5), (0.01, 4), (0.0025, 3), (0.001, 2))
@@ -18,7 +18,7 @@ def components(context: Context) -> list[Block]:
     """One row a switch, the largest loss of image AUROC first, with stars by a stated rule."""
     words, group = context.words, context.main
     blocks: list[Block] = [Heading(words("components"))]
-    found = [(words(factor), c) for factor in COMPONENTS for c in group.single(factor)]
+    found = distinct([(words(factor), c) for factor in COMPONENTS for c in group.single(factor)])
     if not found:
         return blocks + context.missing("missing_components", baseline=group.baseline.name)
     found.sort(key=lambda row: -_loss(context, row[1]))

@@ -10,7 +10,7 @@ from moleflow_fast.report.configurations import Configuration, Group
 from moleflow_fast.report.context import HEADLINE, Context
 from moleflow_fast.report.document import Block, Figure, Heading
 from moleflow_fast.report.factors import COMPONENTS, FACTORS, plain
-from moleflow_fast.report.sections.comparisons import comparison_table, reading
+from moleflow_fast.report.sections.comparisons import comparison_table, distinct, reading
 from moleflow_fast.report.sections.ranking import with_baseline
 
 _DRAWN = ("dia_blocks", "coupling_layers", "lora_rank")
@@ -72,7 +72,7 @@ def _sorted_rows(context: Context, group: Group, factor: str) -> list[tuple[str,
         label = factor_label(context, factor, values)
         is_baseline = configuration is group.baseline
         labelled.append((with_baseline(context, label) if is_baseline else label, configuration))
-    return labelled
+    return distinct(labelled)
 
 
 def _order(value: Any) -> tuple[float, str]:

@@ -24,7 +24,7 @@ def published_against_measured(context: Context) -> list[Block]:
     if group.is_published or not group.baseline.presets:
         return blocks + context.missing("missing_published")
     pairs = [(c, name) for c in group.configurations for name in c.presets]
-    compared = [(c, name) for c, name in pairs if c is group.baseline or _same_step(group, c, name)]
+    compared = [(c, name) for c, name in pairs if _same_step(group, c, name)]
     if not any(c is not group.baseline for c, _ in compared):
         return blocks + context.missing("missing_published")
     counts = {metric: Counter(_sign(group, c, n, metric) for c, n in compared) for metric in HEADLINE}
