@@ -1,0 +1,42 @@
+"""Options of a run as a command line: the inverse of `parse_options`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from moleflow_fast.config.options import RunOptions, build_parser, options_from
+
+# Said by whoever runs it: where images and results lie, and on what.
+_LEFT_OUT = frozenset({"preset", "data_path", "log_dir", "experiment_name", "seed", "device", "backend"})
+
+
+def command_line(options: RunOptions) -> list[str]:
+    """The options that differ from the data set's defaults, as arguments; place and seed are left out."""
+    parser = build_parser()
+    given = ["--dataset", options.dataset]
+    defaults = _flat(options_from(parser.parse_args([*given, "--data_path", "."])))
+    for name, value in _flat(options).items():
+        if name not in _LEFT_OUT and name != "dataset" and value != defaults[name]:
+            given += _argument(parser, name, value)
+    return given
+
+
+def _flat(options: RunOptions) -> dict[str, Any]:
+    flat = asdict(options)
+    return {**flat, **flat.pop("ablation")}
+
+
+def _argument(parser: argparse.ArgumentParser, name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    for action in parser._actions:
+        if action.dest != name:
+            continue
+        if not isinstance(action, argparse._StoreConstAction):
+            values = value if isinstance(value, (list, tuple)) else [value]
+            return [action.option_strings[0], *map(str, values)]
+        if action.const == value:
+            return [action.option_strings[0]]
+    return []  # a value that no argument gives is what a preset of switches left
