@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from moleflow_fast.config.options import RunOptions, build_parser, options_from
+from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, RunOptions, build_parser, options_from
 
 # Said by whoever runs it: where images and results lie, and on what.
-_LEFT_OUT = frozenset({"preset", "data_path", "log_dir", "experiment_name", "seed", "device", "backend"})
+_LEFT_OUT = NOT_PART_OF_THE_RESULT | {"data_path", "seed", "device", "backend"}
 
 
 def command_line(options: RunOptions) -> list[str]:
-    """The options that differ from the data set's defaults, as arguments; place and seed are left out."""
+    """The options that differ from the data set's defaults, as arguments.
+
+    Seed and places are left out; of a file of weights the name is kept.
+    """
     parser = build_parser()
     given = ["--dataset", options.dataset]
     defaults = _flat(options_from(parser.parse_args([*given, "--data_path", "."])))
@@ -25,6 +29,8 @@ def command_line(options: RunOptions) -> list[str]:
 
 def _flat(options: RunOptions) -> dict[str, Any]:
     flat = asdict(options)
+    if options.backbone_weights is not None:
+        flat["backbone_weights"] = Path(options.backbone_weights).name
     return {**flat, **flat.pop("ablation")}
 
 

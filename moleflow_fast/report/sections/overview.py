@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from moleflow_fast.report.configurations import Group
 from moleflow_fast.report.context import Context
@@ -31,7 +32,7 @@ def _protocol(context: Context) -> list[Block]:
     if group.is_published:
         return [Caution(words("protocol_published"))]
     items = [
-        words("instead", option=words.or_same("option", option), here=_value(context, here), there=there_text)
+        words("instead", option=words.or_same("option", option), here=_value(context, here, option), there=there_text)
         for option, (here, there) in group.protocol.items()
         for there_text in [_value(context, there, option)]
     ]
@@ -42,12 +43,14 @@ def _protocol(context: Context) -> list[Block]:
     return [Caution(words("protocol_departs")), Text(lead), Bullets(items)]
 
 
-def _value(context: Context, value: object, option: str = "") -> str:
+def _value(context: Context, value: object, option: str) -> str:
     words = context.words
     if isinstance(value, bool):
         return words("on" if value else "off")
     if value is None:
         return words("all_classes" if option == "task_classes" else "left_to_default")
+    if option == "backbone_weights":
+        return Path(str(value)).name  # where it lies is one machine's matter
     if isinstance(value, tuple) and len(value) > 1 and all(isinstance(v, str) for v in value):
         return f"{', '.join(map(str, value))} ({len(value)})"
     return plain(value)
