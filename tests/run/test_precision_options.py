@@ -91,7 +91,7 @@ def test_a_run_says_whether_its_steps_are_graphs(precision: str, data: Path, tmp
     """On a GPU for real; without one, Triton's interpreter takes the same steps singly."""
     device, steps = ("cuda", "as CUDA graphs") if torch.cuda.is_available() else ("cpu", "one by one")
     new = ContinualRun(RunOptions(**arguments(data, tmp_path, device=device, backend="triton", precision=precision)))
-    with new._as_chosen():
+    with new.as_chosen():
         assert new._flow == f"compiled (triton); precision {precision}, training steps {steps}"
 
 

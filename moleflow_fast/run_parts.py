@@ -1,0 +1,230 @@
+"""What a run is made of: data, device, backbone, trainer and features, built from its options."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from moleflow_fast.backend import use_backend, use_precision
+from moleflow_fast.config.options import RunOptions
+from moleflow_fast.config.scenario import split_into_tasks
+from moleflow_fast.console import RunConsole
+from moleflow_fast.data import create_task_dataset, get_class_names, get_dataset_class
+from moleflow_fast.data.demo import is_demo, write_demo
+from moleflow_fast.errors import UserError
+from moleflow_fast.evaluation.scorer import Scorer, TestClass
+from moleflow_fast.extractors import (
+    Parity,
+    PatchExtractor,
+    WeightsUnavailable,
+    create_feature_extractor,
+    high_res_layers,
+    reduce_precision,
+)
+from moleflow_fast.extractors.cache import FeatureCache
+from moleflow_fast.extractors.stores import FeatureStore
+from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
+from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
+
+_PARITY_IMAGES = 8
+
+
+class RunParts:
+    """The parts of a run; each is built once, when first needed."""
+
+    def __init__(self, options: RunOptions, console: RunConsole | None = None) -> None:
+        self.options = options
+        self.console = console or RunConsole(options.quiet)
+        self.parity: Parity | None = None
+        self.logger = logging.getLogger("moleflow_fast")
+        self._tests: dict[str, TestClass] = {}
+
+    @contextmanager
+    def as_chosen(self) -> Iterator[None]:
+        """The backend and the precision of the options."""
+        with use_backend(self.options.backend), use_precision(self.options.precision):
+            yield
+
+    @cached_property
+    def data_root(self) -> Path:
+        if self.options.data_path is None:
+            return Path(write_demo(Path(self.options.log_dir) / "demo-data"))
+        path = Path(self.options.data_path)
+        if self.options.dataset == "demo" and path.is_dir() and not is_demo(path):
+            raise UserError(
+                f"{path} is not the synthetic demo set; say what it is with --dataset folder (or mvtec, visa, mpdd)"
+            )
+        return path
+
+    @cached_property
+    def layout(self) -> str:
+        """Name of the data set class that reads the files."""
+        return "folder" if self.options.dataset == "demo" else self.options.dataset
+
+    @cached_property
+    def tasks(self) -> list[list[str]]:
+        classes = self.options.task_classes or get_class_names(self.layout, self.data_root)
+        try:
+            return split_into_tasks(list(classes), self.options.cl_scenario)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    @property
+    def classes(self) -> list[str]:
+        return [name for task in self.tasks for name in task]
+
+    @cached_property
+    def device(self) -> torch.device:
+        if self.options.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.options.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--device {self.options.device} does not work here ({reason}); use cpu or auto") from error
+        return device
+
+    @cached_property
+    def extractor(self) -> PatchExtractor:
+        return self._narrowed(self._full_extractor())
+
+    def _full_extractor(self) -> PatchExtractor:
+        try:
+            return self._create_extractor(False if self.options.random_backbone else None)
+        except WeightsUnavailable as error:
+            if self.options.dataset != "demo":
+                raise
+            self.console.warn(f"{error}\nThe demo goes on with RANDOM backbone weights: expect poor detection.")
+            return self._create_extractor(False)
+
+    @cached_property
+    def trainer(self) -> MoLEContinualTrainer:
+        torch.manual_seed(self.options.seed)
+        model = MoLESpatialAwareNF(**self._model_options, device=self.device, ablation_config=self.options.ablation)
+        return MoLEContinualTrainer(
+            self.extractor,
+            PositionalEmbeddingGenerator(self.device),
+            model,
+            self.options,
+            self.device,
+            self.options.slow_lr_ratio,
+            self.options.slow_blocks_k,
+            logger=self.logger,
+        )
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        options = self.options
+        return Scorer(
+            self.trainer, options.mask_size, options.score_smooth_sigma, options.interp_mode, options.batch_size
+        )
+
+    @cached_property
+    def cache(self) -> FeatureCache:
+        options = self.options
+        return FeatureCache(
+            Path(options.cache_dir) if options.cache_dir else None,
+            max_bytes=int(options.cache_limit_gb * 2**30),
+            device=self.device,
+            device_budget_bytes=int(options.device_cache_gb * 2**30),
+        )
+
+    # -- features ------------------------------------------------------------------------------------
+
+    def training_features(self, classes: list[str]) -> FeatureStore:
+        """Features of the training images of a task."""
+        indices = {name: i for i, name in enumerate(self.classes)}
+        dataset = create_task_dataset(self._data_options, classes, indices, train=True)
+        return self._features_of(dataset, f"features {', '.join(classes)} train")
+
+    def _features_of(self, dataset: Any, title: str) -> FeatureStore:
+        options = self.options
+        with self.console.counting(title) as progress:
+            return self.cache.features(
+                dataset,
+                self.extractor,
+                options.batch_size,
+                options.num_workers,
+                progress,
+                enabled=not options.no_feature_cache,
+            )
+
+    def tests_until(self, task_id: int) -> list[TestClass]:
+        """The test classes of the tasks up to `task_id`."""
+        return [self._test(name, t) for t in range(task_id + 1) for name in self.tasks[t]]
+
+    def _test(self, name: str, task_id: int) -> TestClass:
+        if name not in self._tests:
+            dataset = self.test_dataset(name)
+            labels = torch.tensor([sample.label for sample in dataset.samples])
+            masks = torch.stack([dataset.load_mask(i)[0] for i in range(len(dataset))]) if dataset.has_masks else None
+            source = self._features_of(dataset, f"features {name} test")
+            self._tests[name] = TestClass(name, task_id, source, labels, None if masks is None else masks.bool())
+        return self._tests[name]
+
+    def test_dataset(self, name: str) -> Any:
+        size = self.options.img_size
+        return get_dataset_class(self.layout)(
+            self.data_root, name, train=False, img_size=size, crp_size=size, msk_size=self.options.mask_size
+        )
+
+    # -- options in the shapes that the parts take ---------------------------------------------------
+
+    def _create_extractor(self, pretrained: bool | None) -> PatchExtractor:
+        options = self.options
+        layers = high_res_layers(options.backbone_name) if options.use_high_res else options.backbone_layers
+        return create_feature_extractor(
+            options.backbone_name,
+            (3, options.img_size, options.img_size),
+            options.embed_dim,
+            self.device,
+            blocks_to_extract=options.vit_blocks,
+            layers=layers,
+            weights=options.backbone_weights,
+            pretrained=pretrained,
+        )
+
+    def _narrowed(self, extractor: PatchExtractor) -> PatchExtractor:
+        """The extractor in `--backbone_precision`, compared with fp32 on a few training images."""
+        precision = self.options.backbone_precision
+        if precision != "fp32":
+            labels = dict.fromkeys(self.tasks[0], 0)
+            dataset = create_task_dataset(self._data_options, self.tasks[0], labels, train=True)
+            images = torch.stack([dataset[i][0] for i in range(min(_PARITY_IMAGES, len(dataset)))])
+            self.parity = reduce_precision(extractor, precision, images)
+        return extractor
+
+    @cached_property
+    def _data_options(self) -> SimpleNamespace:
+        options = self.options
+        return SimpleNamespace(
+            dataset=self.layout,
+            data_path=self.data_root,
+            img_size=options.img_size,
+            msk_size=options.mask_size,
+            use_rotation_aug=options.use_rotation_aug,
+            rotation_degrees=options.rotation_degrees,
+        )
+
+    @property
+    def _model_options(self) -> dict[str, Any]:
+        return {
+            "embed_dim": self.extractor.embed_dim,
+            "coupling_layers": self.options.num_coupling_layers,
+            "lora_rank": self.options.lora_rank,
+            "lora_alpha": self.options.lora_alpha,
+        }
+
+    @property
+    def checkpoint_options(self) -> dict[str, Any]:
+        """What a checkpoint must agree on with the run that loads it."""
+        return {**self._model_options, "backbone": self.extractor.fingerprint(), **vars(self.options.ablation)}
