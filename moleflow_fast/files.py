@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from moleflow_fast.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class InUse(UserError):
@@ -49,15 +52,18 @@ def to_disk(path: Path) -> None:
 
 
 @contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
+def alone(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`; it is let go when the process ends, however that happens.
 
     Raises:
-        InUse: another process holds it; `what` names the thing in the message.
+        InUse: another process holds it, and `wait` is False; `what` names the thing in the message.
     """
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InUse(f"{what} is in use by another process: wait for it, or end it") from error
+            if not wait:
+                raise InUse(f"{what} is in use by another process: wait for it, or end it") from error
+            logger.warning("%s is in use by another process: waiting for it to end", what)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
