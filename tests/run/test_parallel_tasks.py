@@ -113,9 +113,16 @@ def alive(pids: set[int]) -> set[int]:
     return running
 
 
+def command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""  # ended meanwhile
+
+
 def agents(pids: set[int]) -> set[int]:
     """Ray's idle helpers, which outlive a killed driver by the minute that they try to report its end."""
-    return {pid for pid in alive(pids) if re.match(rb"ray::\w+Agent", Path(f"/proc/{pid}/cmdline").read_bytes())}
+    return {pid for pid in pids if re.match(rb"ray::\w+Agent", command(pid))}
 
 
 @pytest.mark.slow
@@ -165,7 +172,7 @@ def test_a_run_that_is_interrupted_and_then_killed(long: Path, data: Path, tmp_p
         process = subprocess.Popen([*command, *again], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         wait_until(lambda: worker_in_the_middle(path, 1))
         processes = descendants(process.pid)
-        assert any(b"raylet" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in alive(processes))
+        assert any(b"raylet" in command(pid) for pid in processes)
         process.send_signal(end)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == code
