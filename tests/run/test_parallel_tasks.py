@@ -58,7 +58,7 @@ def assert_same_result(path: Path, expected: Path) -> None:
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 90.0) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 300.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "waited in vain"
@@ -167,14 +167,17 @@ def test_a_run_that_is_interrupted_and_then_killed(long: Path, data: Path, tmp_p
     """Nothing lives on; what is complete, here task 2 before task 1, is not trained again."""
     path = tmp_path / "parallel"
     options = {"experiment_name": "parallel", "parallel_tasks": "ray", **LONG}
-    command = [sys.executable, "-m", "moleflow_fast.train", *command_line(data, tmp_path, **options)]
+    argv = [sys.executable, "-m", "moleflow_fast.train", *command_line(data, tmp_path, **options)]
     for again, end, code in (([], signal.SIGINT, 130), (["--resume"], signal.SIGKILL, -signal.SIGKILL)):
-        process = subprocess.Popen([*command, *again], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        wait_until(lambda: worker_in_the_middle(path, 1))
-        processes = descendants(process.pid)
-        assert any(b"raylet" in command(pid) for pid in processes)
-        process.send_signal(end)
-        _, errors = process.communicate(timeout=60)
+        process = subprocess.Popen([*argv, *again], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            wait_until(lambda process=process: process.poll() is not None or worker_in_the_middle(path, 1))
+            processes = descendants(process.pid)
+            assert any(b"raylet" in command(pid) for pid in processes)
+            process.send_signal(end)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
         assert process.returncode == code
         assert ("add --resume" in errors) == (code == 130)
         wait_until(lambda processes=processes: not alive(processes - agents(processes)), 30)
