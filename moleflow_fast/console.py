@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ COLUMNS = (
     ("image AP", "image_ap"),
     ("AUPRO", "aupro"),
 )
+_TRAINING = "epoch {task.fields[epoch]} loss {task.fields[loss]} {task.fields[rate]}"
 
 
 class RunConsole:
@@ -55,7 +56,7 @@ class RunConsole:
     @contextmanager
     def training(self, title: str) -> Iterator[Listener]:
         """A bar for the epochs of a task, with loss, images per second and time left."""
-        with self._bar("epoch {task.fields[epoch]} loss {task.fields[loss]} {task.fields[rate]}") as bar:
+        with self._bar(_TRAINING) as bar:
             line = bar.add_task(title, total=None, epoch="", loss="", rate="")
             images = 0
 
@@ -75,6 +76,24 @@ class RunConsole:
                 )
 
             yield listen
+
+    @contextmanager
+    def training_elsewhere(self, titles: Mapping[int, str]) -> Iterator[Callable[[EpochRecord], None]]:
+        """A bar for each of these tasks; the callback takes the last epoch of one of them."""
+        with self._bar(_TRAINING) as bar:
+            lines = {t: bar.add_task(title, total=None, epoch="", loss="", rate="") for t, title in titles.items()}
+
+            def show(record: EpochRecord) -> None:
+                bar.update(
+                    lines[record.task_id],
+                    completed=record.epoch + 1,
+                    total=record.epochs,
+                    epoch=f"{record.epoch + 1}/{record.epochs}",
+                    loss=f"{record.loss:.1f}",
+                    rate=f"{record.images / max(record.seconds, 1e-9):.0f} images/s",
+                )
+
+            yield show
 
     def evaluation(self, title: str, routed: Evaluation, oracle: Evaluation) -> None:
         """Metrics per class under routed ids, and their means under routed and true ids."""

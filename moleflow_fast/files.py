@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from moleflow_fast.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds: processes that decode for a killed run outlive it by some, and hold its locks
 
@@ -57,23 +60,27 @@ def alone(path: Path, what: str, patience: float | None = None) -> Iterator[None
 
     Args:
         what: names the thing in the message.
-        patience: seconds to wait for it; `PATIENCE` if left out.
+        patience: seconds to wait for it, `math.inf` for as long as it takes; `PATIENCE` if left out.
 
     Raises:
         InUse: another process holds it still.
     """
-    give_up = time.monotonic() + (PATIENCE if patience is None else patience)
+    patience = PATIENCE if patience is None else patience
     with path.open("w") as file:
-        while not _locked(file):
-            if time.monotonic() > give_up:
+        if not _locked(file, patience=0):
+            logger.warning("%s is in use by another process: waiting for it to end", what)
+            if not _locked(file, patience):
                 raise InUse(f"{what} is in use by another process: wait for it, or end it")
-            time.sleep(0.1)
         yield
 
 
-def _locked(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _locked(file: TextIO, patience: float) -> bool:
+    give_up = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= give_up:
+                return False
+            time.sleep(0.05)

@@ -13,6 +13,23 @@ from moleflow_fast.errors import UserError
 _OBJECT_STORE_BYTES = 2**27  # runs exchange files and a few numbers; Ray would take a third of the memory
 
 
+def ray_module() -> Any:
+    """The module `ray`, not yet connected.
+
+    Raises:
+        UserError: it is not installed, or in use in this process.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # tasks without a GPU leave CUDA's variables be
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError as error:
+        raise UserError("this needs Ray: pip install 'moleflow_fast[sweep]'") from error
+    if ray.is_initialized():
+        raise UserError("Ray is running in this process already; runs inside a sweep cannot spread over workers too")
+    return ray
+
+
 @contextmanager
 def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator[Any]:
     """The module `ray`, connected.
@@ -24,14 +41,7 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
     Raises:
         UserError: Ray is not installed, or there is nothing at the address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # tasks without a GPU leave CUDA's variables be
-    try:
-        ray = importlib.import_module("ray")
-    except ImportError as error:
-        raise UserError("this needs Ray: pip install 'moleflow_fast[sweep]'") from error
-    if ray.is_initialized():
-        raise UserError("Ray is running in this process already; runs inside a sweep cannot spread over workers too")
+    ray = ray_module()
     try:
         ray.init(
             address=address or "local",

@@ -17,18 +17,19 @@ from moleflow_fast.console import RunConsole
 from moleflow_fast.data import check_dataset
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_heatmap import draw_class
-from moleflow_fast.evaluation.diagnostics import task_diagnostics
 from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, evaluate_routing_performance
 from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
 from moleflow_fast.evaluation.pictures import confusion_figure
-from moleflow_fast.files import write_json
+from moleflow_fast.parallel_tasks import TasksOnWorkers
+from moleflow_fast.ray_session import ray_module, ray_session
 from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.run_parts import RunParts
+from moleflow_fast.task_training import train_task
 from moleflow_fast.tensorboard import TensorBoardLog, summary_writer_class
 from moleflow_fast.trainer import checkpoint
 from moleflow_fast.trainer.continual_trainer import BatchRecord, EpochRecord
-from moleflow_fast.trainer.feature_loader import FeatureLoader
 
+_SECONDS_BETWEEN_LOOKS = 0.5
 HEADLINE = ("image_auroc", "pixel_auroc", "pixel_ap", "image_ap", "aupro", "routing_accuracy")
 
 
@@ -68,14 +69,14 @@ class ContinualRun(RunParts):
         self._announce(directory)
         if self.options.tensorboard:
             self._board = TensorBoardLog(directory.path / "tensorboard")
+        base_is_frozen = self.trainer.promises_zero_forgetting
+        directory.keep_epochs_of(checkpoint.keep_valid(directory.checkpoints, len(self.tasks), base_is_frozen))
         done = self._restore(directory)
-        directory.keep_epochs_of(range(done))
         if done and directory.read_evaluation(done - 1) is None:
             self._evaluate(directory, done - 1)
         if not self.options.final_eval_only:
-            for task_id in range(done, len(self.tasks)):
-                self._train(directory, task_id)
-                self._evaluate(directory, task_id)
+            self._learn(directory, done)
+            directory.keep_epochs_of(range(len(self.tasks)))  # in order
         return self._finish(directory)
 
     def _evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
@@ -95,6 +96,16 @@ class ContinualRun(RunParts):
         if self.options.load_checkpoint and not self.options.resume:
             _ = self._loaded_tasks
         _ = self._flow
+        if self.options.parallel_tasks != "off":
+            self._check_parallel()
+
+    def _check_parallel(self) -> None:
+        if not self.trainer.promises_zero_forgetting:
+            raise UserError(
+                "--parallel_tasks needs later tasks that depend on the frozen base alone; --enable_slow_stage and "
+                "--no_freeze_base change the base: drop them or --parallel_tasks"
+            )
+        ray_module()
 
     @cached_property
     def _why_plain_flow(self) -> str | None:
@@ -142,12 +153,14 @@ class ContinualRun(RunParts):
         self.console.say(f"flow           {self._flow}")
 
     def _restore(self, directory: RunDirectory) -> int:
-        """Bring back the tasks learned before; returns their number."""
-        if checkpoint.completed_tasks(directory.checkpoints):
-            done = checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options)
+        """Bring back the tasks learned and evaluated before; returns their number."""
+        learned = checkpoint.completed_tasks(directory.checkpoints)
+        if learned:
+            number = directory.first_to_evaluate(len(learned))
+            done = checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options, number)
             self._require_own_classes(directory.checkpoints)
-            self.console.say(f"resumed        after task {done[-1]}")
-            return len(done)
+            self.console.say(f"resumed        after task {done[-1]}{self._trained_already(directory, number)}")
+            return number
         if not self.options.load_checkpoint:
             return 0
         for task_id in self._loaded_tasks:
@@ -156,6 +169,11 @@ class ContinualRun(RunParts):
             f"loaded         {self.options.load_checkpoint}, tasks {', '.join(map(str, self._loaded_tasks))}"
         )
         return len(self._loaded_tasks)
+
+    def _trained_already(self, directory: RunDirectory, first: int) -> str:
+        missing = self._missing(directory, first)
+        tasks = [t for t in range(first, len(self.tasks)) if t not in missing]
+        return f"; trained already: {_listed(tasks)}" if tasks else ""
 
     @cached_property
     def _loaded_tasks(self) -> list[int]:
@@ -186,31 +204,83 @@ class ContinualRun(RunParts):
                     f"{', '.join(asked) or 'nothing'}; give the same --task_classes and --cl_scenario"
                 )
 
+    # -- learning ------------------------------------------------------------------------------------
+
+    def _learn(self, directory: RunDirectory, first: int) -> None:
+        """Train the tasks from `first` on, and evaluate after each."""
+        later = [t for t in self._missing(directory, first) if t > 0]
+        if self.options.parallel_tasks == "off" or not later:
+            return self._learn_here(directory, range(first, len(self.tasks)))
+        with ray_session(self.options.ray_address) as ray:
+            self._learn_here(directory, range(first, 1))
+            self._learn_on_workers(TasksOnWorkers(ray, self, directory), directory, max(first, 1))
+        return None
+
+    def _missing(self, directory: RunDirectory, first: int) -> list[int]:
+        return [t for t in range(first, len(self.tasks)) if not checkpoint.is_complete(directory.checkpoints, t)]
+
+    def _learn_here(self, directory: RunDirectory, tasks: range) -> None:
+        missing = self._missing(directory, tasks.start)
+        for task_id in tasks:
+            if task_id in missing:
+                self._train(directory, task_id)
+            else:
+                self._bring_back(directory, task_id)
+            self._evaluate(directory, task_id)
+
+    def _learn_on_workers(self, workers: TasksOnWorkers, directory: RunDirectory, first: int) -> None:
+        for task_id in self._missing(directory, first):
+            workers.start(task_id)
+        self.console.say(f"workers        for tasks {_listed(workers.tasks)}, {workers.description}")
+        for task_id in range(first, len(self.tasks)):
+            self._wait_for(workers, directory, task_id)
+            self._bring_back(directory, task_id)  # now and not before: routing knows the tasks so far
+            self._evaluate(directory, task_id)
+
+    def _wait_for(self, workers: TasksOnWorkers, directory: RunDirectory, task_id: int) -> None:
+        if task_id not in workers.tasks:
+            return
+        with self.console.training_elsewhere({t: self._title(t) for t in workers.tasks}) as show:
+            while task_id in workers.tasks:
+                for done in workers.finished(_SECONDS_BETWEEN_LOOKS):
+                    self._say_trained(directory, done)
+                for last in (records[-1] for t in workers.tasks if (records := directory.epochs_of(t))):
+                    show(last)
+
     def _train(self, directory: RunDirectory, task_id: int) -> None:
-        options, classes = self.options, self.tasks[task_id]
-        title = f"task {task_id} {', '.join(classes)}"
-        loader = FeatureLoader(self.training_features(classes), options.batch_size, options.seed + task_id)
-        records: list[EpochRecord] = []
-        with self.console.training(title) as show:
+        loader = self.training_loader(task_id)
+        with directory.task_held(task_id), self.console.training(self._title(task_id)) as show:
 
             def listen(record: EpochRecord | BatchRecord) -> None:
                 show(record)
-                if isinstance(record, EpochRecord):
-                    records.append(record)
-                    directory.append_epoch(record)
-                    if self._board:
-                        self._board.epoch(record)
+                if isinstance(record, EpochRecord) and self._board:
+                    self._board.epoch(record)
 
-            self.trainer.listener = listen
-            self.trainer.train_task(task_id, classes, loader, options.num_epochs, options.lr)
-        checkpoint.save_task(directory.checkpoints, self.trainer, task_id, self.checkpoint_options)
+            train_task(self, directory, task_id, loader, listen)
+        self._say_trained(directory, task_id)
+
+    def _bring_back(self, directory: RunDirectory, task_id: int) -> None:
+        """Take in a task that was trained before or elsewhere."""
+        checkpoint.load_task(directory.checkpoints, self.trainer, task_id, self.checkpoint_options)
+        self._require_own_classes(directory.checkpoints)
+        if self._board:
+            for record in directory.epochs_of(task_id):
+                self._board.epoch(record)
+
+    def _say_trained(self, directory: RunDirectory, task_id: int) -> None:
+        records = directory.epochs_of(task_id)
         seconds = sum(r.seconds for r in records)
         rate = sum(r.images for r in records) / max(seconds, 1e-9)
         skipped = sum(r.skipped_batches for r in records)
         note = f", {skipped} batches skipped" if skipped else ""
-        self.console.say(f"{title}: loss {records[-1].loss:.2f}, {seconds:.1f} s, {rate:.0f} images/s{note}")
-        if options.run_diagnostics:
-            self._diagnose(directory, task_id, loader)
+        self.console.say(
+            f"{self._title(task_id)}: loss {records[-1].loss:.2f}, {seconds:.1f} s, {rate:.0f} images/s{note}"
+        )
+
+    def _title(self, task_id: int) -> str:
+        return f"task {task_id} {', '.join(self.tasks[task_id])}"
+
+    # -- evaluation ----------------------------------------------------------------------------------
 
     def _evaluate(self, directory: RunDirectory, task_id: int) -> None:
         tests = self.tests_until(task_id)
@@ -270,11 +340,6 @@ class ContinualRun(RunParts):
             file = directory.heatmaps / f"{test.name}.png"
             draw_class(file, self.scorer, test, self.test_dataset(test.name), self.options.heatmaps)
 
-    def _diagnose(self, directory: RunDirectory, task_id: int, loader: FeatureLoader) -> None:
-        patches, _ = next(iter(loader.epoch(0)))
-        write_json(
-            directory.path / "diagnostics" / f"task_{task_id}.json", task_diagnostics(self.trainer, task_id, patches)
-        )
 
 def _forgetting(evaluations: Sequence[Evaluation | None]) -> Forgetting:
     """Of image AUROC; tasks that came from a loaded checkpoint have no evaluation of their own."""
@@ -288,3 +353,6 @@ def _plain(value: float) -> float | None:
     """NaN is not JSON."""
     return None if math.isnan(value) else value
 
+
+def _listed(tasks: Sequence[int]) -> str:
+    return ", ".join(map(str, tasks))

@@ -11,8 +11,10 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,8 +85,17 @@ class RunDirectory:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes out while a run writes here."""
+        """Keep other processes out while a run writes here; workers of a run that was killed may end first."""
         with alone(self.path / ".lock", f"run directory {self.path}"):
+            for file in self.path.glob(".task_*.lock"):
+                with alone(file, f"{file}, of a worker,", patience=math.inf):
+                    pass
+            yield
+
+    @contextmanager
+    def task_held(self, task_id: int) -> Iterator[None]:
+        """For the training of a task: wait until nobody else trains it, and keep others waiting."""
+        with alone(self.path / f".task_{task_id}.lock", f"task {task_id} of {self.path}", patience=math.inf):
             yield
 
     @property
@@ -94,19 +105,32 @@ class RunDirectory:
     # -- tables --------------------------------------------------------------------------------------
 
     def keep_epochs_of(self, tasks: Iterable[int]) -> None:
-        """Forget epochs of tasks that will be trained again."""
+        """Forget epochs of tasks that will be trained again, and of workers that died; bring the others in order."""
         kept = set(tasks)
-        rows = [row for row in _read_rows(self._epochs) if int(row["task_id"]) in kept]
-        _write_rows(self._epochs, [f.name for f in fields(EpochRecord)], rows)
+        rows = {(int(row["task_id"]), int(row["epoch"])): row for row in _read_rows(self._epochs)}
+        in_order = [row for (task_id, _), row in sorted(rows.items()) if task_id in kept]
+        _write_rows(self._epochs, [f.name for f in fields(EpochRecord)], in_order)
 
     def append_epoch(self, record: EpochRecord) -> None:
+        """Add a row, in one piece: several workers may do so at a time."""
         names = [f.name for f in fields(EpochRecord)]
         fresh = not self._epochs.exists()
         with self._epochs.open("a", newline="") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # appending is atomic by itself on local disks, but not on NFS
             writer = csv.DictWriter(file, names)
             if fresh:
                 writer.writeheader()
             writer.writerow(asdict(record))
+            file.flush()
+
+    def epochs_of(self, task_id: int) -> list[EpochRecord]:
+        """The epochs of a task as they were written, in order, those of a worker that died left out."""
+        records: list[EpochRecord] = []
+        for row in _read_rows(self._epochs):
+            if int(row["task_id"]) == task_id:
+                record = _epoch_record(row)
+                records = [*records[: record.epoch], record]  # a task that starts again overwrites
+        return records
 
     def write_evaluation(self, after_task: int, evaluations: Sequence[Evaluation]) -> None:
         _write_evaluations(self._evaluation(after_task), evaluations)
@@ -129,6 +153,15 @@ class RunDirectory:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_json(self.path / "summary.json", summary)
+
+    def first_to_evaluate(self, tasks: int) -> int:
+        """Of so many tasks the first whose evaluation is missing although an earlier one's is there, else `tasks`.
+
+        Tasks that came from a loaded checkpoint have no evaluation of their own: these lie before the first.
+        """
+        evaluated = [self._evaluation(task_id).exists() for task_id in range(tasks)]
+        first = evaluated.index(True) if True in evaluated else tasks
+        return evaluated.index(False, first) if False in evaluated[first:] else tasks
 
     @property
     def _epochs(self) -> Path:
@@ -181,6 +214,11 @@ def _write_evaluations(file: Path, evaluations: Sequence[Evaluation]) -> None:
 def _class_result(row: Mapping[str, str]) -> ClassResult:
     kinds = {"class_name": str, "task_id": int, "images": int}
     return ClassResult(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(ClassResult)})
+
+
+def _epoch_record(row: Mapping[str, str]) -> EpochRecord:
+    kinds = {"stage": str, "loss": float, "learning_rate": float, "seconds": float}
+    return EpochRecord(**{f.name: kinds.get(f.name, int)(row[f.name]) for f in fields(EpochRecord)})
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:

@@ -33,6 +33,7 @@ from moleflow_fast.extractors.stores import FeatureStore
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
+from moleflow_fast.trainer.feature_loader import FeatureLoader
 
 _PARITY_IMAGES = 8
 
@@ -44,6 +45,7 @@ class RunParts:
         self.options = options
         self.console = console or RunConsole(options.quiet)
         self.parity: Parity | None = None
+        self.fell_back_to_random_weights = False
         self.logger = logging.getLogger("moleflow_fast")
         self._tests: dict[str, TestClass] = {}
 
@@ -104,6 +106,7 @@ class RunParts:
             if self.options.dataset != "demo":
                 raise
             self.console.warn(f"{error}\nThe demo goes on with RANDOM backbone weights: expect poor detection.")
+            self.fell_back_to_random_weights = True
             return self._create_extractor(False)
 
     @cached_property
@@ -143,6 +146,11 @@ class RunParts:
     def training_features(self, classes: list[str]) -> FeatureStore:
         """Features of the training images of a task."""
         return self._features_of(self.training_dataset(classes), f"features {', '.join(classes)} train")
+
+    def training_loader(self, task_id: int) -> FeatureLoader:
+        """Its training images as the task goes through them."""
+        features = self.training_features(self.tasks[task_id])
+        return FeatureLoader(features, self.options.batch_size, self.options.seed + task_id)
 
     def _features_of(self, dataset: Any, title: str) -> FeatureStore:
         options = self.options

@@ -22,6 +22,7 @@ from moleflow_fast.experiments.presets import get_preset, listing, matching
 
 DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder")
 INTERPOLATIONS = ("bilinear", "bicubic")
+PARALLEL_TASKS = ("off", "ray")
 BACKEND_HELP = (
     "what runs the flow: plain PyTorch (eager), the compiled part (cpp, on a CPU), Triton kernels (triton, on a GPU), "
     "or auto, which takes the compiled part where it can run"
@@ -89,6 +90,8 @@ class RunOptions:
     cache_dir: str | None = None
     cache_limit_gb: float = 20.0
     device_cache_gb: float = 4.0
+    parallel_tasks: str = "off"
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         _at_least(1, self, "img_size", "num_epochs", "batch_size", "lora_rank")
@@ -96,6 +99,7 @@ class RunOptions:
         _one_of(BACKENDS, self, "backend")
         _one_of(PRECISIONS, self, "precision")
         _one_of(tuple(BACKBONE_PRECISIONS), self, "backbone_precision")
+        _one_of(PARALLEL_TASKS, self, "parallel_tasks")
         if self.lr <= 0:
             raise ValueError(f"--lr must be positive, got {self.lr}")
         if self.dataset != "demo" and not self.data_path:
@@ -106,6 +110,10 @@ class RunOptions:
             raise ValueError("--backbone_weights and --random_backbone exclude each other: drop one")
         if self.final_eval_only and not self.load_checkpoint:
             raise ValueError("--final_eval_only needs --load_checkpoint PATH")
+        if self.final_eval_only and self.parallel_tasks != "off":
+            raise ValueError("--final_eval_only trains no tasks: drop it or --parallel_tasks")
+        if self.ray_address and self.parallel_tasks != "ray":
+            raise ValueError("--ray_address is for --parallel_tasks ray: add it or drop --ray_address")
         if self.num_coupling_layers == 0 and not self.ablation.use_dia:
             raise ValueError("--num_coupling_layers 0 with --no_dia leaves no flow at all: drop one of them")
         if self.use_high_res and self.backbone_layers:
@@ -150,6 +158,7 @@ NOT_PART_OF_THE_RESULT = frozenset(
     {
         "preset", "log_dir", "experiment_name", "resume", "quiet", "num_workers", "cache_dir", "cache_limit_gb",
         "device_cache_gb", "tensorboard", "heatmaps", "no_feature_cache", "run_diagnostics",
+        "parallel_tasks", "ray_address",
     }
 )  # fmt: skip
 
@@ -219,12 +228,16 @@ _GROUPS: dict[str, dict[str, str]] = {
         "cache_dir": "where features are kept between runs ($MOLEFLOW_CACHE or ~/.cache/moleflow_fast/features)",
         "cache_limit_gb": "largest size of that directory; least recently used features go first",
         "device_cache_gb": "features kept in the device's memory; the rest is read from the file",
+        "parallel_tasks": "ray: train the first task here and the later ones at once on Ray workers, each with a GPU, "
+        "or with a CPU for every thread of this run (OMP_NUM_THREADS); same bits (pip install 'moleflow_fast[sweep]')",
+        "ray_address": "of a running Ray cluster, host:port or auto, whose machines see the data, --log_dir and "
+        "--cache_dir under the same paths; Ray is started on this machine alone if left out",
     },
 }  # fmt: skip
 
 _CHOICES = {
     "dataset": DATASETS, "interp_mode": INTERPOLATIONS, "backend": BACKENDS, "precision": PRECISIONS,
-    "backbone_precision": tuple(BACKBONE_PRECISIONS),
+    "backbone_precision": tuple(BACKBONE_PRECISIONS), "parallel_tasks": PARALLEL_TASKS,
 }  # fmt: skip
 
 EXAMPLES = """\

@@ -15,7 +15,7 @@ from moleflow_fast.experiments.presets import Preset, matching
 from moleflow_fast.run_directory import identity
 
 _FILES = ("data_path", "backbone_weights", "cache_dir", "load_checkpoint")
-_DECIDED_HERE = ("--preset", "--seed", "--experiment_name", "--log_dir", "--resume")
+_DECIDED_HERE = ("--preset", "--seed", "--experiment_name", "--log_dir", "--resume", "--parallel_tasks")
 
 
 @dataclass(frozen=True)

@@ -57,15 +57,31 @@ def save_task(directory: Path, trainer: MoLEContinualTrainer, task_id: int, mode
         "model": dict(model_options),
         "whole": whole,
     }
-    write_json(directory / f"task_{task_id}.json", description)
+    write_json(_marker(directory, task_id), description)
+
+
+def is_complete(directory: Path, task_id: int) -> bool:
+    return _marker(directory, task_id).exists() and _tensor_file(directory, task_id).exists()
 
 
 def completed_tasks(directory: Path) -> list[int]:
     """Tasks 0, 1, ... whose checkpoints are complete, up to the first gap."""
     tasks = 0
-    while (directory / f"task_{tasks}.json").exists() and _tensor_file(directory, tasks).exists():
+    while is_complete(directory, tasks):
         tasks += 1
     return list(range(tasks))
+
+
+def keep_valid(directory: Path, tasks: int, base_is_frozen: bool) -> list[int]:
+    """Of tasks 0 to `tasks` - 1 those complete and still valid; the others no longer count as complete.
+
+    A task learned on a frozen base stands on task 0 alone, any other one on all before it.
+    """
+    before_gap = completed_tasks(directory)[:tasks]
+    valid = [t for t in range(tasks) if is_complete(directory, t)] if before_gap and base_is_frozen else before_gap
+    for task_id in set(range(tasks)) - set(valid):
+        _marker(directory, task_id).unlink(missing_ok=True)
+    return valid
 
 
 def load_tasks(
@@ -80,15 +96,19 @@ def load_tasks(
     if not complete:
         raise CheckpointError(f"{directory} holds no complete checkpoint (expected task_0.json and .safetensors)")
     for task_id in complete:
-        _load_task(directory, trainer, task_id, model_options)
-    trainer.nf_model.freeze()
+        load_task(directory, trainer, task_id, model_options)
     return complete
 
 
-def _load_task(
+def load_task(
     directory: Path, trainer: MoLEContinualTrainer, task_id: int, model_options: Mapping[str, Any]
 ) -> None:
-    description = json.loads((directory / f"task_{task_id}.json").read_text())
+    """Add what one complete task learned; the tasks that it builds on are there.
+
+    Raises:
+        CheckpointError: a damaged file, or another configuration.
+    """
+    description = json.loads(_marker(directory, task_id).read_text())
     _require_same_options(directory, description["model"], model_options)
     tensors = _read_tensors(_tensor_file(directory, task_id))
     model = trainer.nf_model
@@ -105,6 +125,7 @@ def _load_task(
     trainer.router.add_prototype(prototype)
     if _STATISTICS + "mean" in tensors:
         model.feature_statistics.restore(tensors[_STATISTICS + "mean"], tensors[_STATISTICS + "std"])
+    model.freeze()
 
 
 def load_published(path: Path, trainer: MoLEContinualTrainer) -> list[int]:
@@ -187,6 +208,10 @@ def _belongs(name: str, task_id: int, whole: bool) -> bool:
     """Whether a tensor goes into the file of `task_id`: its own expert, or all that had been learned by then."""
     owners = reference_format.task_ids({name: None})
     return all(owner <= task_id for owner in owners) if whole else owners == [task_id]
+
+
+def _marker(directory: Path, task_id: int) -> Path:
+    return directory / f"task_{task_id}.json"
 
 
 def _tensor_file(directory: Path, task_id: int) -> Path:

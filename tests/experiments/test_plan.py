@@ -84,6 +84,7 @@ def test_identity_of_a_run_older_than_an_option() -> None:
         ({"patterns": ["nosuch*"]}, r"--presets nosuch\*: no preset matches"),
         ({"data": {"visa": "x"}}, r"dia4: --dataset mvtec needs --data_path.*--data mvtec=DIR"),
         ({"given": ["--seed", "3"]}, "--seed: a sweep decides that itself"),
+        ({"given": ["--parallel_tasks", "ray"]}, "--parallel_tasks: a sweep decides that itself"),
         ({"grid": {"lr": ["-1"]}}, "lr=-1: --lr must be positive"),
     ],
 )
