@@ -55,7 +55,8 @@ def deviation(values: Sequence[float]) -> float:
 def paired_difference(ours: Values, theirs: Values) -> Difference | None:
     """Mean over common seeds and classes of ours minus theirs, each seed -> class -> value; None without any.
 
-    Only classes that both have under every common seed count. Fewer than FEWEST differences give no interval.
+    Only classes that both have under every common seed count. Fewer than FEWEST differences give no interval, nor does
+    one seed, whose own scatter nothing shows.
     """
     seeds = sorted(set(ours) & set(theirs))
     if not seeds:
@@ -66,7 +67,7 @@ def paired_difference(ours: Values, theirs: Values) -> Difference | None:
     if not classes:
         return None
     pairs = np.array([[ours[seed][name] - theirs[seed][name] for name in classes] for seed in seeds])
-    if pairs.size < FEWEST:
+    if pairs.size < FEWEST or len(seeds) < 2:
         return Difference(float(pairs.mean()), None, None, *pairs.shape)
     low, high = bootstrap_interval(pairs)
     return Difference(float(pairs.mean()), low, high, *pairs.shape)
@@ -76,7 +77,7 @@ def bootstrap_interval(pairs: np.ndarray) -> tuple[float, float]:
     """The interval of the mean of paired differences (seeds, classes): seeds drawn again, and classes within each.
 
     Of normal differences without effect, seeds scattering not at all or half as much as classes, it leaves 0 out in 3
-    to 15 of 100 cases with two or three seeds, in 9 to 43 with one, and in 2 to 5 with ten.
+    to 15 of 100 cases with two or three seeds, and in 2 to 5 with ten.
     """
     seeds, classes = pairs.shape
     draw = np.random.default_rng(0)  # the same for every comparison, so that a report is the same twice

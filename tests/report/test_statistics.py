@@ -61,15 +61,15 @@ def test_pairing_takes_out_what_both_share() -> None:
 def test_an_effect_of_one_seed_alone_is_noise() -> None:
     one_seed = np.zeros((SEEDS, CLASSES))
     one_seed[0] = 0.1
-    flat = np.full((1, SEEDS * CLASSES), 0.0)
-    flat[0, :CLASSES] = 0.1
+    spread = np.zeros((SEEDS, CLASSES))
+    spread.flat[:: SEEDS] = 0.1
     assert compared(one_seed, np.zeros_like(one_seed)).verdict == "noise"
-    assert compared(flat, np.zeros_like(flat)).verdict == "higher"  # as so many classes it would be an effect
+    assert compared(spread, np.zeros_like(spread)).verdict == "higher"  # as much, in every seed
 
 
 def test_an_effect_on_one_class_alone_is_noise() -> None:
-    one_class = np.zeros((1, CLASSES))
-    one_class[0, 3] = 0.1
+    one_class = np.zeros((2, CLASSES))
+    one_class[:, 3] = 0.1
     assert compared(one_class, np.zeros_like(one_class)).verdict == "noise"
 
 
@@ -82,10 +82,15 @@ def test_only_what_both_have_counts() -> None:
 
 
 def test_too_few_differences_have_no_interval() -> None:
-    zeros, ones = np.zeros((1, 5)), np.ones((1, 5))
+    zeros, ones = np.zeros((2, 3)), np.ones((2, 3))
     assert compared(ones, zeros).verdict == "higher"
-    few = paired_difference(values(ones[:, :4]), values(zeros[:, :4]))
+    few = paired_difference(values(ones[:, :2]), values(zeros[:, :2]))
     assert few is not None and few.value == 1 and few.verdict == "no_interval"
+
+
+def test_one_seed_has_no_interval_however_many_classes() -> None:
+    one = paired_difference(values(np.ones((1, 99))), values(np.zeros((1, 99))))
+    assert one == Difference(1.0, None, None, 1, 99)
 
 
 def test_mean_and_deviation() -> None:

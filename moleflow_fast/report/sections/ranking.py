@@ -63,7 +63,6 @@ def _reading(context: Context) -> str:
         return words("ranking_no_interval", name=first.name)
     near = [o.name for o, d in zip(others, differences, strict=True) if d is None or d.verdict != "higher"]
     if not near:
-        one_seed = any(d is not None and d.seeds < 2 for d in differences)
-        return words("ranking_one_seed" if one_seed else "ranking_best", name=first.name)
+        return words("ranking_best", name=first.name)
     names = ", ".join(near[:_NAMED]) + (", \u2026" if len(near) > _NAMED else "")
     return words("ranking_noise", name=first.name, count=len(near), names=names)

@@ -89,8 +89,6 @@ def _verdict(context: Context, metric: str, difference: Difference | None) -> Bl
     if difference is None or not difference.has_interval:
         return Caution(words("chosen_no_interval", metric=words(metric)))
     text = words(f"chosen_{difference.verdict}", metric=words(metric), difference=context.differs(difference))
-    if difference.seeds < 2:
-        return Caution(f"{text} {words('one_seed')}")
     return Caution(text) if difference.verdict == "noise" else Text(text)
 
 

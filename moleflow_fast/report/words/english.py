@@ -79,20 +79,19 @@ ENGLISH = {
     ),
     "read_interval": (
         "Differences are to the baseline, paired over the seeds and classes that both have; brackets hold the 95% "
-        "interval of a bootstrap ({resamples} resamples of seeds, and of classes within each). With one seed it "
-        "covers the spread over classes alone."
+        "interval of a bootstrap ({resamples} resamples of seeds, and of classes within each)."
     ),
     "read_noise": (
         "Higher and lower are said, and bold is set, only where the interval leaves 0 out; all else is within the "
         "noise. A verdict is that of image AUROC / that of pixel AP."
     ),
     "read_no_interval": (
-        "Fewer than {fewest} paired differences give no interval, nor do means without classes: such a row shows "
-        "which way a mean lies, not that it matters."
+        "One common seed gives no interval, nor do fewer than {fewest} paired differences or means without classes: "
+        "such a row shows which way a mean lies, not that it matters."
     ),
     "read_many": (
         "Intervals hold for one comparison each, and few seeds make them too narrow: of 100 settings that change "
-        "nothing, simulations put 3 to 15 outside their interval with two or three seeds, and 9 to 43 with one."
+        "nothing, simulations put 3 to 15 outside their interval with two or three seeds."
     ),
     "configuration": "Configuration",
     "also_called": "Also called",
@@ -158,10 +157,6 @@ ENGLISH = {
     "reading_no_interval": "No interval: means alone, so nothing is said about noise.",
     # Ranking
     "ranking_best": "{name} is the best: its image AUROC is higher than every other one's outside the noise.",
-    "ranking_one_seed": (
-        "{name} has the highest mean, above every other one by more than classes scatter; but some have one "
-        "common seed with it, and what seeds scatter is not in that: run more seeds before calling it the best."
-    ),
     "ranking_noise": "{name} has the highest mean, and is within the noise of {count} others ({names}): no winner.",
     "ranking_no_interval": "{name} has the highest mean. No interval: whether it is the best cannot be said.",
     "rest_of_ranking": "The other {count} configurations",
@@ -289,7 +284,6 @@ ENGLISH = {
     "chosen_noise": "{metric} against the baseline: {difference}, within the noise. It may be no gain at all.",
     "chosen_no_interval": "No interval for {metric}: chosen by means alone. Run more seeds before relying on it.",
     "chosen_tied": "{metric}: within the noise of {count} other configurations.",
-    "one_seed": "Only one common seed: what seeds scatter is not in this interval.",
     "missing_recommendations": "Needs at least two configurations with both metrics.",
     "avoid": "Settings to avoid",
     "avoid_rule": (
