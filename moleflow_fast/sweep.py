@@ -64,7 +64,6 @@ def main(argv: list[str] | None = None) -> int:
     """0 if every run finished, 1 with a message if not, 130 and 143 when interrupted."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     args, given = build_parser().parse_known_args(argv)
-    signal.signal(signal.SIGTERM, _end)
     console = RunConsole(args.quiet)
     try:
         plan = make_plan(args.presets, args.seeds, _settings(args.grid, "--grid"), _folders(args.data), given)
@@ -82,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     with alone(args.output / ".lock", f"sweep {args.output}"), ray_session(args.address, args.cpus) as ray:
+        signal.signal(signal.SIGTERM, _end)  # after Ray has put its own handler there
         sweep = Sweep(args.output)
         _announce(plan, sweep, console)
         view = SweepView(console, len(plan.runs))

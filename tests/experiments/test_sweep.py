@@ -63,8 +63,14 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[str]], sub
 
 def workers(driver: int) -> list[psutil.Process]:
     """Ray's processes that run something right now."""
-    family = psutil.Process(driver).children(recursive=True)
-    return [p for p in family if p.cmdline() and p.cmdline()[0].startswith("ray::attempt_run")]
+    return [p for p in psutil.Process(driver).children(recursive=True) if _title(p).startswith("ray::attempt_run")]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # ended meanwhile
+        return ""
 
 
 def has_reached(sweep: Path, task: str) -> list[Path]:
@@ -107,19 +113,17 @@ def test_killed_workers_drivers_and_machines_lose_at_most_the_task_in_progress(
     data: Path, tmp_path: Path, start: Callable[[list[str]], subprocess.Popen]
 ) -> None:
     sweep = tmp_path / "sweep"
-    command = words(data, sweep, "--grid", "dia_n_blocks=1,2", "--retries", "1", num_epochs=EPOCHS)
+    command = words(data, sweep, "--retries", "1", num_epochs=EPOCHS)
 
     driver = start(command)
-    wait_for(lambda: has_reached(sweep, "1"))
+    (path,) = wait_for(lambda: has_reached(sweep, "1"))
+    first_task = rows(path / "epochs.csv")[:EPOCHS]
     victim = workers(driver.pid)[0]
-    os.kill(victim.pid, signal.SIGKILL)
-    wait_for(lambda: len(has_reached(sweep, "1")) == 2)
-    at_work = workers(driver.pid)
+    victim.kill()
+    at_work = wait_for(lambda: [p for p in workers(driver.pid) if p.pid != victim.pid])
     driver.kill()
     driver.wait()
-    assert len(at_work) == 2 and not psutil.wait_procs(at_work, timeout=30)[1], "workers outlived their driver"
-    kept = {path: [row for row in rows(path / "epochs.csv") if row["task_id"] == "0"] for path in sweep.glob("runs/*")}
-    assert [len(epochs) for epochs in kept.values()] == [EPOCHS] * 2
+    assert not psutil.wait_procs(at_work, timeout=30)[1], "workers outlived their driver"
 
     machine = start(command)
     wait_for(lambda: has_reached(sweep, "2"))
@@ -129,19 +133,11 @@ def test_killed_workers_drivers_and_machines_lose_at_most_the_task_in_progress(
     with (sweep / "results.jsonl").open("a") as file:
         file.write('{"identity": "torn')
 
-    again = start(command)
-    assert again.wait(120) == 0
-    records = read_records(sweep / "results.jsonl")
-    assert sorted((r["name"], r["status"]) for r in records) == [
-        ("dia_n_blocks=1", "finished"),
-        ("dia_n_blocks=2", "finished"),
-    ]
-    for path, epochs in kept.items():
-        assert rows(path / "epochs.csv")[:EPOCHS] == epochs  # task 0 was not trained again: its seconds are the same
-        plain = run(
-            data, tmp_path / "plain", num_epochs=EPOCHS, heatmaps=0, ablation=RunDirectory(path).options().ablation
-        )
-        assert numbers(path) == numbers(plain.directory.path)
+    assert start(command).wait(120) == 0
+    (record,) = read_records(sweep / "results.jsonl")
+    assert record["status"] == "finished" and record["directory"] == f"runs/{path.name}"
+    assert rows(path / "epochs.csv")[:EPOCHS] == first_task  # not trained again: its seconds are the same
+    assert numbers(path) == numbers(run(data, tmp_path, num_epochs=EPOCHS, heatmaps=0).directory.path)
 
 
 def test_a_lost_worker_is_named_when_tries_run_out(
