@@ -23,7 +23,8 @@ from moleflow_fast.errors import UserError
 QUANTILE = 0.95
 ENOUGH_IMAGES = 20  # with fewer, the quantile lies between the two highest scores
 SMALLEST_SPREAD = 1e-6  # of the threshold: scores of normal images may all be the same
-NARROWEST, WIDEST = 1.5, 5.0  # limits of routing, as multiples of the largest distance of an image of the task's own
+NARROWEST = 1.5  # limit of routing, as a multiple of the largest distance of an image of the task's own
+WITHOUT_OTHERS = 5.0  # the same where the run knows no other product to compare with
 LEVEL = 0.5  # the calibrated score at the quantile
 
 
@@ -58,11 +59,13 @@ class TaskCalibration:
     def distance_limit(self) -> float:
         """Beyond it an image is no product of this task.
 
-        The geometric mean of its own images' largest and other products' smallest distance, but at least `NARROWEST`
-        and at most `WIDEST` times the former: the room between own and other depends on the kind of distance.
+        Half way from the farthest of its own normal images to the nearest image of another product, and at least
+        `NARROWEST` times the former. A fixed multiple would not do: severe defects lie several times as far out as any
+        normal image where distances are Mahalanobis, and other products hardly so where they are Euclidean.
         """
-        between = math.sqrt(self.largest_distance * (math.inf if self.nearest_other is None else self.nearest_other))
-        return min(max(between, NARROWEST * self.largest_distance), WIDEST * self.largest_distance)
+        if self.nearest_other is None:
+            return WITHOUT_OTHERS * self.largest_distance
+        return max((self.largest_distance + self.nearest_other) / 2, NARROWEST * self.largest_distance)
 
     def calibrated(self, score: float) -> float:
         """A raw score in [0, 1]: rises with it, 0.5 at `threshold`."""

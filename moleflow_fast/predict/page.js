@@ -8,11 +8,17 @@ const COLUMNS = [
 const ROWS_AT_A_TIME = 200;
 const byId = (id) => document.getElementById(id);
 
+const known = {
+  threshold: (text) => text !== "" && Number(text) >= 0 && Number(text) <= 1,
+  label: (text) => LABELS.includes(text),
+  sort: (text) => COLUMNS.some(([column]) => column === text),
+  order: (text) => ["down", "up"].includes(text),
+};
 // What the reader has chosen stands in the address, so that it can be sent to somebody.
-const chosen = Object.assign(
-  { threshold: String(given), label: "all", sort: "calibrated", order: "down" },
-  Object.fromEntries(new URLSearchParams(location.hash.slice(1))),
-);
+const chosen = { threshold: String(given), label: "all", sort: "calibrated", order: "down" };
+for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
+  if (name in chosen && known[name](text)) chosen[name] = text;
+}
 let rowsShown = ROWS_AT_A_TIME;
 
 function element(name, text, attributes = {}) {

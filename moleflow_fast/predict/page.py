@@ -38,7 +38,8 @@ th button { background: none; border: 0; padding: 0; font-weight: inherit; text-
 tr { border-left: 6px solid transparent }
 tr.normal { border-left-color: #2a9d55 } tr.defective { border-left-color: #d6293e; background: #d6293e1c }
 tr.unknown { border-left-color: #b97700; background: #b977001c } tr.error { border-left-color: #777; background: #7772 }
-.label { font-weight: 600 } .pair { display: flex; gap: 4px } .pair img { width: 132px; height: auto; display: block;
+td.label { font-weight: 600; white-space: nowrap } td.file { min-width: 11rem }
+.pair { display: flex; gap: 4px } .pair img { width: 132px; height: auto; display: block;
   border-radius: 4px } .note { font-size: .85rem; opacity: .75 }
 @media (max-width: 700px) {
   .controls { gap: .5rem 1rem } thead { display: none } table, tbody { display: block }
@@ -108,8 +109,8 @@ class Page:
         beyond = f" {without} images beyond that are links." if without else ""
         return (
             "A calibrated score of 0.5 is passed by one normal image in twenty, for every product. Unknown: farther "
-            f"from every product than its own images are. The {MOST_PICTURES} highest scores have pictures here (at most "
-            f"{MOST_BYTES >> 20} MiB).{beyond}"
+            f"from every product than its own images are. The {MOST_PICTURES} highest scores have pictures here, at "
+            f"most {MOST_BYTES >> 20} MiB.{beyond}"
         )
 
 

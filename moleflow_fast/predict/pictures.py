@@ -30,7 +30,7 @@ def overlay(picture: Image.Image, result: Result, task: TaskCalibration) -> Imag
     span = max(2 * (task.pixel_threshold - task.pixel_median), 1e-12)
     heat = np.clip((np.nan_to_num(values, nan=task.pixel_median) - task.pixel_median) / span, 0, 1)
     colours = matplotlib.colormaps["turbo"](heat, bytes=True)[..., :3]
-    share = (_STRONGEST * np.sqrt(heat))[..., None]
+    share = _STRONGEST * heat[..., None]
     pixels = np.asarray(picture, dtype=np.float32)
     mixed = pixels * (1 - share) + colours * share
     mixed[np.isnan(values)] *= 0.4

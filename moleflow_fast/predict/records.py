@@ -86,7 +86,8 @@ class Records:
 
     def add(self, record: Mapping[str, Any]) -> None:
         self._lines.write(json.dumps(record, allow_nan=False) + "\n")
-        short = {"classes": " + ".join(record["classes"]), "regions": len(record["regions"])}
+        regions = None if record["error"] else len(record["regions"])
+        short = {"classes": " + ".join(record["classes"]), "regions": regions}
         self._writer.writerow([{**record, **short}[name] for name in COLUMNS])
         self._lines.flush()
         self._table.flush()
