@@ -18,7 +18,7 @@ from torch import Tensor
 
 from moleflow_fast.data.datasets import image_transform
 from moleflow_fast.detector.calibration import LEVEL, Calibration
-from moleflow_fast.detector.images import Decoded, Item, decode, file_item, items_of
+from moleflow_fast.detector.images import Decoded, Item, decode, file_item, files_of, items_of
 from moleflow_fast.detector.parts import TrainedParts
 from moleflow_fast.detector.pipeline import pipelined
 from moleflow_fast.detector.regions import find_regions
@@ -115,13 +115,17 @@ class Detector:
         """
         return [result for result, _ in self._results(items_of(images), None)]
 
-    def stream(self, paths: Iterable[str | Path]) -> Generator[Result, None, None]:
+    def stream(self, paths: Iterable[str | Path] | str | Path) -> Generator[Result, None, None]:
         """Results of image files in order, while later files are decoded and scored.
 
-        Memory does not grow with the number of files: at most three batches are on their way. `paths` may be
-        endless; a batch waits until it is full, so a camera line wants a detector with `batch_size=1`.
+        Memory does not grow with the number of files: some three batches are on their way.
+
+        Args:
+            paths: files, also without end, or a folder. A batch waits until it is full, so a camera wants a detector
+                with `batch_size=1`.
         """
-        return (result for result, _ in self._results(map(file_item, map(Path, paths)), None))
+        some = files_of(Path(paths)) if isinstance(paths, (str, Path)) else map(Path, paths)
+        return (result for result, _ in self._results(map(file_item, some), None))
 
     def stream_with_pictures(
         self, paths: Iterable[str | Path], side: int

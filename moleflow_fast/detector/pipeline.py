@@ -24,9 +24,9 @@ def pipelined(
 ) -> Generator[D, None, None]:
     """finish(b, c) of every item in order, where b = decode(item) and c comes from score(batch of b).
 
-    `items` is read in a thread of its own, never further ahead than two batches and the workers; `decode` and
-    `finish` run in `workers` threads, `score` in one. Whatever the caller does not take holds the others up. An
-    exception of any of them is raised here, after the results before it.
+    `items` is read in a thread of its own, never further ahead of the caller than three batches and the workers;
+    `decode` and `finish` run in `workers` threads, `score` in one. Whatever the caller does not take holds the others
+    up. An exception of any of them is raised here, after the results before it.
     """
     decoded: _Channel[Future[B]] = _Channel(batch_size + workers)
     finished: _Channel[Future[D]] = _Channel(batch_size)

@@ -61,9 +61,6 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    except OSError as error:
-        print(f"error: {args.output}: cannot be written ({error}); free some space or choose -o", file=sys.stderr)
-        return FAILED
     _say_unreadable(unreadable)
     return SOME_UNREADABLE if unreadable else FINE
 
@@ -80,10 +77,13 @@ def _predict(args: argparse.Namespace) -> list[str]:
     options = {"threshold": args.threshold, "batch_size": args.batch_size, "data_path": args.data_path}
     detector = Detector.load(args.run, args.device, **options)
     draws = not args.no_pictures
-    with Output.in_folder(args.output, detector.calibration, page=args.html, draws=draws) as output:
-        records = _write_all(detector, paths, output, args)
-        output.finish(f"{args.run.resolve().name}: {len(paths)} images", args.threshold)
-    return records
+    try:
+        with Output.in_folder(args.output, detector.calibration, page=args.html, draws=draws) as output:
+            unreadable = _write_all(detector, paths, output, args)
+            output.finish(f"{args.run.resolve().name}: {len(paths)} images", args.threshold)
+    except OSError as error:
+        raise UserError(f"{args.output}: cannot be written ({error}); free some space or choose another -o") from error
+    return unreadable
 
 
 def _write_all(detector: Detector, paths: Sequence[Path], output: Output, args: argparse.Namespace) -> list[str]:

@@ -17,8 +17,8 @@ from moleflow_fast.run import RunResult
 WAIT = 10.0  # seconds, at most
 
 
-def _threads() -> int:
-    return sum(t.name.startswith("moleflow-") for t in threading.enumerate())
+def _started_since(before: list[threading.Thread]) -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t not in before]
 
 
 def _settled(reading: list[int]) -> int:
@@ -34,6 +34,7 @@ def test_order_is_kept_though_decoding_is_not_in_order(detector: Detector, data:
     paths = sorted(data.rglob("test/*/*.png"))
     results = list(detector.stream(paths))
     assert [r.source for r in results] == paths
+    assert [r.source for r in detector.stream(str(data / "wood"))] == sorted((data / "wood").rglob("*.png"))
     expected = detector.predict([str(p) for p in paths])
     assert [r.score for r in results] == [r.score for r in expected]
 
@@ -112,15 +113,15 @@ def test_errors_of_a_stage_reach_the_caller(stage: str) -> None:
 
 
 def test_a_stream_that_is_dropped_ends_its_threads() -> None:
-    before = _threads()
+    before = threading.enumerate()
     stream = pipelined(iter(int, 1), lambda i: i, lambda b: b, lambda b, c: b, batch_size=2, workers=2)
     next(stream)
-    assert _threads() > before
+    started = _started_since(before)
+    assert len(started) >= 3
     stream.close()
-    until = time.monotonic() + WAIT
-    while _threads() > before and time.monotonic() < until:
-        time.sleep(0.02)
-    assert _threads() == before
+    for thread in started:
+        thread.join(WAIT)
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_memory_stays_flat(finished: RunResult, data: Path) -> None:
