@@ -64,6 +64,8 @@ def test_the_threshold_decides(finished: RunResult, data: Path, detector: Detect
     least, most = (Detector.load(path, threshold=t).predict(data / "wood" / "test" / "good") for t in (0, 1))
     assert {r.label for r in least} == {"defective"}
     assert {r.label for r in most} == {"normal"}
+    at_threshold = Detector(detector._parts, detector.calibration, threshold=most[0].calibrated)
+    assert at_threshold.predict(most[0].source)[0].label == "normal"  # only scores above it are not
     with pytest.raises(UserError, match="--threshold must lie in 0..1"):
         Detector.load(path, threshold=2)
     with pytest.raises(UserError, match="--batch_size must be at least 1"):
