@@ -89,7 +89,7 @@ class Calibration:
     @property
     def warnings(self) -> list[str]:
         """What the numbers suffer from, in plain words."""
-        few = [f"task {t.task_id} {t.images}" for t in self.tasks.values() if t.images < ENOUGH_IMAGES]
+        few = [f"task {t.task_id}: {t.images}" for t in self.tasks.values() if t.images < ENOUGH_IMAGES]
         standing_in = [name for task in self.tasks.values() for name in task.not_held_out]
         warnings = []
         if few:

@@ -108,8 +108,8 @@ class Page:
         without = sum("pictures" not in row and row["error"] is None for row in self._records)
         beyond = f" {without} images beyond that are links." if without else ""
         return (
-            "A calibrated score of 0.5 is passed by one normal image in twenty, for every product. Unknown: farther "
-            f"from every product than its own images are. The {MOST_PICTURES} highest scores have pictures here, at "
+            "A calibrated score of 0.5 is passed by one normal image in twenty, for every product. Unknown: much "
+            f"farther from the nearest product than its own images are. The {MOST_PICTURES} highest scores have pictures here, at "
             f"most {MOST_BYTES >> 20} MiB.{beyond}"
         )
 

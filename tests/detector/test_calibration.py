@@ -55,7 +55,7 @@ def test_few_images_and_constant_scores() -> None:
         assert calibration.calibrated(scores[0]) == 0.5
         assert calibration.calibrated(scores[0] + 1) > 0.9 > 0.1 > calibration.calibrated(scores[0] - 1)
     warnings = Calibration({0: task([1.0, 2.0])}).warnings
-    assert len(warnings) == 1 and "task 0 2" in warnings[0]
+    assert len(warnings) == 1 and "task 0: 2" in warnings[0]
     assert Calibration({0: task([1.0] * 20)}).warnings == []
 
 

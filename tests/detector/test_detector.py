@@ -133,7 +133,7 @@ def test_a_run_without_calibration_is_calibrated_from_its_images(
         assert again.tasks[task_id].pixel_threshold == pytest.approx(task.pixel_threshold, rel=1e-5)
         assert again.tasks[task_id].distance_limit == pytest.approx(task.distance_limit, rel=1e-3)
     assert RunDirectory(copy).read_calibration() == again
-    assert "thresholds of few normal images are rough (task 0 3," in caplog.text
+    assert "thresholds of few normal images are rough (task 0: 3," in caplog.text
 
 
 def test_neither_calibration_nor_images(finished: RunResult, data: Path, tmp_path: Path) -> None:
