@@ -15,6 +15,7 @@ from moleflow_fast.config.known_bad import known_bad
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.data import check_dataset
+from moleflow_fast.detector.calibrate import calibrate
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_heatmap import draw_class
 from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, evaluate_routing_performance
@@ -306,6 +307,7 @@ class ContinualRun(RunParts):
             self.console.forgetting(tasks, under)
         _, confusion = evaluate_routing_performance(self.scorer, self.tests_until(len(tasks) - 1))
         self._draw(directory, tasks, confusion)
+        self._calibrate(directory, len(tasks))
         directory.write_summary(
             {
                 "tasks": tasks,
@@ -329,6 +331,13 @@ class ContinualRun(RunParts):
             self._board.close()
         self.console.say(f"written to     {directory.path} (tables, checkpoints, heatmaps/, routing_confusion.png)")
         return RunResult(directory, routed, oracle)
+
+    def _calibrate(self, directory: RunDirectory, tasks: int) -> None:
+        """What a detector needs to know, while maps and images are there."""
+        calibration = calibrate(self, tasks)
+        for warning in calibration.warnings:
+            self.console.warn(warning)
+        directory.write_calibration(calibration)
 
     # -- pictures and diagnostics --------------------------------------------------------------------
 

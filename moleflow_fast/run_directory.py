@@ -5,6 +5,7 @@
     evaluation/after_task_<t>.csv   one row per class and kind of id (routed, oracle)
     checkpoints/                    see moleflow_fast.trainer.checkpoint
     summary.json                    final means, forgetting, routing confusion; its presence marks a finished run
+    calibration.json                what is normal for each task: see moleflow_fast.detector.calibration
     routing_confusion.png, heatmaps/*.png
 """
 
@@ -26,6 +27,7 @@ from typing import Any
 import torch
 
 from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, RunOptions
+from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.evaluator import ClassResult, Evaluation
 from moleflow_fast.files import alone, replacing, write_json
@@ -154,6 +156,23 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_json(self.path / "summary.json", summary)
 
+    def write_calibration(self, calibration: Calibration) -> None:
+        write_json(self._calibration, calibration.to_json())
+
+    def read_calibration(self) -> Calibration | None:
+        """As it was written, None in a run older than calibrations.
+
+        Raises:
+            CalibrationError: the file is damaged.
+        """
+        if not self._calibration.exists():
+            return None
+        try:
+            content = json.loads(self._calibration.read_text())
+        except ValueError:
+            content = None
+        return Calibration.from_json(content, self._calibration)
+
     def first_to_evaluate(self, tasks: int) -> int:
         """Of so many tasks the first whose evaluation is missing although an earlier one's is there, else `tasks`.
 
@@ -166,6 +185,10 @@ class RunDirectory:
     @property
     def _epochs(self) -> Path:
         return self.path / "epochs.csv"
+
+    @property
+    def _calibration(self) -> Path:
+        return self.path / "calibration.json"
 
     def _evaluation(self, after_task: int) -> Path:
         return self.path / "evaluation" / f"after_task_{after_task}.csv"

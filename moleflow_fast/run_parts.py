@@ -143,9 +143,9 @@ class RunParts:
 
     # -- features ------------------------------------------------------------------------------------
 
-    def training_features(self, classes: list[str]) -> FeatureStore:
-        """Features of the training images of a task."""
-        return self._features_of(self.training_dataset(classes), f"features {', '.join(classes)} train")
+    def training_features(self, classes: list[str], rotated: bool = True) -> FeatureStore:
+        """Features of the training images of a task, see `training_dataset`."""
+        return self._features_of(self.training_dataset(classes, rotated), f"features {', '.join(classes)} train")
 
     def training_loader(self, task_id: int) -> FeatureLoader:
         """Its training images as the task goes through them."""
@@ -177,10 +177,10 @@ class RunParts:
             self._tests[name] = TestClass(name, task_id, source, labels, None if masks is None else masks.bool())
         return self._tests[name]
 
-    def training_dataset(self, classes: list[str]) -> Any:
-        """Training images of a task."""
+    def training_dataset(self, classes: list[str], rotated: bool = True) -> Any:
+        """Training images of a task, rotated where the run does so, unless they are wanted as they are."""
         indices = {name: i for i, name in enumerate(self.classes)}
-        return create_task_dataset(self._data_options, classes, indices, train=True)
+        return create_task_dataset(self._data_options(rotated), classes, indices, train=True)
 
     def test_dataset(self, name: str) -> Any:
         size = self.options.img_size
@@ -213,15 +213,14 @@ class RunParts:
             self.parity = reduce_precision(extractor, precision, images)
         return extractor
 
-    @cached_property
-    def _data_options(self) -> SimpleNamespace:
+    def _data_options(self, rotated: bool) -> SimpleNamespace:
         options = self.options
         return SimpleNamespace(
             dataset=self.layout,
             data_path=self.data_root,
             img_size=options.img_size,
             msk_size=options.mask_size,
-            use_rotation_aug=options.use_rotation_aug,
+            use_rotation_aug=options.use_rotation_aug and rotated,
             rotation_degrees=options.rotation_degrees,
         )
 

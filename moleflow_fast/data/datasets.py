@@ -67,7 +67,7 @@ class AnomalyImages(Dataset[tuple[Tensor, int, Tensor, str, str]]):
         # A transform of the caller's own may be random: its features are never cached.
         self.augmented = use_rotation_aug or transform is not None
         self.msk_size = msk_size
-        self._transform = transform or _image_transform(img_size, crp_size, rotation_degrees * use_rotation_aug)
+        self._transform = transform or image_transform(img_size, crp_size, rotation_degrees * use_rotation_aug)
         self._target_transform = target_transform or _mask_transform(img_size, crp_size, msk_size)
         self._transform_key = f"short side {img_size} lanczos, crop {crp_size}, imagenet, pillow {PIL.__version__}"
 
@@ -211,7 +211,8 @@ def with_class_indices(samples: Sequence[Sample], class_to_idx: dict[str, int]) 
     return [replace(sample, label=class_to_idx[sample.class_name]) for sample in samples]
 
 
-def _image_transform(size: int, crop: int, degrees: float) -> Transform:
+def image_transform(size: int, crop: int, degrees: float = 0) -> Transform:
+    """From an RGB image to what the backbone sees (3, crop, crop): short side to `size`, rotation, centre crop."""
     rotation = [transforms.RandomRotation(degrees, InterpolationMode.NEAREST, fill=0)] if degrees else []
     return transforms.Compose(
         [

@@ -29,7 +29,12 @@ def load_image(path: Path) -> Image.Image:
         DataError: damaged, truncated, too large to be trusted, or no image.
     """
     with _readable(path), Image.open(path) as image:
-        return _upright(_to_eight_bit(image).convert("RGB"), image)
+        return as_rgb(image)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An open image as `load_image` gives it."""
+    return _upright(_to_eight_bit(image).convert("RGB"), image)
 
 
 def load_mask(path: Path) -> Image.Image:
@@ -95,6 +100,8 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror}); its owner can let others read it") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not an image that Pillow reads; remove it or save it again as PNG") from error
     except Image.DecompressionBombError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,15 @@ from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.ops.density import patch_nll
 from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
+
+
+class Scored(NamedTuple):
+    """A batch of images as the model sees them."""
+
+    maps: Tensor  # (B, H, W): -log p per patch
+    scores: Tensor  # (B,)
+    task_ids: Tensor  # (B,)
+    distances: Tensor  # (B, tasks): to each task's prototype, in the order of the router's prototypes
 
 
 class InferenceExecutor:
@@ -49,19 +58,23 @@ class InferenceExecutor:
         """Anomaly maps (B, H, W) = -log p per patch, image scores (B,), task ids (B,) of images (B, 3, S, S).
 
         The backbone runs once: the mean over its patches routes, the patches are scored. A `task_id` is the
-        expert for every image; None routes each. Where Triton kernels run the flow a routed batch is one CUDA
-        graph, and the host never learns which tasks it holds.
+        expert for every image; None routes each, see `routed`.
         """
-        if task_id is None and images.is_cuda and (captured := self._routed(images)) is not None:
-            maps, scores, ids = captured
-            return maps, scores, ids
-        patches = self.extractor(images)
         if task_id is None:
-            ids = self.router.route(patches.mean((1, 2)))
-        else:
-            ids = torch.full((len(patches),), task_id, device=patches.device)
+            return self.routed(images)[:3]
+        patches = self.extractor(images)
+        ids = torch.full((len(patches),), task_id, device=patches.device)
         maps = self.anomaly_maps(patches, ids)
         return maps, image_scores(maps, self.config), ids
+
+    @torch.no_grad()
+    def routed(self, images: Tensor) -> Scored:
+        """Images (B, 3, S, S), each under the expert that it is routed to.
+
+        Where Triton kernels run the flow a batch is one CUDA graph, and the host never learns which tasks it holds.
+        """
+        captured = self._routed(images) if images.is_cuda else None
+        return self._score_routed(images) if captured is None else Scored(*captured)
 
     @torch.no_grad()
     def anomaly_maps(self, patches: Tensor, task_ids: Tensor) -> Tensor:
@@ -81,11 +94,12 @@ class InferenceExecutor:
         """Whether images of different tasks go through the flow in one pass."""
         return bool(self.flow.task_ids) and self.flow.why_not_mixed(x, self.flow.task_ids) is None
 
-    def _score_routed(self, images: Tensor) -> tuple[Tensor, ...]:
+    def _score_routed(self, images: Tensor) -> Scored:
         patches = self.extractor(images).float()
-        ids = self.router.route(patches.mean((1, 2)))
+        distances = self.router.distances(patches.mean((1, 2)))
+        ids = self.router.nearest(distances)
         maps = self.anomaly_maps(patches, ids)
-        return maps, image_scores(maps, self.config), ids
+        return Scored(maps, image_scores(maps, self.config), ids, distances)
 
     def _state(self, images: Tensor) -> list[Any] | None:
         """What a captured run has in it, kept with the graphs, which hold no more than addresses; None without one.

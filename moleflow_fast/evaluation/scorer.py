@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -70,10 +70,13 @@ class Scorer:
     def patch_maps(self, test: TestClass, task_ids: Tensor) -> Tensor:
         """-log p per patch (N, H, W), each image under its own task id."""
         for task_id in task_ids.unique().tolist():
-            known = test._maps.setdefault(task_id, {})
-            wanted = [i for i in (task_ids == task_id).nonzero().flatten().tolist() if i not in known]
-            known.update(self._score(test, wanted, task_id))
+            self._require(test, (task_ids == task_id).nonzero().flatten().tolist(), task_id)
         return torch.stack([test._maps[t][i] for i, t in enumerate(task_ids.tolist())])
+
+    def patch_maps_under(self, test: TestClass, images: Sequence[int], task_id: int) -> Tensor:
+        """-log p per patch (n, H, W) of some of a class's images, all under one task id."""
+        self._require(test, images, task_id)
+        return torch.stack([test._maps[task_id][i] for i in images])
 
     def pixel_maps(self, patch_maps: Tensor) -> Tensor:
         """Resize to (N, S, S) and smooth; non-finite scores become the largest."""
@@ -84,6 +87,10 @@ class Scorer:
         """Drop kept maps: for configurations in which old experts change."""
         for test in tests:
             test._maps.clear()
+
+    def _require(self, test: TestClass, images: Sequence[int], task_id: int) -> None:
+        known = test._maps.setdefault(task_id, {})
+        known.update(self._score(test, [i for i in images if i not in known], task_id))
 
     def _score(self, test: TestClass, images: list[int], task_id: int) -> dict[int, Tensor]:
         batches = list(torch.tensor(images, dtype=torch.long).split(self.batch_size)) if images else []

@@ -127,7 +127,10 @@ class PrototypeRouter:
 
         With features and prototypes on one device nothing waits for it.
         """
-        distances = self.distances(features)
+        return self.nearest(self.distances(features))
+
+    def nearest(self, distances: Tensor) -> Tensor:
+        """The task id of the smallest of each row of `distances` (n, tasks), (n,)."""
         nearest = distances.nan_to_num(nan=torch.inf).argmin(dim=1)
         return self._task_ids(nearest.device)[nearest]
 

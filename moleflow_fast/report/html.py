@@ -21,7 +21,7 @@ from moleflow_fast.report.document import (
 
 _LONG = 14
 
-_STYLE = """\
+STYLE = """\
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --line: #d5dae0; --shade: #f4f6f8; --link: #0b57d0;
   --alert: #fff4d6; --edge: #b97700 }
 @media (prefers-color-scheme: dark) {
@@ -69,7 +69,7 @@ def to_html(blocks: Sequence[Block], language: str) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="{language}">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
         f"{_block(first, anchors)}\n<nav><ul>{links}</ul></nav>\n{body}\n</body>\n</html>\n"
     )
 

@@ -1,0 +1,83 @@
+"""Measures what is normal for each task of a run, from its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moleflow_fast.detector.calibration import Calibration, TaskCalibration, quantiles
+from moleflow_fast.evaluation.scorer import WORST_SCORE, Scorer, TestClass
+from moleflow_fast.models.aggregation import image_scores
+from moleflow_fast.run_parts import RunParts
+
+
+@dataclass(frozen=True)
+class _NormalImages:
+    """Those of one class that scores are measured on."""
+
+    test: TestClass
+    images: list[int]
+    held_out: bool
+
+
+def calibrate(parts: RunParts, tasks: int) -> Calibration:
+    """Calibration of the first `tasks` tasks, each under its own expert and prototype.
+
+    Scores and pixels come from the test images labelled normal; of a class that has none, from its training images.
+    Distances come from both: the fit of a prototype makes those of its training images too short.
+    """
+    normal = {t: [_normal_images(parts, t, name) for name in parts.tasks[t]] for t in range(tasks)}
+    distances = {t: _distances(parts, t, normal[t]) for t in range(tasks)}
+    return Calibration({t: _task(parts, t, normal[t], distances) for t in range(tasks)})
+
+
+def _normal_images(parts: RunParts, task_id: int, name: str) -> _NormalImages:
+    test = next(test for test in parts.tests_until(task_id) if test.name == name)
+    normal = (test.labels == 0).nonzero().flatten().tolist()
+    if normal:
+        return _NormalImages(test, normal, held_out=True)
+    source = parts.training_features([name], rotated=False)
+    training = TestClass(name, task_id, source, torch.zeros(len(source)), None)
+    return _NormalImages(training, list(range(len(source))), held_out=False)
+
+
+def _distances(parts: RunParts, task_id: int, classes: list[_NormalImages]) -> Tensor:
+    """Of a task's normal images, trained on and held out, to each prototype (n, tasks)."""
+    trained_on = parts.training_features(parts.tasks[task_id], rotated=False).image_features
+    held_out = [c.test.source.image_features[c.images] for c in classes if c.held_out]
+    return parts.trainer.router.distances(torch.cat([trained_on, *held_out])).cpu()
+
+
+def _task(
+    parts: RunParts, task_id: int, classes: list[_NormalImages], distances: dict[int, Tensor]
+) -> TaskCalibration:
+    measured = [_measure(parts.scorer, c, task_id) for c in classes]
+    scores, pixel_medians, pixel_peaks = (torch.cat(values).numpy() for values in zip(*measured, strict=True))
+    median, threshold = quantiles(scores)
+    others = [rows[:, task_id] for t, rows in distances.items() if t != task_id]
+    return TaskCalibration(
+        task_id=task_id,
+        class_names=tuple(parts.tasks[task_id]),
+        images=len(scores),
+        not_held_out=tuple(c.test.name for c in classes if not c.held_out),
+        median=median,
+        threshold=threshold,
+        pixel_median=quantiles(pixel_medians)[0],
+        pixel_threshold=quantiles(pixel_peaks)[1],
+        largest_distance=float(distances[task_id][:, task_id].max()),
+        nearest_other=float(torch.cat(others).min()) if others else None,
+    )
+
+
+def _measure(scorer: Scorer, normal: _NormalImages, task_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Image scores, and the median and the highest pixel of each map (n,), of normal images under their own task."""
+    patch_maps = scorer.patch_maps_under(normal.test, normal.images, task_id)
+    medians, peaks = [], []
+    for some in patch_maps.split(scorer.batch_size):
+        pixels = scorer.pixel_maps(some).flatten(1)
+        medians.append(pixels.median(1).values)
+        peaks.append(pixels.amax(1).masked_fill(some.flatten(1).amax(1) > WORST_SCORE, torch.inf))
+    scores = image_scores(patch_maps, scorer.trainer.config)
+    return scores.cpu(), torch.cat(medians).cpu(), torch.cat(peaks).cpu()

@@ -1,0 +1,144 @@
+"""From raw scores, which no two products share a scale of, to scores that mean the same for every product.
+
+    z = (score - q95) / (q95 - q50)        quantiles of the scores of a task's normal images
+    calibrated = 1/2 + z / (2 (1 + |z|))
+
+The median normal image gets 0.25 and 0.5 is passed by one normal image in twenty; as far beyond that again is 0.75. Two
+quantiles are what few images can carry: no shape is fitted, and no single outlier decides. The tail falls off as 1/z
+and not exponentially, because scores of defects lie many spreads out and must stay apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moleflow_fast.errors import UserError
+
+QUANTILE = 0.95
+ENOUGH_IMAGES = 20  # with fewer, the quantile lies between the two highest scores
+SMALLEST_SPREAD = 1e-6  # of the threshold: scores of normal images may all be the same
+NARROWEST = 1.5  # limit of routing, as a multiple of the largest distance of an image of the task's own
+WITHOUT_OTHERS = 5.0  # the same where the run knows no other product to compare with
+LEVEL = 0.5  # the calibrated score at the quantile
+
+
+class CalibrationError(UserError):
+    """A run without the numbers that a detector needs."""
+
+
+@dataclass(frozen=True)
+class TaskCalibration:
+    """What is normal for one task."""
+
+    task_id: int
+    class_names: tuple[str, ...]
+    images: int
+    """Normal images that the scores and pixels rest on."""
+    not_held_out: tuple[str, ...]
+    """Classes without normal test images: training images stand in, and their scores are too low."""
+    median: float
+    """Of the raw image scores."""
+    threshold: float
+    """Their `QUANTILE`."""
+    pixel_median: float
+    """Of normal pixels: the median over images of each map's median."""
+    pixel_threshold: float
+    """The `QUANTILE` of the highest pixel of each normal map: one normal image in twenty shows a region."""
+    largest_distance: float
+    """Of an image of its own, trained on or held out, to its prototype."""
+    nearest_other: float | None
+    """Smallest distance of another task's image to its prototype; None with a single task."""
+
+    @property
+    def distance_limit(self) -> float:
+        """Beyond it an image is no product of this task.
+
+        Half way from the farthest of its own normal images to the nearest image of another product, and at least
+        `NARROWEST` times the former. A fixed multiple would not do: severe defects lie several times as far out as any
+        normal image where distances are Mahalanobis, and other products hardly so where they are Euclidean.
+        """
+        if self.nearest_other is None:
+            return WITHOUT_OTHERS * self.largest_distance
+        return max((self.largest_distance + self.nearest_other) / 2, NARROWEST * self.largest_distance)
+
+    def calibrated(self, score: float) -> float:
+        """A raw score in [0, 1]: rises with it, 0.5 at `threshold`."""
+        spread = max(self.threshold - self.median, SMALLEST_SPREAD * max(abs(self.threshold), 1.0))
+        z = (score - self.threshold) / spread
+        if math.isinf(z):
+            return float(z > 0)
+        return LEVEL + z / (2 * (1 + abs(z)))
+
+    def knows(self, distance: float) -> bool:
+        """Whether an image so far from the prototype may be of this task; not if it could not be computed."""
+        return distance <= self.distance_limit
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """All tasks of a run."""
+
+    tasks: dict[int, TaskCalibration]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the numbers suffer from, in plain words."""
+        few = [f"task {t.task_id}: {t.images}" for t in self.tasks.values() if t.images < ENOUGH_IMAGES]
+        standing_in = [name for task in self.tasks.values() for name in task.not_held_out]
+        warnings = []
+        if few:
+            warnings.append(
+                f"thresholds of few normal images are rough ({', '.join(few)}); {ENOUGH_IMAGES} or more a task in "
+                "test/good make them steady"
+            )
+        if standing_in:
+            warnings.append(
+                f"no normal test images of {', '.join(standing_in)}: thresholds rest on training images, which are "
+                "not held out, and will call too many images defective; put normal images into test/good"
+            )
+        return warnings
+
+    def to_json(self) -> dict[str, Any]:
+        tasks = [{**asdict(task), "distance_limit": task.distance_limit} for task in self.tasks.values()]
+        return {"quantile": QUANTILE, "tasks": tasks}
+
+    @classmethod
+    def from_json(cls, content: Any, file: Path) -> Calibration:
+        """
+        Raises:
+            CalibrationError: not what `to_json` gives, or of another quantile.
+        """
+        try:
+            tasks = [_task(values) for values in content["tasks"]]
+            same = content["quantile"] == QUANTILE
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CalibrationError(f"{file} is damaged ({error!r}); delete it to have it computed again") from error
+        if not same:
+            raise CalibrationError(f"{file}: its quantile is not {QUANTILE}; delete it to have it computed again")
+        return cls({task.task_id: task for task in tasks})
+
+
+def quantiles(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """(median, `QUANTILE`) of the finite values, interpolated between neighbours.
+
+    Raises:
+        CalibrationError: no finite value.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    finite = array[np.isfinite(array)]
+    if len(finite) == 0:
+        raise CalibrationError("no normal image of a task has a finite score: the flow has diverged; train it again")
+    median, high = np.quantile(finite, (0.5, QUANTILE))
+    return float(median), float(high)
+
+
+def _task(values: dict[str, Any]) -> TaskCalibration:
+    known = {name: value for name, value in values.items() if name != "distance_limit"}
+    lists = {name: tuple(known[name]) for name in ("class_names", "not_held_out")}
+    return TaskCalibration(**{**known, **lists})

@@ -1,0 +1,100 @@
+"""What a finished run is made of, without its images."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from functools import cached_property
+from pathlib import Path
+
+from moleflow_fast.backend import BACKBONE_PRECISIONS, given_backend, given_precision, why_not_triton
+from moleflow_fast.config.options import RunOptions
+from moleflow_fast.console import RunConsole
+from moleflow_fast.detector.calibrate import calibrate
+from moleflow_fast.detector.calibration import Calibration, CalibrationError
+from moleflow_fast.errors import UserError
+from moleflow_fast.extractors import PatchExtractor
+from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run_parts import RunParts
+from moleflow_fast.trainer import checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class TrainedParts(RunParts):
+    """The parts of a run after its last complete task; its images are touched for a calibration alone."""
+
+    def __init__(self, directory: RunDirectory, device: str, data_path: Path | None) -> None:
+        super().__init__(_options(directory, device, data_path), _LoggingConsole(quiet=True))
+        self._leave_unavailable_backend()
+        self.directory = directory
+        with self.as_chosen():
+            checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options)
+
+    @cached_property
+    def tasks(self) -> list[list[str]]:
+        """As they were learned."""
+        return list(self.trainer.task_classes.values())
+
+    def calibration(self) -> Calibration:
+        """As the run wrote it; else measured on its images, and written for the next time.
+
+        Raises:
+            CalibrationError: neither the file nor the images are there.
+        """
+        written = self.directory.read_calibration()
+        if written is not None and len(written.tasks) == len(self.tasks):
+            return written
+        measured = self._measured()
+        try:
+            self.directory.write_calibration(measured)
+        except OSError as error:
+            logger.warning("%s: the calibration cannot be kept there (%s)", self.directory.path, error)
+        return measured
+
+    def _measured(self) -> Calibration:
+        try:
+            with self.as_chosen():
+                return calibrate(self, len(self.tasks))
+        except CalibrationError:
+            raise
+        except UserError as error:
+            raise CalibrationError(
+                f"{self.directory.path} has no calibration.json of all its tasks, and it takes the run's images to "
+                f"make one: give the folder they are in now with --data_path (data_path=...). {error}"
+            ) from error
+
+    def _narrowed(self, extractor: PatchExtractor) -> PatchExtractor:
+        """In the run's precision; how far that is from fp32 the run has measured."""
+        extractor.to(BACKBONE_PRECISIONS[self.options.backbone_precision])
+        return extractor
+
+    def _leave_unavailable_backend(self) -> None:
+        """A run of one kind of machine works on the other too, unless a backend was asked for now."""
+        backend, device = self.options.backend, self.device.type
+        unavailable = why_not_triton(device) if backend == "triton" else device != "cpu" and backend == "cpp"
+        if given_backend() is not None or not unavailable:
+            return
+        logger.warning("backend %s, which the run was made with, does not run on %s: auto in fp32", backend, device)
+        self.options = dataclasses.replace(self.options, backend="auto", precision="fp32")
+
+
+class _LoggingConsole(RunConsole):
+    """What a run would print goes to the log: the process is the caller's."""
+
+    def say(self, text: str) -> None:
+        logger.info(text)
+
+    def warn(self, text: str) -> None:
+        logger.warning(text)
+
+
+def _options(directory: RunDirectory, device: str, data_path: Path | None) -> RunOptions:
+    options = directory.options()
+    return dataclasses.replace(
+        options,
+        device=device,
+        backend=given_backend() or options.backend,
+        precision=given_precision() or options.precision,
+        data_path=options.data_path if data_path is None else str(data_path),
+    )

@@ -1,0 +1,1 @@
+"""Scores, labels and pictures of image files, from the command line."""

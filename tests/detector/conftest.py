@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+from run.small_runs import run, write_data
+
+from moleflow_fast import Detector
+from moleflow_fast.run import RunResult
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A whole run; tests only read it."""
+    return run(data, tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture(scope="session")
+def detector(finished: RunResult) -> Detector:
+    return Detector.load(finished.directory.path)
+
+
+@pytest.fixture
+def photo(data: Path) -> Path:
+    return data / "wood" / "test" / "good" / "000.png"

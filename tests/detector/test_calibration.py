@@ -1,0 +1,95 @@
+"""What calibrated scores mean."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moleflow_fast import Detector
+from moleflow_fast.detector.calibration import Calibration, CalibrationError, TaskCalibration, quantiles
+from moleflow_fast.run import RunResult
+
+FINITE = st.floats(-1e6, 1e6, allow_nan=False, width=32)
+
+
+def task(scores: list[float] | np.ndarray, largest: float = 10.0, other: float | None = 100.0) -> TaskCalibration:
+    median, threshold = quantiles(scores)
+    return TaskCalibration(0, ("bolt",), len(scores), (), median, threshold, 0.0, 1.0, largest, other)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e5])
+@pytest.mark.parametrize("count", [20, 200])
+def test_half_at_the_quantile_for_every_product(scale: float, count: int) -> None:
+    scores = np.random.default_rng(count).gamma(2, scale, count) - 3 * scale
+    calibration = task(scores)
+    calibrated = [calibration.calibrated(s) for s in scores]
+    assert np.quantile(scores, 0.95) == calibration.threshold
+    assert calibration.calibrated(calibration.threshold) == 0.5
+    assert sum(c > 0.5 for c in calibrated) == count // 20
+    assert calibration.calibrated(calibration.median) == pytest.approx(0.25)
+    assert calibration.calibrated(2 * calibration.threshold - calibration.median) == pytest.approx(0.75)
+
+
+@given(st.lists(FINITE, min_size=1, max_size=30), st.lists(FINITE, min_size=2, max_size=20))
+def test_monotone_and_within_bounds(normal: list[float], scores: list[float]) -> None:
+    calibration = task(normal)
+    calibrated = [calibration.calibrated(s) for s in sorted(scores)]
+    assert calibrated == sorted(calibrated)
+    assert all(0 <= c <= 1 for c in calibrated)
+
+
+def test_far_scores_stay_apart() -> None:
+    calibration = task(np.linspace(0, 1, 100))
+    values = [calibration.calibrated(10.0**k) for k in range(0, 12)]
+    assert all(a < b < 1 for a, b in zip(values, values[1:], strict=False))
+    assert calibration.calibrated(math.inf) == 1 and calibration.calibrated(-math.inf) == 0
+
+
+def test_few_images_and_constant_scores() -> None:
+    for scores in ([5.0], [5.0] * 30, [0.0] * 3):
+        calibration = task(scores)
+        assert calibration.calibrated(scores[0]) == 0.5
+        assert calibration.calibrated(scores[0] + 1) > 0.9 > 0.1 > calibration.calibrated(scores[0] - 1)
+    warnings = Calibration({0: task([1.0, 2.0])}).warnings
+    assert len(warnings) == 1 and "task 0: 2" in warnings[0]
+    assert Calibration({0: task([1.0] * 20)}).warnings == []
+
+
+def test_scores_that_are_not_finite_are_left_out() -> None:
+    assert quantiles([1.0, math.inf, math.nan]) == (1.0, 1.0)
+    with pytest.raises(CalibrationError, match="no normal image"):
+        quantiles([math.inf])
+
+
+def test_limits_of_routing() -> None:
+    assert task([1.0], 10, 90).distance_limit == 50
+    assert task([1.0], 10, 11).distance_limit == 15  # own images stay inside by half
+    assert task([1.0], 10, 5).distance_limit == 15
+    assert task([1.0], 10, None).distance_limit == 50
+    assert task([1.0], 10, 90).knows(50)
+    assert not task([1.0], 10, 90).knows(50.1) and not task([1.0], 10, 90).knows(math.nan)
+
+
+def test_of_a_run(finished: RunResult, detector: Detector, data: Path) -> None:
+    """Every task: 0.5 at the quantile of its own normal test images, none of them unknown."""
+    for task_id, name in enumerate(("fabric", "gasket", "wood")):
+        results = detector.predict(data / name / "test" / "good")
+        calibration = detector.calibration.tasks[task_id]
+        high = float(np.quantile([r.score for r in results], 0.95))
+        assert calibration.images == len(results) == 3
+        assert calibration.calibrated(high) == pytest.approx(0.5, abs=1e-3)
+        assert sum(r.label == "defective" for r in results) == 1  # of three the highest passes, interpolated
+        peaks = [float(r.pixel_map.max()) for r in results]
+        assert calibration.pixel_threshold == pytest.approx(np.quantile(peaks, 0.95), rel=1e-5)
+        assert all(r.label != "unknown" and r.distance <= calibration.largest_distance * 1.001 for r in results)
+
+
+def test_there_and_back(finished: RunResult, detector: Detector) -> None:
+    file = finished.directory.path / "calibration.json"
+    content = json.loads(file.read_text())
+    assert Calibration.from_json(content, file) == detector.calibration
+    assert content["tasks"][0]["images"] == 3 and content["tasks"][0]["distance_limit"] > 0
