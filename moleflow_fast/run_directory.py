@@ -14,6 +14,7 @@ import csv
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
@@ -31,6 +32,9 @@ from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.evaluator import ClassResult, Evaluation
 from moleflow_fast.files import WriteFailed, alone, remove_leftovers, replacing, write_json, writing
 from moleflow_fast.trainer.continual_trainer import EpochRecord
+
+
+logger = logging.getLogger(__name__)
 
 
 class RunDirectoryError(UserError):
@@ -135,7 +139,11 @@ class RunDirectory:
     def keep_epochs_of(self, tasks: Iterable[int]) -> None:
         """Forget epochs of tasks that will be trained again, and of workers that died; bring the others in order."""
         kept = set(tasks)
-        records = {(record.task_id, record.epoch): record for record in self._all_epochs()}
+        found = self._all_epochs()
+        damaged = len(_read_rows(self._epochs)) - len(found)
+        if damaged:
+            logger.warning("%s: %d damaged %s left out", self._epochs, damaged, "row" if damaged == 1 else "rows")
+        records = {(record.task_id, record.epoch): record for record in found}
         in_order = [asdict(record) for (task_id, _), record in sorted(records.items()) if task_id in kept]
         _write_rows(self._epochs, [f.name for f in fields(EpochRecord)], in_order)
 

@@ -10,7 +10,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
+
+from moleflow_fast.files import replacing
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
 IMAGENET_STD = np.array([0.229, 0.224, 0.225])
@@ -59,9 +62,7 @@ def heatmap_figure(
         axis.set_axis_off()
     figure.suptitle(title, fontsize=9)
     figure.colorbar(overlay, ax=axes, fraction=0.015, pad=0.01).ax.tick_params(labelsize=6)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
+    _save(figure, path)
 
 
 def confusion_figure(path: Path, confusion: Tensor, tasks: Sequence[Sequence[str]]) -> None:
@@ -81,8 +82,15 @@ def confusion_figure(path: Path, confusion: Tensor, tasks: Sequence[Sequence[str
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.set_xlabel("routed to")
     axis.set_ylabel("true task")
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
+    finally:
+        plt.close(figure)
 
 
 def _spread(candidates: list[int], scores: Tensor, count: int) -> list[int]:

@@ -136,7 +136,7 @@ class Soak:
 def fingerprints(place: Path, run: Path) -> dict[str, str]:
     """All that must be equal, by file."""
     files = [*(run / "checkpoints").iterdir(), *(run / "evaluation").iterdir(), run / "summary.json"]
-    files += (place / "features").iterdir()
+    files += place.glob("features/*")
     found = {str(f.relative_to(place)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)}
     found["run/epochs.csv"] = str(list(epochs(run / "epochs.csv")))
     return found
