@@ -33,7 +33,6 @@ from moleflow_fast.evaluation.evaluator import ClassResult, Evaluation
 from moleflow_fast.files import WriteFailed, alone, remove_leftovers, replacing, write_json, writing
 from moleflow_fast.trainer.continual_trainer import EpochRecord
 
-
 logger = logging.getLogger(__name__)
 
 

@@ -51,7 +51,11 @@ class InferenceExecutor:
         The backbone runs once: the mean over its patches routes, the patches are scored. A `task_id` is the
         expert for every image; None routes each. Where Triton kernels run the flow a routed batch is one CUDA
         graph, and the host never learns which tasks it holds.
+
+        Raises:
+            KeyError: a task that was never added.
         """
+        self.flow.require_known(task_id)
         if task_id is None and images.is_cuda and (captured := self._routed(images)) is not None:
             maps, scores, ids = captured
             return maps, scores, ids

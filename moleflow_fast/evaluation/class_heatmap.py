@@ -19,7 +19,7 @@ def draw_class(file: Path, scorer: Scorer, test: TestClass, dataset: Any, count:
     scores = image_scores(patch_maps, scorer.trainer.config).cpu()
     chosen = choose_images(test.labels, scores, count)
     maps = scorer.pixel_maps(patch_maps).cpu()
-    normal = maps[test.labels == 0]
+    normal = maps[test.labels == 0] if bool((test.labels == 0).any()) else maps
     coldest = float(torch.quantile(normal.flatten()[:: max(1, normal.numel() // 1_000_000)], 0.5))
     hottest = max(float(maps[chosen].amax()), coldest + 1e-6)
     captions = [

@@ -50,7 +50,15 @@ class FeatureStatistics:
         return {"mean": self._mean, "squares": self._squares, "count": torch.tensor(self.count)}
 
     def go_on_from(self, running: dict[str, Tensor]) -> None:
-        """Take on what `running` gave."""
+        """Take on what `running` gave.
+
+        Raises:
+            ValueError: it is not that; nothing was changed.
+        """
+        forms = {name: (value.dtype, value.dim()) for name, value in running.items()}
+        row = (torch.float64, 1)
+        if forms != {"mean": row, "squares": row, "count": (torch.int64, 0)}:
+            raise ValueError("the statistics of features are not whole")
         self._mean, self._squares = (running[name].to(self.device) for name in ("mean", "squares"))
         self.count = int(running["count"])
 

@@ -190,11 +190,11 @@ class MoLEContinualTrainer:
             if stage.first_epoch < done < stage.first_epoch + stage.epochs:
                 stage.begin(self.nf_model)
                 stage.optimizer.go_on_from(state.optimizer)
+        if task_id == 0:
+            self.nf_model.feature_statistics.go_on_from(state.statistics)
         with torch.no_grad():
             for name, value in own.items():
                 value.copy_(state.model[name])
-        if state.statistics:
-            self.nf_model.feature_statistics.go_on_from(state.statistics)
 
     def _state(self, task_id: int, stage: _Stage, records: Sequence[EpochRecord]) -> TaskState:
         statistics = self.nf_model.feature_statistics.running() if task_id == 0 else {}

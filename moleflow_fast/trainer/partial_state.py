@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from moleflow_fast.config.stored import require_types
 from moleflow_fast.interruption import Interrupted, asked_to_end
 from moleflow_fast.trainer.task_state import EpochRecord, TaskState
 from moleflow_fast.trainer.tensor_file import write_tensors
@@ -107,18 +108,21 @@ def _read(file: Path, task_id: int, belongs_to: Mapping[str, Any]) -> TaskState:
         if found["schema"] != SCHEMA:
             raise UnusableState(f"it is of schema {found['schema']}, and this version reads {SCHEMA}")
         different = [n for n in {*belongs_to, *found["belongs_to"]} if belongs_to.get(n) != found["belongs_to"].get(n)]
+        for record in found["records"]:
+            require_types(EpochRecord, record)
         records = [EpochRecord(**record) for record in found["records"]]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UnusableState(f"its description is damaged: {error}") from error
     if different:
         raise UnusableState(f"it belongs to another training: {', '.join(sorted(different))} differ")
-    if [(r.task_id, r.epoch) for r in records] != [(task_id, epoch) for epoch in range(len(records))]:
+    if not records or [(r.task_id, r.epoch) for r in records] != [(task_id, e) for e in range(len(records))]:
         raise UnusableState("its epochs are not those of the task")
-    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
-    for name, value in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = value
-    return TaskState(records, **parts)
+    return TaskState(records, **{part: _part(part, tensors) for part in _PARTS})
+
+
+def _part(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = part + "."
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _checked(file: Path) -> tuple[str, dict[str, Tensor]]:
