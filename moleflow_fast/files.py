@@ -64,9 +64,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Temporary files of `replacing` that a killed process left; nobody may be writing there."""
-    for file in directory.glob(".*.tmp"):
-        file.unlink(missing_ok=True)
+    """Delete temporary files that `replacing` of a killed process left, at any depth; those of living ones stay."""
+    for file in directory.rglob(".*.tmp"):
+        process = file.name.split(".")[-2]
+        if process.isdecimal() and not _lives(int(process)):
+            file.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def write_json(path: Path, content: Any) -> None:

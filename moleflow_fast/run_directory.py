@@ -116,7 +116,7 @@ class RunDirectory:
                 for file in self.path.glob(".task_*.lock"):
                     with alone(file, f"{file}, of a worker,", patience=math.inf):
                         pass
-                remove_leftovers(self.checkpoints)
+                remove_leftovers(self.path)
                 yield
         except WriteFailed as error:
             raise RunDirectoryError(

@@ -1,6 +1,7 @@
 """Damaged files of a run at --resume: mended where the run can make them again, else named."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -104,12 +105,13 @@ def test_a_partial_state_that_is_damaged_costs_its_task(
 
 
 def test_what_killed_writers_left_is_removed(copy: Path, data: Path) -> None:
-    left = copy / "checkpoints" / ".task_1.safetensors.4711.tmp"
+    left = copy / "checkpoints" / f".task_1.safetensors.{2**22 + 1}.tmp"  # no process has so high a number
+    elsewhere = copy / "evaluation" / f".again.csv.{os.getpid()}.tmp"  # still being written
     late = copy / "checkpoints" / "task_1.partial.safetensors"  # its worker died between checkpoint and removal
-    for file in (left, late):
+    for file in (left, elsewhere, late):
         file.write_text("half")
     run(data, copy.parent, resume=True, **OPTIONS)
-    assert not left.exists() and not late.exists()
+    assert not left.exists() and not late.exists() and elsewhere.exists()
 
 
 def test_an_older_run_goes_on(copy: Path, data: Path, finished: RunResult) -> None:
