@@ -31,11 +31,11 @@ def _train(options: RunOptions) -> int:
     run = ContinualRun(options)
     try:
         run.execute()
-    except (Interrupted, Exception) as error:
+    except (KeyboardInterrupt, Exception) as error:
         number = asked_to_end()
         if number is None or run.directory is None or isinstance(error, UserError):
             raise
-        # Any other exception is the signal's doing too: decoding processes had it as well.
+        # Any other exception is the signal's doing too: decoding processes had it as well, and Ray raises its own.
         logging.getLogger(__name__).debug("ended by", exc_info=error)
         path = run.directory.path
         print(f"interrupted: add --resume --experiment_name {path.name} to go on with {path}", file=sys.stderr)
