@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -216,6 +217,34 @@ def test_pickled_code_is_refused(tmp_path: Path) -> None:
     torch.save(CONFIGS["default"], tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="could run code"):
         load_published(tmp_path / "model.pth", make_trainer())
+
+
+class Malice:
+    """Unpickling it makes a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle", "safetensors"])
+def test_code_in_a_checkpoint_never_runs(form: str, tmp_path: Path) -> None:
+    done, trainer = tmp_path / "done", make_trainer()
+    if form == "safetensors":
+        saved(tmp_path, 1)
+        described(tmp_path, sha256=None)
+        (tmp_path / "task_0.safetensors").write_bytes(pickle.dumps({"model.x": Malice(done)}))
+        with pytest.raises(CheckpointError, match=r"task_0\.safetensors is damaged"):
+            checkpoint.load_tasks(tmp_path, trainer, OPTIONS)
+    else:
+        file = tmp_path / "model.pth"
+        content = {"flow.x": Malice(done)}
+        torch.save(content, file) if form == "torch" else file.write_bytes(pickle.dumps(content))
+        with pytest.raises(CheckpointError, match="could run code"):
+            load_published(file, trainer)
+    assert not done.exists()
 
 
 def make_published_trainer(meta: dict):
