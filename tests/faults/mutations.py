@@ -27,7 +27,7 @@ JSON_VALUES = st.recursive(
 def damaged_bytes(draw: st.DrawFn, whole: bytes, start: int = 0) -> bytes:
     """`whole` with one to four wounds: bits, bytes, pieces lost, put in or doubled, half of them near its `start`."""
     content = bytearray(whole)
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 4]))):
         near = start and draw(st.booleans())
         at = draw(st.integers(0, max(0, min(len(content), start if near else len(content)) - 1)))
         _WOUNDS[draw(st.integers(0, len(_WOUNDS) - 1))](draw, content, at)
@@ -65,21 +65,36 @@ _WOUNDS: tuple[Callable[[st.DrawFn, bytearray, int], None], ...] = (_flip, _over
 
 @st.composite
 def damaged_json(draw: st.DrawFn, whole: Any) -> Any:
-    """A document with one to three places replaced, taken out, or added."""
+    """A document with one to three places replaced, by values of the same or any type, taken out, or added."""
     document = copy.deepcopy(whole)
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
         places = list(_places(document))
         if not places:
             return draw(JSON_VALUES)
         owner, key = places[draw(st.integers(0, len(places) - 1))]
-        action = draw(st.integers(0, 3))
+        action = draw(st.integers(0, 5))
         if action == 0:
             del owner[key]
         elif action == 1 and isinstance(owner, dict):
             owner[draw(st.text(max_size=12))] = owner[key]
         else:
-            owner[key] = draw(JSON_VALUES)
+            owner[key] = draw(JSON_VALUES if action == 2 else _alike(owner[key]))
     return document
+
+
+def _alike(value: Any) -> st.SearchStrategy[Any]:
+    for kind, alike in _OF_TYPE.items():
+        if isinstance(value, kind):
+            return alike
+    return JSON_VALUES
+
+
+_OF_TYPE: dict[type, st.SearchStrategy[Any]] = {
+    bool: st.booleans(),
+    int: st.integers(-2, 100) | st.integers(),
+    float: st.floats(0, 1) | st.floats(),
+    str: st.text(max_size=12),
+}
 
 
 def _places(document: Any) -> list[tuple[Any, Any]]:
