@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -105,7 +106,7 @@ class RunConsole:
         table.add_column("routing", justify="right")
         for result in routed.classes:
             values = [_number(getattr(result, metric)) for _, metric in COLUMNS]
-            table.add_row(result.class_name, str(result.task_id), *values, _percent(result.routing_accuracy))
+            table.add_row(escape(result.class_name), str(result.task_id), *values, _percent(result.routing_accuracy))
         table.add_section()
         for evaluation in (routed, oracle):
             values = [_number(evaluation.mean(metric)) for _, metric in COLUMNS]
@@ -122,14 +123,14 @@ class RunConsole:
             table.add_column(f"BWT {ids}", justify="right")
         for j, classes in enumerate(tasks[:-1]):
             values = [_number(v) for f in under.values() for v in (f.measure[j], f.transfer[j])]
-            table.add_row(f"{j}: {', '.join(classes)}", *values)
+            table.add_row(escape(f"{j}: {', '.join(classes)}"), *values)
         table.add_section()
         table.add_row("mean", *[_number(v) for f in under.values() for v in (f.mean_measure, f.bwt)])
         self.console.print(table)
 
     def _bar(self, text: str) -> Progress:
         columns: tuple[Any, ...] = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn(text),
             TimeElapsedColumn(),

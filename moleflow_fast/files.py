@@ -23,21 +23,62 @@ class InUse(UserError):
     """Another process works on the same thing."""
 
 
+class WriteFailed(UserError, OSError):
+    """A full disk, missing rights, a read-only file system; names what was being written."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Any OSError of the block as one that names `path`.
+
+    Raises:
+        WriteFailed: in place of it.
+    """
+    try:
+        yield
+    except WriteFailed:
+        raise
+    except OSError as error:
+        raise WriteFailed(f"{path} could not be written ({error.strerror or error})") from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path that becomes `path` when the block ends well; a failure or a kill leaves `path` as it was.
 
     Content and name are on the disk when this returns, in this order: what is written next never outlives it.
+
+    Raises:
+        WriteFailed: in place of any OSError of the block.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            yield temporary
+            to_disk(temporary)
+            os.replace(temporary, path)
+            to_disk(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete temporary files that `replacing` of a killed process left, at any depth; those of living ones stay."""
+    for file in directory.rglob(".*.tmp"):
+        process = file.name.split(".")[-2]
+        if process.isdecimal() and not _lives(int(process)):
+            file.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
     try:
-        yield temporary
-        to_disk(temporary)
-        os.replace(temporary, path)
-        to_disk(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -64,9 +105,12 @@ def alone(path: Path, what: str, patience: float | None = None) -> Iterator[None
 
     Raises:
         InUse: another process holds it still.
+        WriteFailed: the lock file cannot be made.
     """
     patience = PATIENCE if patience is None else patience
-    with path.open("w") as file:
+    with writing(path):
+        file = path.open("w")
+    with file:
         if not _locked(file, patience=0):
             logger.warning("%s is in use by another process: waiting for it to end", what)
             if not _locked(file, patience):

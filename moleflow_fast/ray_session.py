@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from moleflow_fast.errors import UserError
+from moleflow_fast.interruption import handlers_kept
 
 _OBJECT_STORE_BYTES = 2**27  # runs exchange files and a few numbers; Ray would take a third of the memory
 
@@ -43,15 +44,16 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
     """
     ray = ray_module()
     try:
-        ray.init(
-            address=address or "local",
-            num_cpus=None if address else cpus,
-            object_store_memory=None if address else _OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-            namespace="moleflow_fast",
-        )
+        with handlers_kept():
+            ray.init(
+                address=address or "local",
+                num_cpus=None if address else cpus,
+                object_store_memory=None if address else _OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                namespace="moleflow_fast",
+            )
     except ConnectionError as error:
         raise UserError(
             f"no Ray cluster answers at {address}: start one with `ray start --head`, or leave the address out; "

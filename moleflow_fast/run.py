@@ -27,8 +27,10 @@ from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.run_parts import RunParts
 from moleflow_fast.task_training import train_task
 from moleflow_fast.tensorboard import TensorBoardLog, summary_writer_class
-from moleflow_fast.trainer import checkpoint
+from moleflow_fast.trainer import checkpoint, partial_state
 from moleflow_fast.trainer.continual_trainer import BatchRecord, EpochRecord
+from moleflow_fast.trainer.published import load_published
+from moleflow_fast.trainer.tensor_file import CheckpointError
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 HEADLINE = ("image_auroc", "pixel_auroc", "pixel_ap", "image_ap", "aupro", "routing_accuracy")
@@ -49,6 +51,7 @@ class ContinualRun(RunParts):
     def __init__(self, options: RunOptions, console: RunConsole | None = None) -> None:
         super().__init__(options, console)
         self._board: TensorBoardLog | None = None
+        self.directory: RunDirectory | None = None
 
     def execute(self) -> RunResult:
         """Train every task, evaluate after each, write everything down."""
@@ -62,22 +65,25 @@ class ContinualRun(RunParts):
 
     def _execute(self) -> RunResult:
         self._check()
-        directory = RunDirectory.create(self.options)
-        with directory.held():
-            return self._fill(directory)
+        self.directory = RunDirectory.create(self.options)
+        with self.directory.held():
+            return self._fill(self.directory)
 
     def _fill(self, directory: RunDirectory) -> RunResult:
         self._announce(directory)
         if self.options.tensorboard:
             self._board = TensorBoardLog(directory.path / "tensorboard")
         base_is_frozen = self.trainer.promises_zero_forgetting
-        directory.keep_epochs_of(checkpoint.keep_valid(directory.checkpoints, len(self.tasks), base_is_frozen))
+        complete = checkpoint.keep_valid(directory.checkpoints, len(self.tasks), base_is_frozen)
+        directory.keep_epochs_of(complete)
+        partial_state.remove(directory.checkpoints, complete)
         done = self._restore(directory)
         if done and directory.read_evaluation(done - 1) is None:
             self._evaluate(directory, done - 1)
         if not self.options.final_eval_only:
             self._learn(directory, done)
             directory.keep_epochs_of(range(len(self.tasks)))  # in order
+            partial_state.remove(directory.checkpoints, range(len(self.tasks)))  # of a worker that died too late
         return self._finish(directory)
 
     def _evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
@@ -158,9 +164,11 @@ class ContinualRun(RunParts):
         learned = checkpoint.completed_tasks(directory.checkpoints)
         if learned:
             number = directory.first_to_evaluate(len(learned))
-            done = checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options, number)
-            self._require_own_classes(directory.checkpoints)
-            self.console.say(f"resumed        after task {done[-1]}{self._trained_already(directory, number)}")
+            if number > 0:
+                checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options, number)
+                self._require_own_classes(directory.checkpoints)
+            where = f"after task {number - 1}" if number > 0 else "from the start"
+            self.console.say(f"resumed        {where}{self._trained_already(directory, number)}")
             return number
         if not self.options.load_checkpoint:
             return 0
@@ -185,9 +193,9 @@ class ContinualRun(RunParts):
             done = checkpoint.load_tasks(ours, self.trainer, self.checkpoint_options)
             self._require_own_classes(path)
             return done
-        done = checkpoint.load_published(path, self.trainer)
+        done = load_published(path, self.trainer)
         if done != list(range(len(done))) or len(done) > len(self.tasks):
-            raise checkpoint.CheckpointError(
+            raise CheckpointError(
                 f"{path} holds tasks {', '.join(map(str, done))}, but --task_classes and --cl_scenario make tasks 0 to "
                 f"{len(self.tasks) - 1}; name the classes that it was trained on, in order"
             )
@@ -200,7 +208,7 @@ class ContinualRun(RunParts):
         for task_id, classes in self.trainer.task_classes.items():
             asked = self.tasks[task_id] if task_id < len(self.tasks) else []
             if classes != asked:
-                raise checkpoint.CheckpointError(
+                raise CheckpointError(
                     f"{path}: task {task_id} learned {', '.join(classes)}, but the options make it "
                     f"{', '.join(asked) or 'nothing'}; give the same --task_classes and --cl_scenario"
                 )

@@ -15,10 +15,12 @@ import csv
 import fcntl
 import hashlib
 import json
+import logging
 import math
+import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,12 +32,18 @@ from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, RunOptions
 from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.evaluator import ClassResult, Evaluation
-from moleflow_fast.files import alone, replacing, write_json
+from moleflow_fast.files import WriteFailed, alone, remove_leftovers, replacing, write_json, writing
 from moleflow_fast.trainer.continual_trainer import EpochRecord
+
+logger = logging.getLogger(__name__)
 
 
 class RunDirectoryError(UserError):
     """The run directory cannot be used as asked."""
+
+
+class DamagedRunFile(UserError, ValueError):
+    """A file of a run that is not what a run writes."""
 
 
 class RunDirectory:
@@ -59,7 +67,8 @@ class RunDirectory:
         while _started(path):
             path = path.with_name(f"{options.run_name}-{number}")
             number += 1
-        path.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
         directory = cls(path)
         write_json(path / "config.json", {"options": options.to_json(), "environment": environment()})
         return directory
@@ -83,16 +92,38 @@ class RunDirectory:
         return directory
 
     def options(self) -> RunOptions:
-        return RunOptions.from_json(json.loads((self.path / "config.json").read_text())["options"])
+        """Those it was started with.
+
+        Raises:
+            DamagedRunFile: config.json is not one of ours.
+        """
+        file = self.path / "config.json"
+        try:
+            return RunOptions.from_json(json.loads(file.read_bytes())["options"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise DamagedRunFile(
+                f"{file} is damaged ({error or type(error).__name__}): put back a copy of it, or start anew under "
+                "another --experiment_name"
+            ) from error
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes out while a run writes here; workers of a run that was killed may end first."""
-        with alone(self.path / ".lock", f"run directory {self.path}"):
-            for file in self.path.glob(".task_*.lock"):
-                with alone(file, f"{file}, of a worker,", patience=math.inf):
-                    pass
-            yield
+        """Keep other processes out while a run writes here; workers of a run that was killed may end first.
+
+        Raises:
+            RunDirectoryError: the block could not write something.
+        """
+        try:
+            with alone(self.path / ".lock", f"run directory {self.path}"):
+                for file in self.path.glob(".task_*.lock"):
+                    with alone(file, f"{file}, of a worker,", patience=math.inf):
+                        pass
+                remove_leftovers(self.path)
+                yield
+        except WriteFailed as error:
+            raise RunDirectoryError(
+                f"{error}; finished tasks are kept: free some space or make the place writable, and go on with --resume"
+            ) from error
 
     @contextmanager
     def task_held(self, task_id: int) -> Iterator[None]:
@@ -109,29 +140,39 @@ class RunDirectory:
     def keep_epochs_of(self, tasks: Iterable[int]) -> None:
         """Forget epochs of tasks that will be trained again, and of workers that died; bring the others in order."""
         kept = set(tasks)
-        rows = {(int(row["task_id"]), int(row["epoch"])): row for row in _read_rows(self._epochs)}
-        in_order = [row for (task_id, _), row in sorted(rows.items()) if task_id in kept]
+        found = self._all_epochs()
+        damaged = len(_read_rows(self._epochs)) - len(found)
+        if damaged:
+            logger.warning("%s: %d damaged %s left out", self._epochs, damaged, "row" if damaged == 1 else "rows")
+        records = {(record.task_id, record.epoch): record for record in found}
+        in_order = [asdict(record) for (task_id, _), record in sorted(records.items()) if task_id in kept]
         _write_rows(self._epochs, [f.name for f in fields(EpochRecord)], in_order)
 
     def append_epoch(self, record: EpochRecord) -> None:
         """Add a row, in one piece: several workers may do so at a time."""
         names = [f.name for f in fields(EpochRecord)]
-        fresh = not self._epochs.exists()
-        with self._epochs.open("a", newline="") as file:
+        with writing(self._epochs), self._epochs.open("a", newline="", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # appending is atomic by itself on local disks, but not on NFS
             writer = csv.DictWriter(file, names)
-            if fresh:
+            if os.fstat(file.fileno()).st_size == 0:
                 writer.writeheader()
             writer.writerow(asdict(record))
-            file.flush()
 
     def epochs_of(self, task_id: int) -> list[EpochRecord]:
         """The epochs of a task as they were written, in order, those of a worker that died left out."""
         records: list[EpochRecord] = []
-        for row in _read_rows(self._epochs):
-            if int(row["task_id"]) == task_id:
-                record = _epoch_record(row)
+        for record in self._all_epochs():
+            if record.task_id == task_id:
                 records = [*records[: record.epoch], record]  # a task that starts again overwrites
+        return records
+
+    def _all_epochs(self) -> list[EpochRecord]:
+        """In the order of writing; a row that was torn, by a full disk or a cut of power, is left out."""
+        records = []
+        rows = _read_rows(self._epochs)
+        for row in rows[:-1] if _is_torn(self._epochs) else rows:
+            with suppress(ValueError, TypeError, KeyError):
+                records.append(_epoch_record(row))
         return records
 
     def write_evaluation(self, after_task: int, evaluations: Sequence[Evaluation]) -> None:
@@ -144,13 +185,20 @@ class RunDirectory:
         return file
 
     def read_evaluation(self, after_task: int) -> tuple[Evaluation, Evaluation] | None:
-        """(routed, oracle) as they were written, or None."""
-        rows = _read_rows(self._evaluation(after_task))
-        if not rows:
+        """(routed, oracle) as they were written, or None.
+
+        Raises:
+            DamagedRunFile: a table that is not what was written.
+        """
+        file = self._evaluation(after_task)
+        if not file.exists():
             return None
-        routed, oracle = (
-            Evaluation(ids, [_class_result(row) for row in rows if row["ids"] == ids]) for ids in ("routed", "oracle")
-        )
+        try:
+            routed, oracle = (_of_ids(ids, _read_rows(file)) for ids in ("routed", "oracle"))
+            if _is_torn(file) or len(routed.classes) != len(oracle.classes):
+                raise ValueError("cut short")
+        except (ValueError, TypeError, KeyError, csv.Error) as error:
+            raise DamagedRunFile(f"{file} is damaged ({error}): go on with --resume to make it again") from error
         return routed, oracle
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -174,13 +222,20 @@ class RunDirectory:
         return Calibration.from_json(content, self._calibration)
 
     def first_to_evaluate(self, tasks: int) -> int:
-        """Of so many tasks the first whose evaluation is missing although an earlier one's is there, else `tasks`.
+        """Of so many tasks the first whose evaluation is damaged, or missing although an earlier one's is there.
 
-        Tasks that came from a loaded checkpoint have no evaluation of their own: these lie before the first.
+        Else `tasks`. Tasks that came from a loaded checkpoint have no evaluation of their own: these lie before the
+        first.
         """
-        evaluated = [self._evaluation(task_id).exists() for task_id in range(tasks)]
-        first = evaluated.index(True) if True in evaluated else tasks
-        return evaluated.index(False, first) if False in evaluated[first:] else tasks
+        there = [self._evaluation(task_id).exists() for task_id in range(tasks)]
+        first = there.index(True) if True in there else tasks
+        return next((task_id for task_id in range(first, tasks) if not self._is_evaluated(task_id)), tasks)
+
+    def _is_evaluated(self, after_task: int) -> bool:
+        try:
+            return self.read_evaluation(after_task) is not None
+        except DamagedRunFile:
+            return False
 
     @property
     def _epochs(self) -> Path:
@@ -239,7 +294,16 @@ def _class_result(row: Mapping[str, str]) -> ClassResult:
     return ClassResult(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(ClassResult)})
 
 
+def _of_ids(ids: str, rows: Sequence[Mapping[str, str]]) -> Evaluation:
+    classes = [_class_result(row) for row in rows if row["ids"] == ids]
+    if not classes:
+        raise ValueError(f"no {ids} rows")
+    return Evaluation(ids, classes)
+
+
 def _epoch_record(row: Mapping[str, str]) -> EpochRecord:
+    if None in row:
+        raise ValueError("two rows in one")
     kinds = {"stage": str, "loss": float, "learning_rate": float, "seconds": float}
     return EpochRecord(**{f.name: kinds.get(f.name, int)(row[f.name]) for f in fields(EpochRecord)})
 
@@ -247,12 +311,17 @@ def _epoch_record(row: Mapping[str, str]) -> EpochRecord:
 def _read_rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         return list(csv.DictReader(file))
 
 
+def _is_torn(path: Path) -> bool:
+    """Whether the last row was not written to its end."""
+    return path.exists() and not path.read_bytes().endswith(b"\n")
+
+
 def _write_rows(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from moleflow_fast.evaluation.diagnostics import task_diagnostics
 from moleflow_fast.files import write_json
-from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.interruption import end_waits
+from moleflow_fast.run_directory import RunDirectory, result_options
 from moleflow_fast.run_parts import RunParts
-from moleflow_fast.trainer import checkpoint
+from moleflow_fast.trainer import checkpoint, partial_state
 from moleflow_fast.trainer.continual_trainer import BatchRecord, EpochRecord, Listener
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 
@@ -14,7 +17,10 @@ from moleflow_fast.trainer.feature_loader import FeatureLoader
 def train_task(
     run: RunParts, directory: RunDirectory, task_id: int, loader: FeatureLoader, listener: Listener | None = None
 ) -> None:
-    """Train a task and write its epochs, diagnostics if wanted, and its checkpoint, which marks the task complete."""
+    """Train a task, from its last stored state on if there is one.
+
+    Writes its epochs, its state between epochs, diagnostics if wanted, and its checkpoint, which marks it complete.
+    """
 
     def listen(record: EpochRecord | BatchRecord) -> None:
         if listener is not None:
@@ -24,10 +30,37 @@ def train_task(
 
     options = run.options
     run.trainer.listener = listen
-    run.trainer.train_task(task_id, run.tasks[task_id], loader, options.num_epochs, options.lr)
-    if options.run_diagnostics:
-        _diagnose(run, directory, task_id, loader)
-    checkpoint.save_task(directory.checkpoints, run.trainer, task_id, run.checkpoint_options)
+    belongs_to = _what_decides(run, directory, task_id, loader)
+    keeper = partial_state.PartialState(
+        directory.checkpoints, task_id, belongs_to, run.logger, options.state_seconds
+    )
+    with end_waits("after this epoch"):
+        run.trainer.train_task(
+            task_id, run.tasks[task_id], loader, options.num_epochs, options.lr, keeper=keeper
+        )
+        if options.run_diagnostics:
+            _diagnose(run, directory, task_id, loader)
+        checkpoint.save_task(directory.checkpoints, run.trainer, task_id, run.checkpoint_options)
+        partial_state.remove(directory.checkpoints, [task_id])
+
+
+# Spelled differently in a worker; what they stand for is in the backbone's fingerprint.
+_PLACES = ("data_path", "backbone_weights", "random_backbone", "device")
+
+
+def _what_decides(run: RunParts, directory: RunDirectory, task_id: int, loader: FeatureLoader) -> dict[str, Any]:
+    """All that a task's training follows from, in JSON's types."""
+    options = {name: value for name, value in result_options(run.options).items() if name not in _PLACES}
+    frozen = run.trainer.promises_zero_forgetting
+    built_on = range(min(task_id, 1) if frozen else task_id)
+    return {
+        **options,
+        **run.checkpoint_options,
+        "classes": run.tasks[task_id],
+        "images": len(loader.source),
+        "device": run.device.type,
+        "built_on": [checkpoint.checksum(directory.checkpoints, t) for t in built_on],
+    }
 
 
 def _diagnose(run: RunParts, directory: RunDirectory, task_id: int, loader: FeatureLoader) -> None:

@@ -5,24 +5,41 @@ from __future__ import annotations
 import logging
 import sys
 
-from moleflow_fast.config.options import parse_options
+from moleflow_fast.config.options import RunOptions, parse_options
 from moleflow_fast.errors import UserError
+from moleflow_fast.interruption import Interrupted, asked_to_end, ends_cleanly
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 on success, 1 with one clear message on an error the user can mend, 130 on Ctrl-C."""
+    """0 on success, 1 with one clear message on an error the user can mend, 130 and 143 on SIGINT and SIGTERM."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         options = parse_options(argv)
-        from moleflow_fast.run import ContinualRun  # not at the top: decoding processes import this module again
-
-        ContinualRun(options).execute()
+        with ends_cleanly():
+            return _train(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted: add --resume --experiment_name NAME to go on after the last complete task", file=sys.stderr)
-        return 130
+    except Interrupted as end:  # before there was anything to go on with
+        print("interrupted: nothing was trained yet", file=sys.stderr)
+        return end.exit_code
+
+
+def _train(options: RunOptions) -> int:
+    from moleflow_fast.run import ContinualRun  # not at the top: decoding processes import this module again
+
+    run = ContinualRun(options)
+    try:
+        run.execute()
+    except (KeyboardInterrupt, Exception) as error:
+        number = asked_to_end()
+        if number is None or run.directory is None or isinstance(error, UserError):
+            raise
+        # Any other exception is the signal's doing too: decoding processes had it as well, and Ray raises its own.
+        logging.getLogger(__name__).debug("ended by", exc_info=error)
+        path = run.directory.path
+        print(f"interrupted: add --resume --experiment_name {path.name} to go on with {path}", file=sys.stderr)
+        return Interrupted(number).exit_code
     return 0
 
 

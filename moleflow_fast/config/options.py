@@ -18,6 +18,7 @@ from moleflow_fast.backend import (
     requested_precision,
 )
 from moleflow_fast.config.ablation import AblationConfig, add_ablation_args, parse_ablation_args
+from moleflow_fast.config.stored import require_types
 from moleflow_fast.experiments.presets import get_preset, listing, matching
 
 DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder")
@@ -76,6 +77,7 @@ class RunOptions:
     log_dir: str = "runs"
     experiment_name: str | None = None
     resume: bool = False
+    state_seconds: float = 60.0
     load_checkpoint: str | None = None
     final_eval_only: bool = False
     run_diagnostics: bool = False
@@ -95,7 +97,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         _at_least(1, self, "img_size", "num_epochs", "batch_size", "lora_rank")
-        _at_least(0, self, "num_coupling_layers", "num_workers", "slow_blocks_k", "heatmaps", "score_smooth_sigma")
+        _at_least(0, self, "num_coupling_layers", "num_workers", "slow_blocks_k", "heatmaps", "state_seconds")
+        _at_least(0, self, "score_smooth_sigma")
         _one_of(BACKENDS, self, "backend")
         _one_of(PRECISIONS, self, "precision")
         _one_of(tuple(BACKBONE_PRECISIONS), self, "backbone_precision")
@@ -135,8 +138,11 @@ class RunOptions:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> RunOptions:
+        """Raises TypeError, ValueError or KeyError where the content is not what `to_json` gives."""
         values = {**_BEFORE_THEY_WERE_STORED, **content}
+        require_types(AblationConfig, values["ablation"])
         values["ablation"] = AblationConfig(**values["ablation"])
+        require_types(cls, values)
         for name in ("task_classes", "backbone_layers", "vit_blocks"):
             values[name] = tuple(values[name]) if values[name] is not None else None
         return cls(**values)
@@ -158,7 +164,7 @@ NOT_PART_OF_THE_RESULT = frozenset(
     {
         "preset", "log_dir", "experiment_name", "resume", "quiet", "num_workers", "cache_dir", "cache_limit_gb",
         "device_cache_gb", "tensorboard", "heatmaps", "no_feature_cache", "run_diagnostics",
-        "parallel_tasks", "ray_address",
+        "parallel_tasks", "ray_address", "state_seconds",
     }
 )  # fmt: skip
 
@@ -212,7 +218,9 @@ _GROUPS: dict[str, dict[str, str]] = {
         "preset": "start from a published experiment (see --list_presets); options given beside it win",
         "log_dir": "where run directories go",
         "experiment_name": "name of this run's directory",
-        "resume": "go on with an interrupted run of the same name after its last complete task",
+        "resume": "go on with an interrupted run of the same name, after its last complete task or inside the next",
+        "state_seconds": "between two states of a task in training, written after an epoch, from which a killed run "
+        "goes on",
         "load_checkpoint": "start from a checkpoint: a run directory, or one of the published implementation",
         "final_eval_only": "evaluate that checkpoint and stop",
         "run_diagnostics": "write diagnostics/task_<t>.json: densities, log-determinants, norms of the expert's parts",

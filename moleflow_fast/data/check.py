@@ -32,6 +32,7 @@ def check_dataset(name: str, root: str | Path, class_names: Sequence[str], num_w
         DataError: lists damaged files, missing masks, masks of another size, empty classes, a wrong layout.
     """
     dataset = get_dataset_class(name)
+    raise_all([problem for c in class_names for problem in _problems_of_name(c)])
     splits = [dataset.find(Path(root), c, train) for c in class_names for train in (True, False)]
     repeated = sorted({c for c in class_names if list(class_names).count(c) > 1})
     problems = [f"class {c!r} is named twice in --task_classes; name it once" for c in repeated]
@@ -43,6 +44,17 @@ def check_dataset(name: str, root: str | Path, class_names: Sequence[str], num_w
     raise_all(problems)
     tests = zip(class_names, splits[1::2], strict=True)
     return DataReport(len(samples), [warning for name, split in tests for warning in _odd(name, split)])
+
+
+def _problems_of_name(class_name: str) -> list[str]:
+    """A name becomes part of file names in the run directory, and stands in its tables."""
+    if class_name in ("", ".", "..") or {"/", "\0"} & set(class_name):
+        return [f"class {class_name!r} is no name of a folder: give the name alone, without its path"]
+    try:
+        class_name.encode()
+    except UnicodeEncodeError:
+        return [f"class {class_name!r} is no text in UTF-8: rename the folder"]
+    return []
 
 
 def _problems_of(sample: Sample) -> list[str]:

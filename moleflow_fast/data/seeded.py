@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -22,6 +23,11 @@ class ImageDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Any, ...]: ...
+
+
+def leave_interrupts_to_the_run(worker: int) -> None:
+    """In a decoding process: Ctrl-C reaches every process of a terminal, and the run still needs its images."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class SeededImages(Dataset[Tensor]):

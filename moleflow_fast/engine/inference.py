@@ -59,7 +59,11 @@ class InferenceExecutor:
 
         The backbone runs once: the mean over its patches routes, the patches are scored. A `task_id` is the
         expert for every image; None routes each, see `routed`.
+
+        Raises:
+            KeyError: a task that was never added.
         """
+        self.flow.require_known(task_id)
         if task_id is None:
             return self.routed(images)[:3]
         patches = self.extractor(images)

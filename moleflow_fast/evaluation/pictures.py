@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
+
+from moleflow_fast.files import replacing
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
 IMAGENET_STD = np.array([0.229, 0.224, 0.225])
+_PLAIN: dict[str, Any] = {"parse_math": False}  # names of classes and defects, which may hold dollar signs
 
 
 def choose_images(labels: Tensor, scores: Tensor, count: int) -> list[int]:
-    """Indices to look at: two thirds defective spread over their score range, the rest normal, highest last."""
+    """Indices to look at: two thirds defective spread over their score range, the rest normal, highest last.
+
+    Where nothing is defective all are normal.
+    """
     defective = _spread((labels == 1).nonzero().flatten().tolist(), scores, count - count // 3)
-    normal = _spread((labels == 0).nonzero().flatten().tolist(), scores, count // 3)
+    normal = _spread((labels == 0).nonzero().flatten().tolist(), scores, count // 3 if defective else count)
     return defective + normal
 
 
@@ -54,14 +62,12 @@ def heatmap_figure(
         overlay = axes[1, i].imshow(
             maps[i].numpy(), cmap="turbo", alpha=0.6, vmin=colour_range[0], vmax=colour_range[1], extent=extent
         )
-        axes[0, i].set_title(captions[i], fontsize=7)
+        axes[0, i].set_title(captions[i], fontsize=7, **_PLAIN)
     for axis in axes.flat:
         axis.set_axis_off()
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9, **_PLAIN)
     figure.colorbar(overlay, ax=axes, fraction=0.015, pad=0.01).ax.tick_params(labelsize=6)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
+    _save(figure, path)
 
 
 def confusion_figure(path: Path, confusion: Tensor, tasks: Sequence[Sequence[str]]) -> None:
@@ -77,12 +83,19 @@ def confusion_figure(path: Path, confusion: Tensor, tasks: Sequence[Sequence[str
             if count:
                 colour = "white" if share[row, column] > 0.5 else "black"
                 axis.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-    axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8, **_PLAIN)
+    axis.set_yticks(range(len(names)), names, fontsize=8, **_PLAIN)
     axis.set_xlabel("routed to")
     axis.set_ylabel("true task")
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
+    finally:
+        plt.close(figure)
 
 
 def _spread(candidates: list[int], scores: Tensor, count: int) -> list[int]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from moleflow_fast.data.seeded import ImageDataset, SeededImages
+from moleflow_fast.data.seeded import ImageDataset, SeededImages, leave_interrupts_to_the_run
 from moleflow_fast.errors import UserError
 
 
@@ -86,6 +86,7 @@ class BackboneSource:
             SeededImages(self.dataset, seed),
             batch_sampler=batches,
             num_workers=self.num_workers,
+            worker_init_fn=leave_interrupts_to_the_run,
             multiprocessing_context=_small_processes() if self.num_workers else None,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(seed),  # else the loader draws from the global state

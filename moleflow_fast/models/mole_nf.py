@@ -100,11 +100,15 @@ class MoLESpatialAwareNF(nn.Module):
         Raises:
             KeyError: a task that was never added.
         """
-        if task_id is not None and task_id not in self.task_ids:
-            raise KeyError(f"task {task_id} is unknown; known tasks: {self.task_ids}")
+        self.require_known(task_id)
         self.current_task_id = task_id
         for block in self.flow.module_list:
             block.subnet.set_active_task(task_id)  # type: ignore[union-attr, operator]
+
+    def require_known(self, task_id: int | None) -> None:
+        """Raise KeyError for a task that was never added."""
+        if task_id is not None and task_id not in self.task_ids:
+            raise KeyError(f"task {task_id} is unknown; known tasks: {self.task_ids}")
 
     def freeze_all_base(self) -> None:
         """Freeze everything that tasks share: base flow, context convolutions, mixer."""
@@ -194,7 +198,12 @@ class MoLESpatialAwareNF(nn.Module):
         return self._run(x, self.current_task_id)
 
     def forward_as(self, task_id: int | None, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward` under the expert of `task_id`, whichever task is active: several threads may call it at once."""
+        """`forward` under the expert of `task_id`, whichever task is active: several threads may call it at once.
+
+        Raises:
+            KeyError: a task that was never added.
+        """
+        self.require_known(task_id)
         if self.why_not_compiled(x, task_id) is None:
             return self._engine.run(self._parts(task_id), self.condition(x, task_id))
         with self._engine.one_at_a_time:

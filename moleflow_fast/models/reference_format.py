@@ -8,7 +8,7 @@ flows that never act, which loading drops.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -46,9 +46,9 @@ def to_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return reference
 
 
-def task_ids(state_dict: Mapping[str, Any]) -> list[int]:
-    """The tasks whose experts a state dict holds, ascending."""
-    found = (match for name in state_dict for match in _TASK.finditer(name))
+def task_ids(names: Iterable[str]) -> list[int]:
+    """The tasks whose experts a state dict of these names holds, ascending."""
+    found = (match for name in names for match in _TASK.finditer(name))
     return sorted({int(match.group(1) or match.group(2)) for match in found})
 
 

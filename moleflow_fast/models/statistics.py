@@ -43,6 +43,25 @@ class FeatureStatistics:
         self._mean, self._squares, self.count = mean.double(), (std.double() ** 2 - 1e-6), 1
         self.is_finalized = True
 
+    def running(self) -> dict[str, Tensor]:
+        """All that `update` has gathered, to the bit; empty before the first."""
+        if self._mean is None or self._squares is None:
+            return {}
+        return {"mean": self._mean, "squares": self._squares, "count": torch.tensor(self.count)}
+
+    def go_on_from(self, running: dict[str, Tensor]) -> None:
+        """Take on what `running` gave.
+
+        Raises:
+            ValueError: it is not that; nothing was changed.
+        """
+        forms = {name: (value.dtype, value.dim()) for name, value in running.items()}
+        row = (torch.float64, 1)
+        if forms != {"mean": row, "squares": row, "count": (torch.int64, 0)}:
+            raise ValueError("the statistics of features are not whole")
+        self._mean, self._squares = (running[name].to(self.device) for name in ("mean", "squares"))
+        self.count = int(running["count"])
+
     @property
     def mean(self) -> Tensor | None:
         """(D,) float32, or None before the first update."""

@@ -1,8 +1,8 @@
-"""Checkpoints: one safetensors file per task, written whole or not at all, and published ones imported.
+"""Checkpoints: one safetensors file per task, written whole or not at all.
 
     checkpoints/task_0.safetensors    shared base and expert of task 0
     checkpoints/task_1.safetensors    expert of task 1 (and the base again where it may have changed)
-    checkpoints/task_<t>.json         classes, configuration, and which tasks the file builds on
+    checkpoints/task_<t>.json         classes, configuration, which tasks the file builds on, and its SHA-256
 
 The state after task t is files 0 to t merged in order. Each file also holds the task's routing prototype.
 """
@@ -10,54 +10,57 @@ The state after task t is files 0 to t merged in order. Each file also holds the
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moleflow_fast.errors import UserError
-from moleflow_fast.files import replacing, write_json
+from moleflow_fast.files import write_json
 from moleflow_fast.models import reference_format
 from moleflow_fast.models.routing import TaskPrototype
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
+from moleflow_fast.trainer.tensor_file import CheckpointError, read_tensors, sha256, write_tensors
 
+SCHEMA = 1  # of the JSON; files without one are older, and say the same but for the checksum
 _MODEL, _ROUTER, _STATISTICS = "model.", "router.", "statistics."
 
 
-class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged, or of another configuration."""
+@dataclass(frozen=True)
+class Description:
+    """What task_<t>.json says of task_<t>.safetensors; a file of an older run has neither schema nor checksum."""
+
+    task_id: int
+    classes: list[str]
+    model: dict[str, Any]
+    whole: bool
+    schema: int = 0
+    sha256: str | None = None
 
 
 def save_task(directory: Path, trainer: MoLEContinualTrainer, task_id: int, model_options: Mapping[str, Any]) -> None:
-    """Write what `task_id` added or may have changed. The JSON file comes last: it marks the task complete."""
+    """Write what `task_id` added or may have changed. The JSON file comes last: it marks the task complete.
+
+    Raises:
+        WriteFailed: names the file; earlier tasks are as they were.
+    """
     whole = task_id == 0 or not trainer.promises_zero_forgetting
-    state = trainer.nf_model.state_dict()
-    tensors = {_MODEL + n: v for n, v in state.items() if _belongs(n, task_id, whole)}
+    tensors = {_MODEL + name: value for name, value in trainer.learned(task_id).items()}
     for name, value in trainer.router.prototypes[task_id].state_dict().items():
         tensors[f"{_ROUTER}{task_id}.{name}"] = value
     statistics = trainer.nf_model.feature_statistics
     if task_id == 0 and statistics.mean is not None and statistics.std is not None:
         tensors[_STATISTICS + "mean"], tensors[_STATISTICS + "std"] = statistics.mean, statistics.std
-    try:
-        with replacing(_tensor_file(directory, task_id)) as temporary:
-            save_file({n: v.contiguous().cpu() for n, v in tensors.items()}, temporary)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"task {task_id} could not be saved to {directory} ({error}); earlier tasks are kept: free some space "
-            "and run again with --resume"
-        ) from error
-    description = {
-        "task_id": task_id,
-        "classes": trainer.task_classes[task_id],
-        "model": dict(model_options),
-        "whole": whole,
-    }
-    write_json(_marker(directory, task_id), description)
+    written = write_tensors(_tensor_file(directory, task_id), tensors)
+    classes = trainer.task_classes[task_id]
+    description = Description(task_id, classes, dict(model_options), whole, SCHEMA, written)
+    write_json(_marker(directory, task_id), asdict(description))
+
+
+def checksum(directory: Path, task_id: int) -> str:
+    """SHA-256 of the tensor file of a complete task."""
+    return _description(directory, task_id).sha256 or sha256(_tensor_file(directory, task_id))
 
 
 def is_complete(directory: Path, task_id: int) -> bool:
@@ -108,87 +111,82 @@ def load_task(
     Raises:
         CheckpointError: a damaged file, or another configuration.
     """
-    description = json.loads(_marker(directory, task_id).read_text())
-    _require_same_options(directory, description["model"], model_options)
-    tensors = _read_tensors(_tensor_file(directory, task_id))
+    description = _description(directory, task_id)
+    _require_same_options(directory, description.model, model_options)
+    file = _tensor_file(directory, task_id)
+    tensors = read_tensors(
+        file, description.sha256, "delete it and its .json to train that task and the later ones again"
+    )
+    try:
+        _take_in(trainer, description, task_id, tensors)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{file} does not fit the model: {error}") from error
+
+
+def _take_in(
+    trainer: MoLEContinualTrainer, description: Description, task_id: int, tensors: Mapping[str, Tensor]
+) -> None:
     model = trainer.nf_model
-    trainer.task_classes[task_id] = list(description["classes"])
-    model.add_task(task_id)
     state = {n.removeprefix(_MODEL): v for n, v in tensors.items() if n.startswith(_MODEL)}
+    if any(owner > task_id for owner in reference_format.task_ids(state)):
+        raise ValueError("it holds a later task")
+    trainer.task_classes[task_id] = description.classes
+    model.add_task(task_id)
     result = model.load_state_dict(state, strict=False)
-    if result.unexpected_keys or (description["whole"] and result.missing_keys):
-        wrong = [*result.unexpected_keys, *result.missing_keys]
-        raise CheckpointError(f"{_tensor_file(directory, task_id)} does not fit the model: {', '.join(wrong[:8])}")
-    prototype = TaskPrototype(task_id, description["classes"], trainer.device)
+    if result.unexpected_keys or (description.whole and result.missing_keys):
+        raise ValueError(_some([*result.unexpected_keys, *result.missing_keys]))
     prefix = f"{_ROUTER}{task_id}."
-    prototype.load_state_dict({n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
+    prototype = TaskPrototype(task_id, description.classes, trainer.device)
+    prototype.load_state_dict(
+        _of_width(model.embed_dim, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
+    )
     trainer.router.add_prototype(prototype)
     if _STATISTICS + "mean" in tensors:
-        model.feature_statistics.restore(tensors[_STATISTICS + "mean"], tensors[_STATISTICS + "std"])
+        found = {name: tensors[_STATISTICS + name] for name in ("mean", "std")}
+        model.feature_statistics.restore(**_of_width(model.embed_dim, found))
     model.freeze()
 
 
-def load_published(path: Path, trainer: MoLEContinualTrainer) -> list[int]:
-    """Import a checkpoint of the published implementation; returns its task ids.
+def _of_width(width: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, if they are of so many channels."""
+    shapes = {"mean": (width,), "std": (width,), "covariance": (width, width), "n_samples": ()}
+    wrong = [name for name, value in tensors.items() if value.shape != shapes[name] or value.is_complex()]
+    if wrong:
+        raise ValueError(f"{_some(wrong)} not of {width} channels")
+    return tensors
 
-    Accepts a bare state dict (`*.pth`), a directory `task_<t>/` with `nf_model.pth`, or a run directory holding
-    several, of which the last is taken: its state dict contains every earlier expert. Routing prototypes are not
-    part of that state dict; the caller builds them from training images (`build_prototype`).
 
-    Raises:
-        CheckpointError: not a checkpoint, needs pickled code, or does not fit the model.
-    """
-    file = _published_state_file(path)
-    state = _read_torch(file)
-    state = state.get("state_dict", state.get("nf_model", state))
-    tasks = reference_format.task_ids(state)
+def _description(directory: Path, task_id: int) -> Description:
+    file = _marker(directory, task_id)
+    remedy = "delete it to train that task and the later ones again"
     try:
-        trainer.nf_model.load_state_dict(state)
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"{file} does not fit this model; set the options it was trained with "
-            f"(--embed_dim, --num_coupling_layers, --lora_rank, --dia_n_blocks, ...): {error}"
-        ) from error
-    trainer.nf_model.freeze()
-    return tasks
+        content = json.loads(file.read_bytes())
+        schema = content.get("schema", 0)
+        if type(schema) is int and schema > SCHEMA:
+            raise CheckpointError(
+                f"{file} is of schema {schema}, and this version of moleflow_fast reads up to {SCHEMA}: take the "
+                "version that wrote it, or a newer one"
+            )
+        description = Description(**content)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{file} is damaged ({error}); {remedy}") from error
+    if not _sound(description, task_id):
+        raise CheckpointError(f"{file} is damaged (not what task {task_id} writes); {remedy}")
+    return description
 
 
-def _published_state_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    if (path / "nf_model.pth").exists():
-        return path / "nf_model.pth"
-    found = sorted(path.glob("**/task_*/nf_model.pth"), key=lambda p: int(p.parent.name.removeprefix("task_")))
-    if found:
-        return found[-1]
-    raise CheckpointError(
-        f"{path} is no checkpoint: expected a run directory with checkpoints/task_0.json, a published task_<t>/ "
-        "directory with nf_model.pth, or a state dict file"
+def _sound(description: Description, task_id: int) -> bool:
+    kinds = (int, list, dict, bool, int, str | None)
+    values = asdict(description).values()
+    return (
+        all(isinstance(value, kind) for value, kind in zip(values, kinds, strict=True))
+        and description.task_id == task_id
+        and all(isinstance(name, str) for name in description.classes)
     )
 
 
-def _read_torch(file: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file} holds pickled Python objects, which could run code when loaded, and is refused; re-save it "
-            "where it was made: torch.save(model.state_dict(), file)"
-        ) from error
-    except (OSError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{file} cannot be read as a torch file (truncated?): {error}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{file} holds a {type(state).__name__}, not a state dict")
-    return state
-
-
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file} is damaged ({error}); delete it and its .json to train that task and the later ones again"
-        ) from error
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8])
 
 
 def _require_same_options(directory: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -202,12 +200,6 @@ def _require_same_options(directory: Path, stored: Mapping[str, Any], asked: Map
             f"{directory} belongs to another configuration ({'; '.join(different)}); use the same options or "
             "another --experiment_name"
         )
-
-
-def _belongs(name: str, task_id: int, whole: bool) -> bool:
-    """Whether a tensor goes into the file of `task_id`: its own expert, or all that had been learned by then."""
-    owners = reference_format.task_ids({name: None})
-    return all(owner <= task_id for owner in owners) if whole else owners == [task_id]
 
 
 def _marker(directory: Path, task_id: int) -> Path:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from moleflow_fast.engine.inference import InferenceExecutor
 from moleflow_fast.engine.plan import images_at_once
 from moleflow_fast.engine.training import DeviceSteps
 from moleflow_fast.errors import UserError
+from moleflow_fast.models import reference_format
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
@@ -26,6 +28,7 @@ from moleflow_fast.ops.density import density_loss
 from moleflow_fast.trainer.feature_loader import FeatureLoader, ImageBatchSource
 from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
+from moleflow_fast.trainer.task_state import EpochRecord, StateKeeper, TaskState
 
 CLIP_NORM = 0.5
 LARGEST_LOSS = 1e8
@@ -35,21 +38,6 @@ FAST_STAGE_FRACTION = 0.85
 
 class TrainingDivergedError(UserError):
     """Every batch of an epoch had a loss or gradient that is not finite."""
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch did; `loss` is the mean over the batches that counted."""
-
-    task_id: int
-    stage: str
-    epoch: int
-    epochs: int
-    loss: float
-    learning_rate: float
-    images: int
-    seconds: float
-    skipped_batches: int
 
 
 @dataclass(frozen=True)
@@ -125,6 +113,13 @@ class MoLEContinualTrainer:
         """Whether nothing that an earlier task uses can change any more."""
         return not (self.enable_slow_stage or self.config.no_freeze_base)
 
+    def learned(self, task_id: int) -> dict[str, Tensor]:
+        """Of the model's state what `task_id` adds or may change."""
+        state = self.nf_model.state_dict()
+        if task_id > 0 and self.promises_zero_forgetting:
+            return {n: v for n, v in state.items() if reference_format.task_ids([n]) == [task_id]}
+        return {n: v for n, v in state.items() if all(t <= task_id for t in reference_format.task_ids([n]))}
+
     # -- training ------------------------------------------------------------------------------------
 
     def train_task(
@@ -136,12 +131,15 @@ class MoLEContinualTrainer:
         lr: float,
         log_interval: int = 10,
         global_class_to_idx: dict[str, int] | None = None,
+        keeper: StateKeeper | None = None,
     ) -> list[EpochRecord]:
         """Learn a task; returns a record per epoch.
 
         Args:
             train_loader: a `FeatureLoader`, or any iterable of batches whose first item is images.
             log_interval: epochs between two log lines.
+            keeper: is given the state after every epoch; what it has stored is gone on from, to the same bits, and
+                the listener hears of those epochs again. For a `FeatureLoader` alone: other orders are their own.
 
         Raises:
             TrainingDivergedError: an epoch without a single usable batch.
@@ -151,12 +149,14 @@ class MoLEContinualTrainer:
         self._begin_task(task_id)
         batches = self._as_epochs(train_loader, task_classes)
         stages = self._stages(task_id, num_epochs, lr)
-        records: list[EpochRecord] = []
+        records = self._go_on(task_id, stages, keeper)
         for stage in stages:
-            for epoch in range(stage.epochs):
+            for epoch in range(len(records) - stage.first_epoch, stage.epochs):
                 record = self._train_epoch(task_id, stage, epoch, num_epochs, batches)
                 records.append(record)
                 self.listener(record)
+                if keeper is not None:
+                    keeper.epoch_ended(partial(self._state, task_id, stage, records))
                 if record.epoch % log_interval == 0:
                     self.logger.debug(
                         "task %d epoch %d/%d loss %.4f", task_id, record.epoch + 1, num_epochs, record.loss
@@ -164,6 +164,41 @@ class MoLEContinualTrainer:
             stage.end()
         self._end_task(task_id, batches)
         return records
+
+    def _go_on(self, task_id: int, stages: Sequence[_Stage], keeper: StateKeeper | None) -> list[EpochRecord]:
+        """Take on the state that the keeper has stored, if it fits; returns the epochs done, none without one."""
+        state = keeper.stored() if keeper is not None else None
+        if keeper is None or state is None:
+            return []
+        try:
+            self._take_on(task_id, stages, state)
+        except ValueError as error:
+            keeper.refuse(str(error))
+            return []
+        for record in state.records:
+            self.listener(record)
+        return list(state.records)
+
+    def _take_on(self, task_id: int, stages: Sequence[_Stage], state: TaskState) -> None:
+        """Raises ValueError, with nothing changed, where the state does not fit."""
+        own = self.learned(task_id)
+        wrong = [n for n in own.keys() | state.model.keys() if _form(own.get(n)) != _form(state.model.get(n))]
+        if wrong:
+            raise ValueError(f"it does not fit the model: {', '.join(sorted(wrong)[:8])}")
+        done = len(state.records)
+        for stage in stages:
+            if stage.first_epoch < done < stage.first_epoch + stage.epochs:
+                stage.begin(self.nf_model)
+                stage.optimizer.go_on_from(state.optimizer)
+        if task_id == 0:
+            self.nf_model.feature_statistics.go_on_from(state.statistics)
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(state.model[name])
+
+    def _state(self, task_id: int, stage: _Stage, records: Sequence[EpochRecord]) -> TaskState:
+        statistics = self.nf_model.feature_statistics.running() if task_id == 0 else {}
+        return TaskState(list(records), self.learned(task_id), stage.optimizer.moments(), statistics)
 
     def _begin_task(self, task_id: int) -> None:
         # Its own stream of random numbers: a resumed run creates the same expert as an uninterrupted one.
@@ -333,6 +368,10 @@ class MoLEContinualTrainer:
     def anomaly_maps(self, patches: Tensor, task_ids: Tensor) -> Tensor:
         """-log p per patch (B, H, W) of patches (B, H, W, D), image b under the expert of task_ids[b]."""
         return self.executor.anomaly_maps(patches, task_ids)
+
+
+def _form(tensor: Tensor | None) -> object:
+    return None if tensor is None else (tensor.shape, tensor.dtype)
 
 
 class _Stage:

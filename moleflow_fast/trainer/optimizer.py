@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, overload
 
 import torch
@@ -83,6 +83,36 @@ class AdamP(torch.optim.Optimizer):
                 for tensor in tensors:
                     self.state[tensor.parameter]["step"] = tensor.step
         return loss if max_norm is None else norm
+
+    def moments(self) -> dict[str, Tensor]:
+        """Its whole state as tensors, by position of the parameter: "<i>.step", "<i>.exp_avg", "<i>.exp_avg_sq"."""
+        return {
+            f"{i}.{name}": torch.as_tensor(value)
+            for i, parameter in enumerate(self._parameters())
+            for name, value in self.state.get(parameter, {}).items()
+        }
+
+    def go_on_from(self, moments: Mapping[str, Tensor]) -> None:
+        """Take on what `moments` gave of an optimizer of the same parameters, on whatever device.
+
+        Raises:
+            ValueError: they do not fit; nothing was changed.
+        """
+        parameters = self._parameters()
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in moments.items():
+            position, _, kind = name.partition(".")
+            like = parameters[int(position)] if int(position) < len(parameters) else None
+            if like is None or value.shape != (() if kind == "step" else like.shape):
+                raise ValueError(f"optimizer state {name} fits none of {len(parameters)} parameters")
+            own = state.setdefault(int(position), {})
+            own[kind] = int(value) if kind == "step" else value.to(like, copy=True).contiguous()
+        if any(own.keys() != {"step", "exp_avg", "exp_avg_sq"} for own in state.values()):
+            raise ValueError("optimizer state lacks moments")
+        self.state.update({parameters[i]: own for i, own in state.items()})
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
 
     def with_state(self) -> list[Group]:
         """Every parameter that has a gradient, with its moments and the number of its next step."""

@@ -168,7 +168,8 @@ def test_a_run_that_is_interrupted_and_then_killed(long: Path, data: Path, tmp_p
     path = tmp_path / "parallel"
     options = {"experiment_name": "parallel", "parallel_tasks": "ray", **LONG}
     argv = [sys.executable, "-m", "moleflow_fast.train", *command_line(data, tmp_path, **options)]
-    for again, end, code in (([], signal.SIGINT, 130), (["--resume"], signal.SIGKILL, -signal.SIGKILL)):
+    ends = (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)
+    for again, (end, code) in zip(([], ["--resume"], ["--resume"]), ends, strict=True):
         process = subprocess.Popen([*argv, *again], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
             wait_until(lambda process=process: process.poll() is not None or worker_in_the_middle(path, 1))
@@ -179,9 +180,9 @@ def test_a_run_that_is_interrupted_and_then_killed(long: Path, data: Path, tmp_p
         finally:
             process.kill()
         assert process.returncode == code
-        assert ("add --resume" in errors) == (code == 130)
+        assert ("add --resume" in errors) == (code > 0)
         wait_until(lambda processes=processes: not alive(processes - agents(processes)), 30)
-        assert code != 130 or not alive(processes)
+        assert code < 0 or not alive(processes)
     (path / "checkpoints" / "task_1.json").unlink(missing_ok=True)  # a worker may end in time, before it sees the kill
     for name in ("task_2.safetensors", "task_2.json"):
         shutil.copy2(long / "checkpoints" / name, path / "checkpoints" / name)

@@ -18,7 +18,7 @@ from moleflow_fast.files import InUse
 from moleflow_fast.run import ContinualRun, RunResult
 from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
 from moleflow_fast.trainer import checkpoint
-from moleflow_fast.trainer.checkpoint import CheckpointError
+from moleflow_fast.trainer.tensor_file import CheckpointError
 
 
 def last_evaluation(result: RunResult) -> str:

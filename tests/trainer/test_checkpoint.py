@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_trainer import make_trainer, task_features, train
 
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.trainer import checkpoint
-from moleflow_fast.trainer.checkpoint import CheckpointError
+from moleflow_fast.files import WriteFailed
+from moleflow_fast.trainer import checkpoint, tensor_file
+from moleflow_fast.trainer.published import load_published
+from moleflow_fast.trainer.tensor_file import CheckpointError
 
 OPTIONS = {"embed_dim": 16, "lora_rank": 3}
 CONFIGS = {
@@ -65,7 +69,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_later_files_hold_only_their_own_expert(tmp_path: Path) -> None:
     saved(tmp_path)
-    later = checkpoint._read_tensors(tmp_path / "task_1.safetensors")
+    later = load_file(tmp_path / "task_1.safetensors")
     assert not [n for n in later if "base_linear" in n or ".lora_A.0" in n or "input_adapters.0" in n]
     assert [n for n in later if ".lora_A.1" in n]
 
@@ -75,6 +79,69 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "task_1.safetensors"
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(CheckpointError, match=r"task_1\.safetensors is damaged"):
+        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+
+
+def test_a_flipped_bit_is_found_by_the_checksum(tmp_path: Path) -> None:
+    saved(tmp_path)
+    file = tmp_path / "task_1.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-50] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"task_1\.safetensors is damaged \(its SHA-256 .*; delete it and its"):
+        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+
+
+def described(directory: Path, **changes: object) -> None:
+    marker = directory / "task_0.json"
+    content = {**json.loads(marker.read_text()), **changes}
+    marker.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def test_a_newer_schema_names_both_versions(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    described(tmp_path, schema=checkpoint.SCHEMA + 1, news=True)
+    with pytest.raises(CheckpointError, match=r"task_0\.json is of schema 2, .* reads up to 1"):
+        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+
+
+def test_files_of_older_runs_load(tmp_path: Path) -> None:
+    trainer = saved(tmp_path, 1)
+    digest = checkpoint.checksum(tmp_path, 0)
+    described(tmp_path, schema=None, sha256=None)
+    restored = make_trainer(seed=5)
+    checkpoint.load_tasks(tmp_path, restored, OPTIONS)
+    assert torch.equal(maps(restored, 0), maps(trainer, 0))
+    assert checkpoint.checksum(tmp_path, 0) == digest
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "[" * 100000, '{"task_id": 0}', '{"schema": "x"}', "\x00"])
+def test_a_damaged_description_is_named(text: str, tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    (tmp_path / "task_0.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"task_0\.json is damaged .*; delete it to train"):
+        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"task_id": 1}, {"classes": "abc"}, {"classes": [1]}, {"whole": 3}, {"model": []}, {"sha256": 5}]
+)
+def test_a_description_of_other_types_is_named(changes: dict, tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    described(tmp_path, **changes)
+    with pytest.raises(CheckpointError, match=r"task_0\.json is damaged"):
+        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["router.0.mean", "router.0.covariance", "statistics.std", "model.flow.module_list"])
+def test_tensors_of_other_shapes_are_named(name: str, tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    file = tmp_path / "task_0.safetensors"
+    tensors = load_file(file)
+    tensors[next(n for n in tensors if n.startswith(name))] = torch.zeros(3, 3)
+    save_file(tensors, file)
+    described(tmp_path, sha256=None)
+    with pytest.raises(CheckpointError, match=r"task_0\.safetensors does not fit the model"):
         checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
 
 
@@ -93,12 +160,12 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     trainer = saved(tmp_path, 1)
     before = (tmp_path / "task_0.safetensors").read_bytes()
 
-    def full(tensors: dict, path: Path) -> None:
+    def full(tensors: dict, path: Path, metadata: None) -> None:
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(CheckpointError, match="No space left on device"):
+    monkeypatch.setattr(tensor_file, "save_file", full)
+    with pytest.raises(WriteFailed, match=r"task_0\.safetensors could not be written \(No space left on device\)"):
         checkpoint.save_task(tmp_path, trainer, 0, OPTIONS)
     assert (tmp_path / "task_0.safetensors").read_bytes() == before
     assert not list(tmp_path.glob(".*.tmp"))
@@ -134,7 +201,7 @@ def test_published_checkpoints_import(form: str, tmp_path: Path) -> None:
     directory, arrays = published_directory(tmp_path)
     path = {"run": directory, "task": directory / "task_1", "file": directory / "task_1" / "nf_model.pth"}[form]
     trainer = make_published_trainer(json.loads(str(arrays["meta"])))
-    assert checkpoint.load_published(path, trainer) == [0, 1]
+    assert load_published(path, trainer) == [0, 1]
     trainer.nf_model.set_active_task(1)
     z, _ = trainer.nf_model(torch.from_numpy(arrays["x"]))
     torch.testing.assert_close(z, torch.from_numpy(arrays["t1/z"]), rtol=1e-5, atol=1e-5)
@@ -143,13 +210,41 @@ def test_published_checkpoints_import(form: str, tmp_path: Path) -> None:
 def test_a_published_checkpoint_of_other_widths_names_the_options(tmp_path: Path) -> None:
     directory, _ = published_directory(tmp_path)
     with pytest.raises(CheckpointError, match="--embed_dim"):
-        checkpoint.load_published(directory, make_trainer())
+        load_published(directory, make_trainer())
 
 
 def test_pickled_code_is_refused(tmp_path: Path) -> None:
     torch.save(CONFIGS["default"], tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="could run code"):
-        checkpoint.load_published(tmp_path / "model.pth", make_trainer())
+        load_published(tmp_path / "model.pth", make_trainer())
+
+
+class Malice:
+    """Unpickling it makes a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle", "safetensors"])
+def test_code_in_a_checkpoint_never_runs(form: str, tmp_path: Path) -> None:
+    done, trainer = tmp_path / "done", make_trainer()
+    if form == "safetensors":
+        saved(tmp_path, 1)
+        described(tmp_path, sha256=None)
+        (tmp_path / "task_0.safetensors").write_bytes(pickle.dumps({"model.x": Malice(done)}))
+        with pytest.raises(CheckpointError, match=r"task_0\.safetensors is damaged"):
+            checkpoint.load_tasks(tmp_path, trainer, OPTIONS)
+    else:
+        file = tmp_path / "model.pth"
+        content = {"flow.x": Malice(done)}
+        torch.save(content, file) if form == "torch" else file.write_bytes(pickle.dumps(content))
+        with pytest.raises(CheckpointError, match="could run code"):
+            load_published(file, trainer)
+    assert not done.exists()
 
 
 def make_published_trainer(meta: dict):
