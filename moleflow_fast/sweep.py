@@ -16,6 +16,7 @@ from moleflow_fast.experiments.plan import Plan, make_plan
 from moleflow_fast.experiments.sweep import Share, Sweep
 from moleflow_fast.experiments.sweep_view import SweepView, ranking
 from moleflow_fast.files import alone
+from moleflow_fast.interruption import Interrupted, asked_to_end, ends_cleanly
 from moleflow_fast.ray_session import ray_session
 
 EXAMPLES = """\
@@ -64,24 +65,29 @@ def main(argv: list[str] | None = None) -> int:
     """0 if every run finished, 1 with a message if not, 130 and 143 when interrupted."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     args, given = build_parser().parse_known_args(argv)
+    try:
+        with ends_cleanly():
+            return _sweep(args, given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _sweep(args: argparse.Namespace, given: list[str]) -> int:
     console = RunConsole(args.quiet)
     try:
         plan = make_plan(args.presets, args.seeds, _settings(args.grid, "--grid"), _folders(args.data), given)
         if args.estimate:
             return _estimate(plan, console)
         return _show(args, plan, console) if args.dry_run else _run(args, plan, console)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # Ray raises its own where a signal meets it
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
-        return 130
+        return Interrupted(asked_to_end() or signal.SIGINT).exit_code
 
 
 def _run(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     with alone(args.output / ".lock", f"sweep {args.output}"), ray_session(args.address, args.cpus) as ray:
-        signal.signal(signal.SIGTERM, _end)  # after Ray has put its own handler there
         sweep = Sweep(args.output)
         _announce(plan, sweep, console)
         view = SweepView(console, len(plan.runs))
@@ -163,10 +169,6 @@ def _folders(words: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--data {word}: expected mvtec=DIR, visa=DIR or mpdd=DIR")
         folders[kind] = folder
     return folders
-
-
-def _end(signal_number: int, _: object) -> None:
-    raise SystemExit(128 + signal_number)
 
 
 if __name__ == "__main__":

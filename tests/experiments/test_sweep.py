@@ -165,6 +165,6 @@ def test_one_driver_a_sweep_and_sigterm_ends_it_whole(
     assert second.returncode == 1 and "is in use by another process" in second.stderr
     family = psutil.Process(driver.pid).children(recursive=True)
     driver.send_signal(signal.SIGTERM)
-    assert driver.wait(30) == 128 + signal.SIGTERM
+    assert driver.wait(60) == 128 + signal.SIGTERM
     assert not psutil.wait_procs(family, timeout=30)[1]
     assert not (sweep / "results.jsonl").read_text() and not list(sweep.glob("runs/*/summary.json"))
