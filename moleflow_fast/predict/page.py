@@ -109,8 +109,8 @@ class Page:
         beyond = f" {without} images beyond that are links." if without else ""
         return (
             "A calibrated score of 0.5 is passed by one normal image in twenty, for every product. Unknown: much "
-            f"farther from the nearest product than its own images are. The {MOST_PICTURES} highest scores have pictures "
-            f"here, at most {MOST_BYTES >> 20} MiB.{beyond}"
+            f"farther from the nearest product than its own images are. The {MOST_PICTURES} highest scores have "
+            f"pictures here, at most {MOST_BYTES >> 20} MiB.{beyond}"
         )
 
 
