@@ -187,7 +187,8 @@ def _of_file(name: str, read: Any) -> Any:
     except RunDirectoryError as error:
         raise _Damaged("missing_file", name) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
-        raise _Damaged("unreadable", f"{name}: {type(error).__name__}: {error}") from error
+        cause = error.__cause__ or error  # the report has a place and a remedy of its own
+        raise _Damaged("unreadable", f"{name}: {type(cause).__name__}: {cause}") from error
 
 
 def _finished(directory: RunDirectory, options: RunOptions, where: str, names: Sequence[str]) -> Run:
