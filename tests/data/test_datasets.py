@@ -82,7 +82,8 @@ def test_folder_discovers_classes_with_spaces_and_unicode(tmp_path):
 def test_rotation_differs_at_every_access_for_training_only(tmp_path):
     mvtec_layout(tmp_path)
     train = FOLDER(tmp_path, "bolt", use_rotation_aug=True, **SMALL)
-    assert train.augmented and not torch.equal(train[0][0], train[0][0])
+    first, *others = (train[0][0] for _ in range(9))  # of a few pixels two angles may look alike
+    assert train.augmented and any(not torch.equal(first, other) for other in others)
     test = FOLDER(tmp_path, "bolt", train=False, use_rotation_aug=True, **SMALL)
     assert not test.augmented and torch.equal(test[0][0], test[0][0])
 
