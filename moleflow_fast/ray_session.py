@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
+from pathlib import Path
 from typing import Any
 
 from moleflow_fast.errors import UserError
 from moleflow_fast.interruption import handlers_kept
 
+# Workers search the folder in which Ray starts, whatever `python -P` says: they shall find the same package as we.
+_OUR_FOLDER = Path(__file__).parent.parent
 _OBJECT_STORE_BYTES = 2**27  # runs exchange files and a few numbers; Ray would take a third of the memory
 
 
@@ -44,7 +47,7 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
     """
     ray = ray_module()
     try:
-        with handlers_kept():
+        with handlers_kept(), chdir(_OUR_FOLDER):
             ray.init(
                 address=address or "local",
                 num_cpus=None if address else cpus,

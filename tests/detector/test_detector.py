@@ -185,7 +185,7 @@ def test_several_classes_a_task_and_no_router(data: Path, tmp_path: Path, caplog
 
 def test_the_package_alone_is_light() -> None:
     code = "import sys, moleflow_fast; assert 'torch' not in sys.modules; moleflow_fast.Detector"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
     import moleflow_fast
 
     with pytest.raises(AttributeError, match="Detektor"):

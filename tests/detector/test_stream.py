@@ -143,6 +143,6 @@ def test_memory_stays_flat(finished: RunResult, data: Path) -> None:
         assert i == 1000
         print(resident() - early)
     """
-    command = [sys.executable, "-c", textwrap.dedent(code), str(finished.directory.path), str(data)]
+    command = [sys.executable, "-P", "-c", textwrap.dedent(code), str(finished.directory.path), str(data)]
     growth = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert growth < 6

@@ -27,7 +27,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None
 
 
 def train(data: Path, logs: Path, **changes: object) -> subprocess.Popen:
-    argv = [sys.executable, "-m", "moleflow_fast.train", *command_line(data, logs, **changes)]
+    argv = [sys.executable, "-P", "-m", "moleflow_fast.train", *command_line(data, logs, **changes)]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -98,7 +98,7 @@ def test_the_second_signal_ends_at_once() -> None:
         "    while True: time.sleep(0.01)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline() == "ready\n"

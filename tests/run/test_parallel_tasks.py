@@ -167,7 +167,7 @@ def test_a_run_that_is_interrupted_and_then_killed(long: Path, data: Path, tmp_p
     """Nothing lives on; what is complete, here task 2 before task 1, is not trained again."""
     path = tmp_path / "parallel"
     options = {"experiment_name": "parallel", "parallel_tasks": "ray", **LONG}
-    argv = [sys.executable, "-m", "moleflow_fast.train", *command_line(data, tmp_path, **options)]
+    argv = [sys.executable, "-P", "-m", "moleflow_fast.train", *command_line(data, tmp_path, **options)]
     ends = (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)
     for again, (end, code) in zip(([], ["--resume"], ["--resume"]), ends, strict=True):
         process = subprocess.Popen([*argv, *again], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
