@@ -64,7 +64,10 @@ def test_ctrl_c_reaches_decoding_processes_too(data: Path, tmp_path: Path) -> No
         os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 128 + number
-        assert "add --resume" in errors.splitlines()[-1] and "Traceback" not in errors
+        assert any(line.startswith("interrupted: add --resume") for line in errors.splitlines())
+        # Where the signal meets torch just starting its processes, torch complains when it takes them down.
+        torchs_own = errors.count("Exception ignored in: <function _MultiProcessingDataLoaderIter.__del__")
+        assert errors.count("Traceback") == torchs_own
 
 
 def test_before_anything_was_trained(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -72,9 +75,10 @@ def test_before_anything_was_trained(data: Path, tmp_path: Path, monkeypatch: py
     from moleflow_fast.train import main
 
     monkeypatch.setattr(ContinualRun, "_check", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
     assert main(command_line(data, tmp_path)) == 143
     assert capsys.readouterr().err == "interrupted: nothing was trained yet\n"
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_first_signal_waits_where_it_should(capfd: pytest.CaptureFixture[str]) -> None:
