@@ -17,7 +17,7 @@ from moleflow_fast.experiments.plan import PlannedRun
 from moleflow_fast.experiments.records import Record, Records
 from moleflow_fast.experiments.sweep_view import Progress, SweepView
 from moleflow_fast.experiments.worker import Attempt, attempt_run
-from moleflow_fast.run_directory import RunDirectory, RunDirectoryError, identity
+from moleflow_fast.run_directory import RunDirectory, identity
 
 _POLL_SECONDS = 0.5
 
@@ -140,15 +140,8 @@ def _known_runs(runs: Path) -> dict[str, str]:
     known = {}
     for path in sorted(runs.iterdir()):
         if (path / "config.json").exists():
-            known[identity(_options(path))] = path.name
+            known[identity(RunDirectory(path).options())] = path.name
     return known
-
-
-def _options(path: Path) -> RunOptions:
-    try:
-        return RunDirectory(path).options()
-    except (ValueError, TypeError, KeyError) as error:
-        raise RunDirectoryError(f"{path}/config.json is damaged ({error}): remove that directory") from error
 
 
 def _outcome(ray: Any, reference: Any) -> Attempt:

@@ -20,7 +20,7 @@ _ROWS = 12
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: epochs count over the whole run."""
+    """How far a run is: the epoch of the task that it trains."""
 
     label: str
     task: int
