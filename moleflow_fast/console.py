@@ -128,6 +128,21 @@ class RunConsole:
         table.add_row("mean", *[_number(v) for f in under.values() for v in (f.mean_measure, f.bwt)])
         self.console.print(table)
 
+    def routing(
+        self, tasks: Sequence[Sequence[str]], before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]
+    ) -> None:
+        """Two confusion matrices, row true task, column routed task: before and after the products changed."""
+        table = Table(title="routing", title_justify="left")
+        table.add_column("images of")
+        for title in ("images", "right before", "right now", "wrongly to, now"):
+            table.add_column(title, justify="right")
+        for t, classes in enumerate(tasks):
+            row = after[t] if t < len(after) else []
+            wrong = ", ".join(f"{escape(', '.join(tasks[to]))} {n}" for to, n in enumerate(row) if n and to != t)
+            shares = [_percent(_share(matrix, t)) for matrix in (before, after)]
+            table.add_row(escape(", ".join(classes)), str(sum(row) or "-"), *shares, wrong or "-")
+        self.console.print(table)
+
     def _bar(self, text: str) -> Progress:
         columns: tuple[Any, ...] = (
             TextColumn("{task.description}", markup=False),
@@ -142,6 +157,12 @@ class RunConsole:
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def _share(confusion: Sequence[Sequence[int]], task_id: int) -> float:
+    """Of a task's images, how many are routed right; NaN where there are none."""
+    row = confusion[task_id] if task_id < len(confusion) else []
+    return row[task_id] / sum(row) if sum(row) else math.nan
 
 
 def _percent(value: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.data import check_dataset
 from moleflow_fast.detector.calibrate import calibrate
+from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_heatmap import draw_class
 from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, evaluate_routing_performance
@@ -53,6 +55,11 @@ class ContinualRun(RunParts):
         self._board: TensorBoardLog | None = None
         self.directory: RunDirectory | None = None
 
+    @property
+    def way_on(self) -> str:
+        """What to do to go on with an interrupted run."""
+        return f"add --resume --experiment_name {self.directory.path.name}" if self.directory else "start it again"
+
     def execute(self) -> RunResult:
         """Train every task, evaluate after each, write everything down."""
         with self.as_chosen():
@@ -89,9 +96,17 @@ class ContinualRun(RunParts):
     def _evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
         self._check_data()
         self.console.say(f"flow           {self._flow}")
-        done = checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options)
+        tests = self.tests_until(self._load(directory)[-1])
+        if not tests:
+            raise UserError(f"images of {directory.path} are not where they were: give their folder with --data_path")
+        return evaluate_all_tasks(self.scorer, tests)
+
+    def _load(self, directory: RunDirectory, tasks: int | None = None) -> list[int]:
+        """Bring back all complete tasks, or the first `tasks` of them; returns their ids."""
+        done = checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options, tasks)
         self._require_own_classes(directory.checkpoints)
-        return evaluate_all_tasks(self.scorer, self.tests_until(done[-1]))
+        self.retire()
+        return done
 
     def _check(self) -> None:
         """Everything that can be wrong before the first file is written."""
@@ -143,9 +158,18 @@ class ContinualRun(RunParts):
             )
 
     def _check_data(self) -> None:
-        report = check_dataset(self.layout, self.data_root, self.classes, num_workers=self.options.num_workers)
-        for warning in report.warnings:
-            self.console.warn(warning)
+        missing = [t for t in self.active_tasks if not self.has_images(t)]
+        if missing:
+            self.console.warn(f"images of {self._names(missing)} are not there: they are not evaluated again")
+        by_source: dict[tuple[str, Path], list[str]] = {}
+        for name in (name for t in self.active_tasks if t not in missing for name in self.tasks[t]):
+            by_source.setdefault(self.source_of(name), []).append(name)
+        for (layout, root), names in by_source.items():
+            for warning in check_dataset(layout, root, names, num_workers=self.options.num_workers).warnings:
+                self.console.warn(warning)
+
+    def _names(self, tasks: Sequence[int]) -> str:
+        return ", ".join(name for t in tasks for name in self.tasks[t])
 
     def _announce(self, directory: RunDirectory) -> None:
         data = f"{self.data_root} (synthetic demo set)" if self.options.dataset == "demo" else str(self.data_root)
@@ -165,8 +189,7 @@ class ContinualRun(RunParts):
         if learned:
             number = directory.first_to_evaluate(len(learned))
             if number > 0:
-                checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options, number)
-                self._require_own_classes(directory.checkpoints)
+                self._load(directory, number)
             where = f"after task {number - 1}" if number > 0 else "from the start"
             self.console.say(f"resumed        {where}{self._trained_already(directory, number)}")
             return number
@@ -272,6 +295,7 @@ class ContinualRun(RunParts):
         """Take in a task that was trained before or elsewhere."""
         checkpoint.load_task(directory.checkpoints, self.trainer, task_id, self.checkpoint_options)
         self._require_own_classes(directory.checkpoints)
+        self.retire()
         if self._board:
             for record in directory.epochs_of(task_id):
                 self._board.epoch(record)
@@ -315,7 +339,7 @@ class ContinualRun(RunParts):
             self.console.forgetting(tasks, under)
         _, confusion = evaluate_routing_performance(self.scorer, self.tests_until(len(tasks) - 1))
         self._draw(directory, tasks, confusion)
-        self._calibrate(directory, len(tasks))
+        self._calibrate(directory)
         directory.write_summary(
             {
                 "tasks": tasks,
@@ -333,6 +357,7 @@ class ContinualRun(RunParts):
                     }
                     for ids, f in under.items()
                 },
+                **self._notes(),
             }
         )
         if self._board:
@@ -340,12 +365,19 @@ class ContinualRun(RunParts):
         self.console.say(f"written to     {directory.path} (tables, checkpoints, heatmaps/, routing_confusion.png)")
         return RunResult(directory, routed, oracle)
 
-    def _calibrate(self, directory: RunDirectory, tasks: int) -> None:
+    def _calibrate(self, directory: RunDirectory) -> None:
         """What a detector needs to know, while maps and images are there."""
-        calibration = calibrate(self, tasks)
+        calibration = self._calibration(directory)
         for warning in calibration.warnings:
             self.console.warn(warning)
         directory.write_calibration(calibration)
+
+    def _calibration(self, directory: RunDirectory) -> Calibration:
+        return calibrate(self, [t for t in self.active_tasks if t in self.trainer.task_classes])
+
+    def _notes(self) -> dict[str, Any]:
+        """What the summary says besides."""
+        return {}
 
     # -- pictures and diagnostics --------------------------------------------------------------------
 

@@ -85,7 +85,10 @@ class RunDirectory:
         if not path.exists():
             raise RunDirectoryError(f"nothing to resume: {path} does not exist (check --experiment_name, --log_dir)")
         directory = cls.open(path)
-        before, now = result_options(directory.options()), result_options(options)
+        stored = directory.options()
+        if stored.extensions or stored.removed_tasks:
+            raise RunDirectoryError(f"{path} has been changed since it was trained: give its last --extend again")
+        before, now = result_options(stored), result_options(options)
         changed = [f"--{name}: was {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
         if changed:
             raise RunDirectoryError(f"{path} was started with other options: {'; '.join(changed)}")
@@ -106,6 +109,11 @@ class RunDirectory:
                 "another --experiment_name"
             ) from error
 
+    def write_options(self, options: RunOptions) -> None:
+        """Replace its options: of a finished run, when its products change."""
+        file = self.path / "config.json"
+        write_json(file, {**json.loads(file.read_bytes()), "options": options.to_json()})
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes out while a run writes here; workers of a run that was killed may end first.
@@ -122,7 +130,8 @@ class RunDirectory:
                 yield
         except WriteFailed as error:
             raise RunDirectoryError(
-                f"{error}; finished tasks are kept: free some space or make the place writable, and go on with --resume"
+                f"{error}; finished tasks are kept: free some space or make the place writable, and go on with "
+                "--resume (with --extend or --remove: the same command)"
             ) from error
 
     @contextmanager
@@ -203,6 +212,23 @@ class RunDirectory:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_json(self.path / "summary.json", summary)
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """As it was written, None in a run that is not finished.
+
+        Raises:
+            DamagedRunFile: the file is damaged.
+        """
+        file = self.path / "summary.json"
+        if not file.exists():
+            return None
+        try:
+            summary = json.loads(file.read_bytes())
+            if not all(isinstance(name, str) for task in summary["tasks"] for name in task):
+                raise TypeError("tasks are not lists of names")
+        except (ValueError, TypeError, KeyError) as error:
+            raise DamagedRunFile(f"{file} is damaged ({error}): delete it, and make it again with --resume") from error
+        return summary
 
     def write_calibration(self, calibration: Calibration) -> None:
         write_json(self._calibration, calibration.to_json())

@@ -73,15 +73,41 @@ class RunParts:
 
     @cached_property
     def tasks(self) -> list[list[str]]:
+        """The classes of each task that was ever learned, removed ones included: task ids never change."""
         classes = self.options.task_classes or get_class_names(self.layout, self.data_root)
         try:
-            return split_into_tasks(list(classes), self.options.cl_scenario)
+            first = split_into_tasks(list(classes), self.options.cl_scenario)
         except ValueError as error:
             raise UserError(str(error)) from error
+        return first + [[name] for extension in self.options.extensions for name in extension.task_classes]
+
+    @property
+    def active_tasks(self) -> list[int]:
+        """Those that have not been removed."""
+        return [t for t in range(len(self.tasks)) if t not in self.options.removed_tasks]
 
     @property
     def classes(self) -> list[str]:
-        return [name for task in self.tasks for name in task]
+        """Of the active tasks."""
+        return [name for t in self.active_tasks for name in self.tasks[t]]
+
+    def source_of(self, name: str) -> tuple[str, Path]:
+        """Layout and folder of a class's images."""
+        for extension in reversed(self.options.extensions):  # a class that was removed may have been learned again
+            if name in extension.task_classes:
+                return extension.dataset, Path(extension.data_path)
+        return self.layout, self.data_root
+
+    def has_images(self, task_id: int) -> bool:
+        """Whether a task's images are there, which those of a finished run need not be once it is changed."""
+        if not (self.options.extensions or self.options.removed_tasks):
+            return True
+        return all((self.source_of(name)[1] / name).is_dir() for name in self.tasks[task_id])
+
+    def retire(self) -> None:
+        """Have the router forget the removed tasks."""
+        for task_id in self.options.removed_tasks:
+            self.trainer.router.prototypes.pop(task_id, None)
 
     @cached_property
     def device(self) -> torch.device:
@@ -165,10 +191,12 @@ class RunParts:
             )
 
     def tests_until(self, task_id: int) -> list[TestClass]:
-        """The test classes of the tasks up to `task_id`."""
-        return [self._test(name, t) for t in range(task_id + 1) for name in self.tasks[t]]
+        """The test classes of the active tasks up to `task_id` whose images are there."""
+        there = [t for t in self.active_tasks if t <= task_id and self.has_images(t)]
+        return [self.test_class(name, t) for t in there for name in self.tasks[t]]
 
-    def _test(self, name: str, task_id: int) -> TestClass:
+    def test_class(self, name: str, task_id: int) -> TestClass:
+        """The test images of a class of a task."""
         if name not in self._tests:
             dataset = self.test_dataset(name)
             labels = torch.tensor([sample.label for sample in dataset.samples])
@@ -180,12 +208,13 @@ class RunParts:
     def training_dataset(self, classes: list[str], rotated: bool = True) -> Any:
         """Training images of a task, rotated where the run does so, unless they are wanted as they are."""
         indices = {name: i for i, name in enumerate(self.classes)}
-        return create_task_dataset(self._data_options(rotated), classes, indices, train=True)
+        return create_task_dataset(self._data_options(classes[0], rotated), classes, indices, train=True)
 
     def test_dataset(self, name: str) -> Any:
         size = self.options.img_size
-        return get_dataset_class(self.layout)(
-            self.data_root, name, train=False, img_size=size, crp_size=size, msk_size=self.options.mask_size
+        layout, root = self.source_of(name)
+        return get_dataset_class(layout)(
+            root, name, train=False, img_size=size, crp_size=size, msk_size=self.options.mask_size
         )
 
     # -- options in the shapes that the parts take ---------------------------------------------------
@@ -208,16 +237,17 @@ class RunParts:
         """The extractor in `--backbone_precision`, compared with fp32 on a few training images."""
         precision = self.options.backbone_precision
         if precision != "fp32":
-            dataset = self.training_dataset(self.tasks[0])
+            dataset = self.training_dataset(self.tasks[next(t for t in self.active_tasks if self.has_images(t))])
             images = torch.stack([dataset[i][0] for i in range(min(_PARITY_IMAGES, len(dataset)))])
             self.parity = reduce_precision(extractor, precision, images)
         return extractor
 
-    def _data_options(self, rotated: bool) -> SimpleNamespace:
+    def _data_options(self, name: str, rotated: bool) -> SimpleNamespace:
         options = self.options
+        layout, root = self.source_of(name)
         return SimpleNamespace(
-            dataset=self.layout,
-            data_path=self.data_root,
+            dataset=layout,
+            data_path=root,
             img_size=options.img_size,
             msk_size=options.mask_size,
             use_rotation_aug=options.use_rotation_aug and rotated,

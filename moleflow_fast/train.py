@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from moleflow_fast.config.change import Change
 from moleflow_fast.config.options import RunOptions, parse_options
 from moleflow_fast.errors import UserError
 from moleflow_fast.interruption import Interrupted, asked_to_end, ends_cleanly
@@ -14,9 +15,9 @@ def main(argv: list[str] | None = None) -> int:
     """0 on success, 1 with one clear message on an error the user can mend, 130 and 143 on SIGINT and SIGTERM."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        options = parse_options(argv)
+        asked = parse_options(argv)
         with ends_cleanly():
-            return _train(options)
+            return _train(asked)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -25,10 +26,12 @@ def main(argv: list[str] | None = None) -> int:
         return end.exit_code
 
 
-def _train(options: RunOptions) -> int:
-    from moleflow_fast.run import ContinualRun  # not at the top: decoding processes import this module again
+def _train(asked: RunOptions | Change) -> int:
+    # Not at the top: decoding processes import this module again.
+    from moleflow_fast.products.run import changed_run
+    from moleflow_fast.run import ContinualRun
 
-    run = ContinualRun(options)
+    run = changed_run(asked) if isinstance(asked, Change) else ContinualRun(asked)
     try:
         run.execute()
     except (KeyboardInterrupt, Exception) as error:
@@ -37,8 +40,7 @@ def _train(options: RunOptions) -> int:
             raise
         # Any other exception is the signal's doing too: decoding processes had it as well, and Ray raises its own.
         logging.getLogger(__name__).debug("ended by", exc_info=error)
-        path = run.directory.path
-        print(f"interrupted: add --resume --experiment_name {path.name} to go on with {path}", file=sys.stderr)
+        print(f"interrupted: {run.way_on} to go on with {run.directory.path}", file=sys.stderr)
         return Interrupted(number).exit_code
     return 0
 

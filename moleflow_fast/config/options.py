@@ -18,6 +18,7 @@ from moleflow_fast.backend import (
     requested_precision,
 )
 from moleflow_fast.config.ablation import AblationConfig, add_ablation_args, parse_ablation_args
+from moleflow_fast.config.change import Change, Extension, add_change_args, change_of
 from moleflow_fast.config.stored import require_types
 from moleflow_fast.experiments.presets import get_preset, listing, matching
 
@@ -95,6 +96,9 @@ class RunOptions:
     parallel_tasks: str = "off"
     ray_address: str | None = None
 
+    extensions: tuple[Extension, ...] = ()
+    removed_tasks: tuple[int, ...] = ()
+
     def __post_init__(self) -> None:
         _at_least(1, self, "img_size", "num_epochs", "batch_size", "lora_rank")
         _at_least(0, self, "num_coupling_layers", "num_workers", "slow_blocks_k", "heatmaps", "state_seconds")
@@ -140,12 +144,10 @@ class RunOptions:
     def from_json(cls, content: dict[str, Any]) -> RunOptions:
         """Raises TypeError, ValueError or KeyError where the content is not what `to_json` gives."""
         values = {**_BEFORE_THEY_WERE_STORED, **content}
-        require_types(AblationConfig, values["ablation"])
-        values["ablation"] = AblationConfig(**values["ablation"])
+        values["ablation"] = _dataclass(AblationConfig, values["ablation"])
+        values["extensions"] = tuple(_dataclass(Extension, extension) for extension in values["extensions"])
         require_types(cls, values)
-        for name in ("task_classes", "backbone_layers", "vit_blocks"):
-            values[name] = tuple(values[name]) if values[name] is not None else None
-        return cls(**values)
+        return cls(**{name: _hashable(value) for name, value in values.items()})
 
 
 # What the demo run uses where nothing is given: small enough for three minutes on two CPU cores.
@@ -169,7 +171,7 @@ NOT_PART_OF_THE_RESULT = frozenset(
 )  # fmt: skip
 
 # Runs whose options do not say, whatever is asked for now.
-_BEFORE_THEY_WERE_STORED = {"backend": "auto", "precision": "fp32"}
+_BEFORE_THEY_WERE_STORED = {"backend": "auto", "precision": "fp32", "extensions": [], "removed_tasks": []}
 
 _LISTS = {"task_classes": str, "backbone_layers": str, "vit_blocks": int}
 
@@ -259,6 +261,8 @@ examples:
   python -m moleflow_fast.train --dataset folder --data_path my_parts --backbone_name mobilenetv2_100 \\
       --backbone_layers blocks.2 blocks.4 --embed_dim 256
       your own images in MVTec AD layout
+  python -m moleflow_fast.train --extend runs/parts --data_path new_parts --task_classes washer
+      one product more for a finished run; its other products and their images are left alone
 """
 
 
@@ -284,11 +288,16 @@ def build_parser(prog: str = "python -m moleflow_fast.train") -> argparse.Argume
     return parser
 
 
-def parse_options(argv: list[str] | None = None) -> RunOptions:
-    """Options from a command line; errors end the program with a message as argparse's own do."""
+def parse_options(argv: list[str] | None = None) -> RunOptions | Change:
+    """What a command line asks for: a run, or a change of a finished one.
+
+    Errors end the program with a message as argparse's own do.
+    """
     parser = build_parser()
+    add_change_args(parser)
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        return options_of(parser, sys.argv[1:] if argv is None else argv)
+        return change_of(parser, parser.parse_args(argv)) or options_of(parser, argv)
     except ValueError as error:
         parser.error(str(error))
 
@@ -341,6 +350,15 @@ def _add_option(group: Any, name: str, text: str, default: Any) -> None:
         return
     kind = {"embed_dim": int, "msk_size": int}.get(name, str if default is None else type(default))
     group.add_argument(f"--{name}", type=kind, choices=_CHOICES.get(name), default=None, help=help_text)
+
+
+def _dataclass(kind: type, content: dict[str, Any]) -> Any:
+    require_types(kind, content)
+    return kind(**{name: _hashable(value) for name, value in content.items()})
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _at_least(bound: float, options: RunOptions, *names: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,19 +23,36 @@ class _NormalImages:
     held_out: bool
 
 
-def calibrate(parts: RunParts, tasks: int) -> Calibration:
-    """Calibration of the first `tasks` tasks, each under its own expert and prototype.
+def calibrate(parts: RunParts, tasks: Sequence[int]) -> Calibration:
+    """Calibration of tasks, each under its own expert and prototype.
 
     Scores and pixels come from the test images labelled normal; of a class that has none, from its training images.
     Distances come from both: the fit of a prototype makes those of its training images too short.
     """
-    normal = {t: [_normal_images(parts, t, name) for name in parts.tasks[t]] for t in range(tasks)}
-    distances = {t: _distances(parts, t, normal[t]) for t in range(tasks)}
-    return Calibration({t: _task(parts, t, normal[t], distances) for t in range(tasks)})
+    return calibrate_new(parts, tasks, Calibration({}))
+
+
+def calibrate_new(parts: RunParts, tasks: Sequence[int], known: Calibration) -> Calibration:
+    """As `calibrate`, beside other tasks, of which all stays as it is known but how near the new images come.
+
+    How near the others' images come to the new tasks is measured where their images are there.
+    """
+    beside = [t for t in known.tasks if parts.has_images(t)]
+    normal = {t: [_normal_images(parts, t, name) for name in parts.tasks[t]] for t in (*beside, *tasks)}
+    distances = {t: _distances(parts, t, normal[t]) for t in normal}
+    nearer = {t: _beside(old, {n: distances[n] for n in tasks}) for t, old in known.tasks.items()}
+    return Calibration({**nearer, **{t: _task(parts, t, normal[t], distances) for t in tasks}})
+
+
+def _beside(known: TaskCalibration, others: dict[int, dict[int, Tensor]]) -> TaskCalibration:
+    """What is known of a task, with images of others (n,) at these distances."""
+    found = [known.nearest_other] if known.nearest_other is not None else []
+    found += [float(to_prototype[known.task_id].min()) for to_prototype in others.values()]
+    return replace(known, nearest_other=min(found, default=None))
 
 
 def _normal_images(parts: RunParts, task_id: int, name: str) -> _NormalImages:
-    test = next(test for test in parts.tests_until(task_id) if test.name == name)
+    test = parts.test_class(name, task_id)
     normal = (test.labels == 0).nonzero().flatten().tolist()
     if normal:
         return _NormalImages(test, normal, held_out=True)
@@ -43,20 +61,22 @@ def _normal_images(parts: RunParts, task_id: int, name: str) -> _NormalImages:
     return _NormalImages(training, list(range(len(source))), held_out=False)
 
 
-def _distances(parts: RunParts, task_id: int, classes: list[_NormalImages]) -> Tensor:
-    """Of a task's normal images, trained on and held out, to each prototype (n, tasks)."""
+def _distances(parts: RunParts, task_id: int, classes: list[_NormalImages]) -> dict[int, Tensor]:
+    """Of a task's normal images, trained on and held out, to each task's prototype (n,)."""
     trained_on = parts.training_features(parts.tasks[task_id], rotated=False).image_features
     held_out = [c.test.source.image_features[c.images] for c in classes if c.held_out]
-    return parts.trainer.router.distances(torch.cat([trained_on, *held_out])).cpu()
+    router = parts.trainer.router
+    columns = router.distances(torch.cat([trained_on, *held_out])).cpu().unbind(1)
+    return dict(zip(router.prototypes, columns, strict=True))
 
 
 def _task(
-    parts: RunParts, task_id: int, classes: list[_NormalImages], distances: dict[int, Tensor]
+    parts: RunParts, task_id: int, classes: list[_NormalImages], distances: dict[int, dict[int, Tensor]]
 ) -> TaskCalibration:
     measured = [_measure(parts.scorer, c, task_id) for c in classes]
     scores, pixel_medians, pixel_peaks = (torch.cat(values).numpy() for values in zip(*measured, strict=True))
     median, threshold = quantiles(scores)
-    others = [rows[:, task_id] for t, rows in distances.items() if t != task_id]
+    others = [to_prototype[task_id] for t, to_prototype in distances.items() if t != task_id]
     return TaskCalibration(
         task_id=task_id,
         class_names=tuple(parts.tasks[task_id]),
@@ -66,7 +86,7 @@ def _task(
         threshold=threshold,
         pixel_median=quantiles(pixel_medians)[0],
         pixel_threshold=quantiles(pixel_peaks)[1],
-        largest_distance=float(distances[task_id][:, task_id].max()),
+        largest_distance=float(distances[task_id][task_id].max()),
         nearest_other=float(torch.cat(others).min()) if others else None,
     )
 

@@ -11,7 +11,7 @@ and not exponentially, because scores of defects lie many spreads out and must s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,10 @@ class Calibration:
             )
         return warnings
 
+    def of(self, tasks: Iterable[int]) -> Calibration:
+        """Of these tasks alone."""
+        return Calibration({t: self.tasks[t] for t in tasks if t in self.tasks})
+
     def to_json(self) -> dict[str, Any]:
         tasks = [{**asdict(task), "distance_limit": task.distance_limit} for task in self.tasks.values()]
         return {"quantile": QUANTILE, "tasks": tasks}
@@ -121,6 +125,8 @@ class Calibration:
             raise CalibrationError(f"{file} is damaged ({error!r}); delete it to have it computed again") from error
         if not same:
             raise CalibrationError(f"{file}: its quantile is not {QUANTILE}; delete it to have it computed again")
+        if not tasks:
+            raise CalibrationError(f"{file} is damaged (no tasks); delete it to have it computed again")
         return cls({task.task_id: task for task in tasks})
 
 

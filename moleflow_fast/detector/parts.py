@@ -28,8 +28,12 @@ class TrainedParts(RunParts):
         super().__init__(_options(directory, device, data_path), _LoggingConsole(quiet=True))
         self._leave_unavailable_backend()
         self.directory = directory
+        self._written = directory.read_calibration()
+        # Tasks that a finished run is about to learn are there once they are calibrated, all at a time.
+        finished = None if self._written is None else max(self._written.tasks) + 1
         with self.as_chosen():
-            checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options)
+            checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options, finished)
+            self.retire()
 
     @cached_property
     def tasks(self) -> list[list[str]]:
@@ -42,8 +46,8 @@ class TrainedParts(RunParts):
         Raises:
             CalibrationError: neither the file nor the images are there.
         """
-        written = self.directory.read_calibration()
-        if written is not None and len(written.tasks) == len(self.tasks):
+        written = None if self._written is None else self._written.of(self.active_tasks)
+        if written is not None and list(written.tasks) == self.active_tasks:
             return written
         measured = self._measured()
         try:
@@ -55,7 +59,7 @@ class TrainedParts(RunParts):
     def _measured(self) -> Calibration:
         try:
             with self.as_chosen():
-                return calibrate(self, len(self.tasks))
+                return calibrate(self, self.active_tasks)
         except CalibrationError:
             raise
         except UserError as error:

@@ -100,7 +100,7 @@ def evaluate_all_tasks(scorer: Scorer, tests: Sequence[TestClass]) -> tuple[Eval
 
 def evaluate_routing_performance(scorer: Scorer, tests: Sequence[TestClass]) -> tuple[float, Tensor]:
     """Accuracy weighted by images, and the confusion matrix (tasks, tasks): row true, column routed."""
-    tasks = max(test.task_id for test in tests) + 1
+    tasks = max(scorer.trainer.task_classes) + 1
     confusion = torch.zeros(tasks, tasks, dtype=torch.long)
     for test in tests:
         confusion[test.task_id] += torch.bincount(scorer.route(test), minlength=tasks)

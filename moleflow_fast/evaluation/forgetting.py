@@ -36,7 +36,8 @@ def forgetting(history: History) -> Forgetting:
     measure, transfer = [], []
     for j in range(last):
         final = history[last][j]
-        measure.append(max((row[j] for row in history[j:last] if row), default=math.nan) - final)
+        before = [row[j] for row in history[j:last] if row and not math.isnan(row[j])]
+        measure.append(max(before, default=math.nan) - final)
         transfer.append(final - history[j][j] if history[j] else math.nan)
     return Forgetting(measure, transfer)
 

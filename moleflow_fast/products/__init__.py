@@ -1,0 +1,1 @@
+"""Adding products to a finished run, and taking products out."""

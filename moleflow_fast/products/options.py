@@ -1,0 +1,78 @@
+"""The options of a finished run, of the tasks `tasks`, after a change of its products."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from moleflow_fast.config.change import Change, Extension
+from moleflow_fast.config.options import RunOptions
+from moleflow_fast.config.scenario import split_into_tasks
+from moleflow_fast.errors import UserError
+
+
+def first_classes(stored: RunOptions, tasks: list[list[str]]) -> tuple[str, ...]:
+    """The classes that the run was first trained on, spelled out: their folder may not be there to be listed."""
+    return stored.task_classes or tuple(name for task in tasks for name in task)
+
+
+def extended(options: RunOptions, change: Change, tasks: list[list[str]]) -> RunOptions:
+    """With the products of a change as well; as they are where it was begun before.
+
+    Raises:
+        UserError: another one was begun, the run cannot be extended, or knows a product already.
+    """
+    own_layout = "folder" if options.dataset == "demo" else options.dataset
+    place = os.path.abspath(str(change.data_path))
+    asked = Extension(change.dataset or own_layout, place, change.classes)
+    if _unfinished(options, tasks):
+        if options.extensions[-1] != asked:
+            raise UserError(f"{change.run} is being extended already: finish that first ({_command(change, options)})")
+        return options
+    if options.enable_slow_stage or options.ablation.no_freeze_base:
+        raise UserError(
+            f"{change.run} was trained with --enable_slow_stage or --no_freeze_base, where a new task changes the old "
+            "ones: train a run without them"
+        )
+    active = {name for t, task in enumerate(tasks) if t not in options.removed_tasks for name in task}
+    known = [name for name in change.classes if name in active]
+    if known:
+        raise UserError(
+            f"{change.run} knows {', '.join(known)} already: leave that out, give the folder another name, or take the "
+            "old one out first (--remove)"
+        )
+    return replace(options, extensions=(*options.extensions, asked))
+
+
+def reduced(options: RunOptions, change: Change, tasks: list[list[str]]) -> RunOptions:
+    """Without the products of a change; those taken out already may be named again.
+
+    Raises:
+        UserError: products are still being learned, or the run has no such products, or no others.
+    """
+    if _unfinished(options, tasks):
+        raise UserError(f"{change.run} is being extended: finish that first ({_command(change, options)})")
+    removed = set(options.removed_tasks)
+    for name in change.classes:
+        found = [t for t, task in enumerate(tasks) if name in task]
+        if not found:
+            known = ", ".join(n for t, task in enumerate(tasks) if t not in removed for n in task)
+            raise UserError(f"{change.run} knows no {name}: it knows {known}")
+        others = [other for other in tasks[found[-1]] if other not in change.classes]
+        if others:
+            raise UserError(f"{name} was learned in one task with {', '.join(others)}: name those too, or keep it")
+        removed.add(found[-1])
+    if len(removed) == len(tasks):
+        raise UserError(f"that would leave no product in {change.run}: keep one, or delete the directory")
+    return replace(options, removed_tasks=tuple(sorted(removed)))
+
+
+def _unfinished(options: RunOptions, tasks: list[list[str]]) -> bool:
+    """Whether products are still to be learned."""
+    first = split_into_tasks(options.task_classes or (), options.cl_scenario)
+    return len(first) + sum(len(extension.task_classes) for extension in options.extensions) > len(tasks)
+
+
+def _command(change: Change, options: RunOptions) -> str:
+    last = options.extensions[-1]
+    return f"--extend {change.run} --data_path {last.data_path} --task_classes {' '.join(last.task_classes)}"

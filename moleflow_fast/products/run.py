@@ -1,0 +1,176 @@
+"""Runs that make a finished run one with more products, or with fewer.
+
+config.json comes first: it says what the run is to be, and an interrupted change goes on from there. calibration.json
+comes last but for the summary, and a detector knows the tasks that are in it: it sees all new products or none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from moleflow_fast.config.change import Change
+from moleflow_fast.config.options import RunOptions
+from moleflow_fast.console import RunConsole
+from moleflow_fast.detector.calibrate import calibrate_new
+from moleflow_fast.detector.calibration import Calibration
+from moleflow_fast.errors import UserError
+from moleflow_fast.products.options import extended, first_classes, reduced
+from moleflow_fast.run import ContinualRun, RunResult
+from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
+from moleflow_fast.run_parts import RunParts
+from moleflow_fast.trainer import checkpoint
+
+_PROBES = 8  # test images of a class that old and new outputs are compared on
+
+
+def changed_run(change: Change, console: RunConsole | None = None) -> ChangedRun:
+    """The run that `execute` makes of a finished one.
+
+    Raises:
+        UserError: no finished run, or a change that does not fit it; nothing was written.
+    """
+    directory = RunDirectory.open(change.run)
+    stored = directory.options()
+    summary = directory.read_summary()
+    if summary is None:
+        raise RunDirectoryError(
+            f"{directory.path} is not finished: go on with it first (--resume --experiment_name {directory.path.name})"
+        )
+    tasks: list[list[str]] = summary["tasks"]
+    machine = {**change.machine, "resume": True, "final_eval_only": False}
+    options = replace(stored, **machine, task_classes=first_classes(stored, tasks))
+    if change.removes:
+        return ReducedRun(directory, reduced(options, change, tasks), summary, console)
+    return ExtendedRun(directory, extended(options, change, tasks), summary, console)
+
+
+class ChangedRun(ContinualRun):
+    """A finished run whose products change."""
+
+    def __init__(
+        self, directory: RunDirectory, options: RunOptions, summary: dict[str, Any], console: RunConsole | None
+    ) -> None:
+        super().__init__(options, console)
+        self._place = directory
+        self._before = summary
+
+    @property
+    def way_on(self) -> str:
+        return "give the same command again"
+
+    def _execute(self) -> RunResult:
+        self._check()
+        with self._place.held():
+            self._place.write_options(self.options)
+            self.directory = self._place
+            return self._fill(self._place)
+
+    def _finish(self, directory: RunDirectory) -> RunResult:
+        result = super()._finish(directory)
+        after = directory.read_summary() or {}
+        self.console.routing(self.tasks, self._before.get("routing_confusion", []), after["routing_confusion"])
+        return result
+
+
+class ExtendedRun(ChangedRun):
+    """It learns more products; what it has learned stays as it is."""
+
+    @property
+    def _learned(self) -> range:
+        return range(len(self._before["tasks"]))
+
+    def has_images(self, task_id: int) -> bool:
+        """Those of new products have to be there."""
+        return task_id not in self._learned or super().has_images(task_id)
+
+    def _finish(self, directory: RunDirectory) -> RunResult:
+        self._images_compared = self._require_unchanged(directory)
+        self.console.say(
+            f"unchanged      {self._names(self._learned)}: {self._images_compared} maps are equal to the bit, "
+            "prototypes too"
+        )
+        return super()._finish(directory)
+
+    def _calibration(self, directory: RunDirectory) -> Calibration:
+        known = directory.read_calibration()
+        if known is None:
+            return super()._calibration(directory)
+        active = self.active_tasks
+        new = [t for t in active if t not in self._learned]
+        calibration = calibrate_new(self, new, known.of(t for t in active if t in self._learned))
+        self._say_limits(known, calibration)
+        return calibration
+
+    def _say_limits(self, before: Calibration, after: Calibration) -> None:
+        for t, task in before.of(after.tasks).tasks.items():
+            now = after.tasks[t].distance_limit
+            if now != task.distance_limit:
+                self.console.say(
+                    f"limit          of {self._names([t])}: a new product comes nearer, images farther than {now:.4g} "
+                    f"are unknown (before: {task.distance_limit:.4g})"
+                )
+
+    def _notes(self) -> dict[str, Any]:
+        return {"unchanged": {"tasks": list(self._learned), "images": self._images_compared}}
+
+    def _require_unchanged(self, directory: RunDirectory) -> int:
+        """Compare the outputs of the tasks learned before with those of their checkpoints alone, to the bit.
+
+        On test images of the new products, and of their own where those are there; returns how many maps that were.
+
+        Raises:
+            UserError: they differ. Detectors go on with the tasks learned before.
+        """
+        before = RunParts(self.options, RunConsole(quiet=True))
+        before.extractor = self.extractor
+        checkpoint.load_tasks(directory.checkpoints, before.trainer, self.checkpoint_options, len(self._learned))
+        compared = 0
+        for task_id in self._learned:
+            patches = self._probes(task_id)
+            ids = torch.full((len(patches),), task_id, device=patches.device)
+            old, new = (parts.trainer.anomaly_maps(patches, ids) for parts in (before, self))
+            if not (torch.equal(old, new) and self._same_prototype(before, task_id)):
+                raise UserError(
+                    f"outputs of task {task_id} ({self._names([task_id])}) are not what they were before: the new "
+                    "products are not handed over to detectors; look for what wrote to this run besides, or for "
+                    "faulty memory"
+                )
+            compared += len(patches)
+        return compared
+
+    def _probes(self, task_id: int) -> torch.Tensor:
+        """Patches (n, H, W, D) to compare a task's outputs on."""
+        tests = self.tests_until(len(self.tasks) - 1)
+        chosen = [t.source for t in tests if t.task_id == task_id or t.task_id not in self._learned]
+        first = [next(iter(source.batches([torch.arange(min(_PROBES, len(source)))])))[0] for source in chosen]
+        return torch.cat(first)
+
+    def _same_prototype(self, before: RunParts, task_id: int) -> bool:
+        if task_id in self.options.removed_tasks:
+            return True
+        old, new = (parts.trainer.router.prototypes[task_id].state_dict() for parts in (before, self))
+        return all(torch.equal(old[name], new[name]) for name in old)
+
+
+class ReducedRun(ChangedRun):
+    """It routes no image to the products that are taken out."""
+
+    def _fill(self, directory: RunDirectory) -> RunResult:
+        self._announce(directory)
+        calibration = directory.read_calibration()
+        if calibration is not None:
+            directory.write_calibration(calibration.of(self.active_tasks))
+        last = self._load(directory)[-1]
+        if not self.tests_until(last):
+            self.console.warn(f"no images are there: the tables in {directory.path} are those of before")
+            before = directory.read_evaluation(last)
+            assert before is not None
+            return RunResult(directory, *before)
+        self._evaluate(directory, last)
+        return self._finish(directory)
+
+    def _calibration(self, directory: RunDirectory) -> Calibration:
+        return directory.read_calibration() or super()._calibration(directory)
