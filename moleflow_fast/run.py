@@ -174,7 +174,7 @@ class ContinualRun(RunParts):
     def _announce(self, directory: RunDirectory) -> None:
         data = f"{self.data_root} (synthetic demo set)" if self.options.dataset == "demo" else str(self.data_root)
         self.console.say(f"run directory  {directory.path}")
-        self.console.say(f"data           {data}: {len(self.classes)} classes in {len(self.tasks)} tasks")
+        self.console.say(f"data           {data}: {len(self.classes)} classes in {len(self.active_tasks)} tasks")
         self.console.say(
             f"backbone       {self.options.backbone_name}, weights: {self.extractor.weights_origin}, "
             f"patches {self.extractor.embed_dim} wide, on {self.device}"
