@@ -11,6 +11,7 @@ import argparse
 import csv
 import hashlib
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -24,12 +25,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from faults.kills import Suicide, ended, forked, kill
-from run.small_runs import command_line, write_data
+from run.small_runs import CLASSES, command_line, write_data
 
-from moleflow_fast import train
+from moleflow_fast import Detector, train
 
 KINDS: dict[str, dict[str, Any]] = {
     "compiled": {"backend": "cpp"},
+    "extended": {"backend": "cpp"},
     "eager": {"backend": "eager"},
     "slow stage": {"enable_slow_stage": True, "backend": "cpp"},
     "sequential": {"no_freeze_base": True, "backend": "cpp"},
@@ -74,15 +76,26 @@ class Soak:
 
     def _make_expected(self, kind: str) -> None:
         name = f"expected {kind}"
+        self._prepare(kind, name)
         started = time.monotonic()
-        self._wait(forked(lambda: self._train(kind, name), self.folder / "log"))
+        self._wait(forked(lambda: self._go_on(kind, name), self.folder / "log"))
         self._seconds[kind] = time.monotonic() - started
         self._expected[kind] = fingerprints(self.folder / name, self.folder / name / "run")
+
+    def _prepare(self, kind: str, name: str) -> None:
+        """What a run stands on before its first start."""
+        if kind != "extended":
+            return
+        finished = self.folder / "finished"
+        if not finished.exists():
+            self._wait(forked(lambda: self._train(kind, "finished", task_classes=CLASSES[:2]), self.folder / "log"))
+        shutil.copytree(finished / "run", self.folder / name / "run")
 
     def _one_run(self, kind: str, most: int) -> None:
         """From its first start to its end."""
         self.runs += 1
         name = f"run {self.runs}"
+        self._prepare(kind, name)
         while not self._started(kind, name, harmless=self.kills.total() >= most):
             pass
         found = fingerprints(self.folder / name, self.folder / name / "run")
@@ -102,30 +115,47 @@ class Soak:
         def work() -> int:
             if aimed and not harmless:
                 Suicide(event, last_word).install()
-            return self._train(kind, name)
+            return self._go_on(kind, name)
 
         child = forked(work, log)
         code = ended(child, PATIENCE if aimed or harmless else delay)
         if code is None and (aimed or harmless):
             kill(child)
             raise SoakFailed(f"{name} did not end within {PATIENCE:.0f} s:\n{log.read_text()}")
+        if code is not None and code > 0:
+            raise SoakFailed(f"{name} ended with {code}:\n{log.read_text()}")
+        if code == 0:
+            return True
         if code is None:
             kill(child)
-            self.kills["at a random moment"] += 1
-            return False
-        if code < 0:
-            self.kills[last_word.read_text()] += 1
-            return False
-        if code > 0:
-            raise SoakFailed(f"{name} ended with {code}:\n{log.read_text()}")
-        return True
+        self.kills["at a random moment" if code is None else last_word.read_text()] += 1
+        if kind == "extended":
+            self._wait(forked(lambda: self._detects(name), log))
+        return False
 
-    def _train(self, kind: str, name: str) -> int:
+    def _go_on(self, kind: str, name: str) -> int:
+        return self._extend(name) if kind == "extended" else self._train(kind, name)
+
+    def _train(self, kind: str, name: str, **more: Any) -> int:
         torch.set_num_threads(1)
         place = self.folder / name
         options = {"num_epochs": EPOCHS, "heatmaps": 0, "state_seconds": 0, "experiment_name": "run", **KINDS[kind]}
         resume = (place / "run" / "config.json").exists()
-        return train.main(command_line(self._data / "demo", place, resume=resume, **options))
+        return train.main(command_line(self._data / "demo", place, resume=resume, **options, **more))
+
+    def _extend(self, name: str) -> int:
+        torch.set_num_threads(1)
+        place = self.folder / name
+        new = ["--data_path", str(self._data / "demo"), "--task_classes", CLASSES[2]]
+        return train.main(["--extend", str(place / "run"), *new, "--cache_dir", str(place / "features"), "--quiet"])
+
+    def _detects(self, name: str) -> int:
+        """0 if a detector sees the old products, or all."""
+        torch.set_num_threads(1)
+        detector = Detector.load(self.folder / name / "run")
+        seen = [task.class_names for task in detector.calibration.tasks.values()]
+        results = detector.predict(self._data / "demo" / CLASSES[0] / "train")
+        return int(seen not in ([(c,) for c in CLASSES[:2]], [(c,) for c in CLASSES]) or len(results) == 0)
 
     def _wait(self, child: int) -> None:
         code = ended(child, PATIENCE)
@@ -135,7 +165,8 @@ class Soak:
 
 def fingerprints(place: Path, run: Path) -> dict[str, str]:
     """All that must be equal, by file."""
-    files = [*(run / "checkpoints").iterdir(), *(run / "evaluation").iterdir(), run / "summary.json"]
+    files = [*(run / "checkpoints").iterdir(), *(run / "evaluation").iterdir()]
+    files += [run / "summary.json", run / "calibration.json"]
     files += place.glob("features/*")
     found = {str(f.relative_to(place)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)}
     found["run/epochs.csv"] = str(list(epochs(run / "epochs.csv")))
