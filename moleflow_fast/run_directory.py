@@ -157,6 +157,11 @@ class RunDirectory:
         in_order = [asdict(record) for (task_id, _), record in sorted(records.items()) if task_id in kept]
         _write_rows(self._epochs, [f.name for f in fields(EpochRecord)], in_order)
 
+    def forget_evaluations_of(self, tasks: Iterable[int]) -> None:
+        """Delete the tables of evaluations after these tasks."""
+        for task_id in tasks:
+            self._evaluation(task_id).unlink(missing_ok=True)
+
     def append_epoch(self, record: EpochRecord) -> None:
         """Add a row, in one piece: several workers may do so at a time."""
         names = [f.name for f in fields(EpochRecord)]

@@ -105,9 +105,9 @@ class RunParts:
         return all((self.source_of(name)[1] / name).is_dir() for name in self.tasks[task_id])
 
     def retire(self) -> None:
-        """Have the router forget the removed tasks."""
-        for task_id in self.options.removed_tasks:
-            self.trainer.router.prototypes.pop(task_id, None)
+        """Have the router forget tasks that are not active."""
+        for task_id in self.trainer.router.prototypes.keys() - set(self.active_tasks):
+            del self.trainer.router.prototypes[task_id]
 
     @cached_property
     def device(self) -> torch.device:

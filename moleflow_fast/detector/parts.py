@@ -29,10 +29,9 @@ class TrainedParts(RunParts):
         self._leave_unavailable_backend()
         self.directory = directory
         self._written = directory.read_calibration()
-        # Tasks that a finished run is about to learn are there once they are calibrated, all at a time.
-        finished = None if self._written is None else max(self._written.tasks) + 1
+        known = None if self._written is None else max(self._written.tasks) + 1
         with self.as_chosen():
-            checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options, finished)
+            checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options, known)
             self.retire()
 
     @cached_property
@@ -40,15 +39,19 @@ class TrainedParts(RunParts):
         """As they were learned."""
         return list(self.trainer.task_classes.values())
 
+    @property
+    def active_tasks(self) -> list[int]:
+        """Those that are calibrated, if any is: a run whose products are changing has others already, or still."""
+        return [t for t in super().active_tasks if self._written is None or t in self._written.tasks]
+
     def calibration(self) -> Calibration:
         """As the run wrote it; else measured on its images, and written for the next time.
 
         Raises:
             CalibrationError: neither the file nor the images are there.
         """
-        written = None if self._written is None else self._written.of(self.active_tasks)
-        if written is not None and list(written.tasks) == self.active_tasks:
-            return written
+        if self._written is not None:
+            return self._written.of(self.active_tasks)
         measured = self._measured()
         try:
             self.directory.write_calibration(measured)

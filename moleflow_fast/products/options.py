@@ -27,7 +27,7 @@ def extended(options: RunOptions, change: Change, tasks: list[list[str]]) -> Run
     asked = Extension(change.dataset or own_layout, place, change.classes)
     if _unfinished(options, tasks):
         if options.extensions[-1] != asked:
-            raise UserError(f"{change.run} is being extended already: finish that first ({_command(change, options)})")
+            raise UserError(_being_extended(change, options))
         return options
     if options.enable_slow_stage or options.ablation.no_freeze_base:
         raise UserError(
@@ -45,13 +45,15 @@ def extended(options: RunOptions, change: Change, tasks: list[list[str]]) -> Run
 
 
 def reduced(options: RunOptions, change: Change, tasks: list[list[str]]) -> RunOptions:
-    """Without the products of a change; those taken out already may be named again.
+    """Without the products of a change: learned ones, taken out already or not, or those of an unfinished extension.
 
     Raises:
-        UserError: products are still being learned, or the run has no such products, or no others.
+        UserError: others are still being learned, or the run has no such products, or no others.
     """
     if _unfinished(options, tasks):
-        raise UserError(f"{change.run} is being extended: finish that first ({_command(change, options)})")
+        if set(change.classes) != set(options.extensions[-1].task_classes):
+            raise UserError(_being_extended(change, options))
+        return replace(options, extensions=options.extensions[:-1])
     removed = set(options.removed_tasks)
     for name in change.classes:
         found = [t for t, task in enumerate(tasks) if name in task]
@@ -73,6 +75,10 @@ def _unfinished(options: RunOptions, tasks: list[list[str]]) -> bool:
     return len(first) + sum(len(extension.task_classes) for extension in options.extensions) > len(tasks)
 
 
-def _command(change: Change, options: RunOptions) -> str:
+def _being_extended(change: Change, options: RunOptions) -> str:
     last = options.extensions[-1]
-    return f"--extend {change.run} --data_path {last.data_path} --task_classes {' '.join(last.task_classes)}"
+    names = " ".join(last.task_classes)
+    return (
+        f"{change.run} is being extended: finish that first (--extend {change.run} --data_path {last.data_path} "
+        f"--task_classes {names}), or give it up (--remove {change.run} --task_classes {names})"
+    )

@@ -1,7 +1,8 @@
 """Runs that make a finished run one with more products, or with fewer.
 
-config.json comes first: it says what the run is to be, and an interrupted change goes on from there. calibration.json
-comes last but for the summary, and a detector knows the tasks that are in it: it sees all new products or none.
+A detector knows the tasks that are in calibration.json. When products are added it comes last but for the summary, so
+that all of them are seen or none; config.json, which says what the run is to be, comes first, and an interrupted change
+goes on from there. When products are taken out it is the other way round.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from moleflow_fast.products.options import extended, first_classes, reduced
 from moleflow_fast.run import ContinualRun, RunResult
 from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
 from moleflow_fast.run_parts import RunParts
-from moleflow_fast.trainer import checkpoint
+from moleflow_fast.trainer import checkpoint, partial_state
 
 _PROBES = 8  # test images of a class that old and new outputs are compared on
 
@@ -43,18 +44,31 @@ def changed_run(change: Change, console: RunConsole | None = None) -> ChangedRun
     machine = {**change.machine, "resume": True, "final_eval_only": False}
     options = replace(stored, **machine, task_classes=first_classes(stored, tasks))
     if change.removes:
-        return ReducedRun(directory, reduced(options, change, tasks), summary, console)
-    return ExtendedRun(directory, extended(options, change, tasks), summary, console)
+        return ReducedRun(directory, stored, reduced(options, change, tasks), summary, console)
+    return ExtendedRun(directory, stored, extended(options, change, tasks), summary, console)
 
 
 class ChangedRun(ContinualRun):
-    """A finished run whose products change."""
+    """A finished run whose products change.
+
+    Args:
+        directory: where it is.
+        stored: its options so far.
+        options: those it gets.
+        summary: what its summary said before.
+    """
 
     def __init__(
-        self, directory: RunDirectory, options: RunOptions, summary: dict[str, Any], console: RunConsole | None
+        self,
+        directory: RunDirectory,
+        stored: RunOptions,
+        options: RunOptions,
+        summary: dict[str, Any],
+        console: RunConsole | None,
     ) -> None:
         super().__init__(options, console)
         self._place = directory
+        self._stored = stored
         self._before = summary
 
     @property
@@ -64,7 +78,8 @@ class ChangedRun(ContinualRun):
     def _execute(self) -> RunResult:
         self._check()
         with self._place.held():
-            self._place.write_options(self.options)
+            if self._place.options() != self._stored:
+                raise RunDirectoryError(f"{self._place.path} was changed by another process: look, and try again")
             self.directory = self._place
             return self._fill(self._place)
 
@@ -77,6 +92,10 @@ class ChangedRun(ContinualRun):
 
 class ExtendedRun(ChangedRun):
     """It learns more products; what it has learned stays as it is."""
+
+    def _fill(self, directory: RunDirectory) -> RunResult:
+        directory.write_options(self.options)
+        return super()._fill(directory)
 
     @property
     def _learned(self) -> range:
@@ -156,13 +175,15 @@ class ExtendedRun(ChangedRun):
 
 
 class ReducedRun(ChangedRun):
-    """It routes no image to the products that are taken out."""
+    """It routes no image to the products that are taken out; an extension that was not finished is given up."""
 
     def _fill(self, directory: RunDirectory) -> RunResult:
         self._announce(directory)
         calibration = directory.read_calibration()
         if calibration is not None:
             directory.write_calibration(calibration.of(self.active_tasks))
+        self._give_up(directory)
+        directory.write_options(self.options)
         last = self._load(directory)[-1]
         if not self.tests_until(last):
             self.console.warn(f"no images are there: the tables in {directory.path} are those of before")
@@ -171,6 +192,16 @@ class ReducedRun(ChangedRun):
             return RunResult(directory, *before)
         self._evaluate(directory, last)
         return self._finish(directory)
+
+    def _give_up(self, directory: RunDirectory) -> None:
+        """Delete what there is of an extension that is not to be finished."""
+        begun = self._stored.extensions[len(self.options.extensions) :]
+        first = len(self.tasks)
+        tasks = range(first, first + sum(len(extension.task_classes) for extension in begun))
+        checkpoint.remove(directory.checkpoints, tasks)
+        partial_state.remove(directory.checkpoints, tasks)
+        directory.forget_evaluations_of(tasks)
+        directory.keep_epochs_of(range(first))
 
     def _calibration(self, directory: RunDirectory) -> Calibration:
         return directory.read_calibration() or super()._calibration(directory)

@@ -10,7 +10,7 @@ The state after task t is files 0 to t merged in order. Each file also holds the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,13 @@ def keep_valid(directory: Path, tasks: int, base_is_frozen: bool) -> list[int]:
     for task_id in set(range(tasks)) - set(valid):
         _marker(directory, task_id).unlink(missing_ok=True)
     return valid
+
+
+def remove(directory: Path, tasks: Iterable[int]) -> None:
+    """Delete the files of tasks that no other stands on."""
+    for task_id in tasks:
+        for file in (_marker(directory, task_id), _tensor_file(directory, task_id)):
+            file.unlink(missing_ok=True)
 
 
 def load_tasks(

@@ -156,6 +156,7 @@ def test_damaged_runs_are_user_errors(finished: RunResult, tmp_path: Path) -> No
     (copy / "calibration.json").write_text('{"quantile": 0.9, "tasks": []}')
     with pytest.raises(CalibrationError, match="its quantile is not 0.95"):
         Detector.load(copy)
+    (copy / "calibration.json").unlink()
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
         Detector.load(copy)

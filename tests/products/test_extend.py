@@ -12,10 +12,13 @@ from run.small_runs import command_line, rows, run
 from safetensors.torch import load_file
 
 from moleflow_fast import Detector
+from moleflow_fast.config.options import parse_options
 from moleflow_fast.detector.result import Result
 from moleflow_fast.evaluate import main as evaluate
+from moleflow_fast.products.run import changed_run
 from moleflow_fast.report.__main__ import main as report
 from moleflow_fast.run import ContinualRun
+from moleflow_fast.run_directory import RunDirectoryError
 from moleflow_fast.train import main
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
@@ -101,7 +104,7 @@ def test_until_all_is_done_detectors_see_the_old_products(
     for old, new in zip(before, results(started, data), strict=True):
         assert (old.score, old.label, dict(old.distances)) == (new.score, new.label, dict(new.distances))
     other = ["--extend", str(started), "--data_path", str(data), "--task_classes", "fabric"]
-    assert f"is being extended already: finish that first (--extend {started}" in refused(other)
+    assert f"is being extended: finish that first (--extend {started}" in refused(other)
     assert "is being extended: finish that first" in refused(["--remove", str(started), "--task_classes", "fabric"])
     resume = command_line(data, started.parent, task_classes=OLD, experiment_name=started.name, resume=True)
     assert "give its last --extend again" in refused(resume)
@@ -119,6 +122,34 @@ def test_killed_in_training(
     assert list((started / "checkpoints").glob("task_2.partial*"))
     assert main(extension(started, new_data)) == 0
     assert _numbers(started) == _numbers(extended)
+
+
+def test_an_extension_that_is_given_up(
+    started: Path, base: Path, data: Path, new_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ContinualRun, "_draw", _stop)
+        with pytest.raises(KeyboardInterrupt):
+            main(extension(started, new_data))
+    assert main(["--remove", str(started), "--task_classes", NEW, "--quiet"]) == 0
+    assert _names(started) == _names(base)
+    assert [r.score for r in results(started, data)] == [r.score for r in results(base, data)]
+    assert rows(started / "evaluation" / "after_task_1.csv") == rows(base / "evaluation" / "after_task_1.csv")
+    assert main(extension(started, new_data)) == 0
+
+
+def _names(path: Path) -> list[str]:
+    files = [file for file in path.rglob("*") if file.name[0] != "." and "heatmaps" not in file.parts]
+    return sorted(str(file.relative_to(path)) for file in files)
+
+
+def test_two_at_a_time(started: Path, new_data: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = changed_run(parse_options(extension(started, new_data)))
+    assert main(extension(started, new_data)) == 0
+    before = (started / "config.json").read_bytes()
+    with pytest.raises(RunDirectoryError, match="was changed by another process"):
+        late.execute()
+    assert (started / "config.json").read_bytes() == before
 
 
 def _stop(*args: object, **more: object) -> None:
