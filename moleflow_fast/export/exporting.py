@@ -21,6 +21,7 @@ from moleflow_fast.export.description import as_strings, describe
 from moleflow_fast.export.parity import Answers, Checked, Runtime, check, enough, of_detector
 from moleflow_fast.export.program import DetectorProgram
 from moleflow_fast.files import replacing, write_json, writing
+from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.trainer.tensor_file import sha256
 
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}
@@ -94,9 +95,10 @@ def export(request: Request) -> Exported:
     """
     if request.format == "onnx":
         _require_packages()
+    directory = RunDirectory.open(request.run)
     with writing(request.file):
         _require_room(request.file)
-    run = trained.load(request.run, request.threshold, request.data_path)
+    run = trained.load(directory, request.threshold, request.data_path)
     paths = enough(pictures.to_check_with(run.parts, request.images, request.images_of_a_class))
     images = np.stack([pictures.prepared(path, run.parts.options.img_size) for path in paths])
     expected = [of_detector(detector, paths) for detector in (run.detector, run.eager)]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LARGEST_ONNX = 2**31 - 2**24  # bytes of weights: protobuf's limit, with room for the graph
 _BATCH = "batch"
+_TALKATIVE = ("torch.onnx", "torch.export", "torch.utils.cpp_extension", "onnxscript", "onnx_ir")
 
 
 @torch.no_grad()
@@ -96,7 +97,7 @@ def _name_batch(model: onnx.ModelProto) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What exporters say of their own inside is not for who exports a detector."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [one.level for one in loggers]
     for one in loggers:
         one.setLevel(logging.ERROR)

@@ -95,9 +95,9 @@ def enough(paths: Sequence[Path]) -> list[Path]:
     return [path for path, _ in zip(cycle(paths), range(max(len(paths), sum(BATCHES))), strict=False)]
 
 
-def of_detector(detector: Detector, paths: Sequence[Path]) -> Answers:
-    """What the detector says of image files."""
-    results = detector.predict(list(paths))
+def of_detector(detector: Detector, images: Sequence[Path] | NDArray[np.uint8]) -> Answers:
+    """What the detector says of image files, or of images (N, H, W, 3)."""
+    results = detector.predict(images)
     same = [name for name in OUTPUTS if name not in ("distances", "label")]
     values = {name: np.array([getattr(r, name) for r in results]) for name in same}
     distances = np.array([list(r.distances.values()) for r in results])

@@ -21,12 +21,12 @@ class NotLoaded(Exception):
 
 def torch_program(file: Path) -> Runtime:
     """A `.pt2` of torch.export, in plain PyTorch."""
-    return _of_torch(torch.export.load(file).module())
+    return of_torch(torch.export.load(file).module())
 
 
 def aot_package(file: Path) -> Runtime:
     """A package of AOTInductor: compiled code."""
-    return _of_torch(torch._inductor.aoti_load_package(str(file)))
+    return of_torch(torch._inductor.aoti_load_package(str(file)))
 
 
 def onnxruntime(file: Path) -> Runtime:
@@ -67,7 +67,9 @@ def openvino(file: Path) -> Runtime:
     return run
 
 
-def _of_torch(module: Callable[[Tensor], dict[str, Tensor]]) -> Runtime:
+def of_torch(module: Callable[[Tensor], dict[str, Tensor]]) -> Runtime:
+    """Whatever torch calls like a module."""
+
     @torch.no_grad()
     def run(images: NDArray[np.uint8]) -> Answers:
         return {name: value.numpy() for name, value in module(torch.from_numpy(images)).items()}

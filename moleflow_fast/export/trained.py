@@ -23,16 +23,16 @@ class Trained(NamedTuple):
     """What its owner should know about the exported program."""
 
 
-def load(run: Path, threshold: float, data_path: Path | None = None) -> Trained:
+def load(run: RunDirectory, threshold: float, data_path: Path | None = None) -> Trained:
     """
     Args:
         threshold: calibrated score above which an image is defective.
         data_path: where the run's images are now.
 
     Raises:
-        UserError: no run, no complete checkpoint, no calibration and no images to make one.
+        UserError: no complete checkpoint, no calibration and no images to make one.
     """
-    parts = TrainedParts(RunDirectory.open(run), "cpu", data_path)
+    parts = TrainedParts(run, "cpu", data_path)
     calibration = parts.calibration()
     notes = calibration.warnings + _widen(parts)
     if not parts.trainer.config.use_router:
