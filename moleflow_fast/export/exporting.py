@@ -22,6 +22,7 @@ from moleflow_fast.export.parity import Answers, Checked, Runtime, check, enough
 from moleflow_fast.export.program import DetectorProgram
 from moleflow_fast.files import replacing, write_json, writing
 from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run_parts import RunParts
 from moleflow_fast.trainer.tensor_file import sha256
 
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}
@@ -67,9 +68,6 @@ class Exported:
 
     files: list[Path]
     images: int
-    reached: int
-    """Experts that these images were routed to."""
-    experts: int
     checked: list[Checked]
     notes: list[str]
 
@@ -103,7 +101,7 @@ def export(request: Request) -> Exported:
     images = np.stack([pictures.prepared(path, run.parts.options.img_size) for path in paths])
     expected = [of_detector(detector, paths) for detector in (run.detector, run.eager)]
     program = formats.trace(DetectorProgram(run.parts, run.detector))
-    notes = list(run.notes)
+    notes = [*run.notes, *_unreached(run.parts, expected[0])]
     with tempfile.TemporaryDirectory() as place, writing(Path(place)):
         file = Path(place, request.file.name)
         check = _Check(images, expected, run.detector)
@@ -114,8 +112,15 @@ def export(request: Request) -> Exported:
         description = describe(run.parts, run.detector, notes, checked)
         _describe(program, file, description)
         files = _move(file.parent, request.file)
-    reached = len(set(expected[0]["task_id"].tolist()))
-    return Exported(files, len(images), reached, len(run.parts.tasks), checked, notes)
+    return Exported(files, len(images), checked, notes)
+
+
+def _unreached(parts: RunParts, answers: Answers) -> list[str]:
+    reached = set(answers["task_id"].tolist())
+    missed = [name for task, names in enumerate(parts.tasks) if task not in reached for name in names]
+    if not missed:
+        return []
+    return [f"no image was routed to {', '.join(missed)}: those experts are not checked; give pictures with --images"]
 
 
 def _make_torch(program: ExportedProgram, file: Path, check: _Check, aot: bool) -> list[Checked]:

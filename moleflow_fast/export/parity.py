@@ -85,7 +85,8 @@ class Checked:
     """Per image, on this machine, at batches of `BATCHES`: rough."""
 
     def to_json(self) -> dict[str, object]:
-        rounded = {name: float(f"{value:.3g}") for name, value in asdict(self.parity).items()}
+        figures = asdict(self.parity)
+        rounded = {name: v if isinstance(v, int) else float(f"{v:.3g}") for name, v in figures.items()}
         milliseconds = round(self.milliseconds, 2)
         return {"runtime": self.runtime, "batches": list(BATCHES), **rounded, "milliseconds": milliseconds}
 

@@ -1,7 +1,8 @@
-"""The images that an exported program is checked with, mixed as they would come from several lines at once."""
+"""The images that an exported program is checked with."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -18,13 +19,14 @@ from moleflow_fast.run_parts import RunParts
 
 
 def to_check_with(parts: RunParts, folder: Path | None, each: int) -> list[Path]:
-    """At most `each` test images of every class of a run, or images below a folder; the classes take turns.
+    """At most `each` test images of every class of a run, or as many below a folder; mixed.
 
     Raises:
         UserError: there are none.
     """
     if folder is not None:
-        return _spread(files_of(folder), each * len(parts.classes))
+        found = _spread(files_of(folder), each * len(parts.classes))
+        return random.Random(0).sample(found, len(found))
     try:
         tests = [[sample.path for sample in parts.test_dataset(name).samples] for name in parts.classes]
     except UserError as error:
@@ -46,7 +48,7 @@ def prepared(path: Path, side: int) -> NDArray[np.uint8]:
 
 
 def _spread(paths: Sequence[Path], count: int) -> list[Path]:
-    """So many of them, from the first to the last at equal distances."""
+    """At most so many of them, from the first to the last at equal distances."""
     if len(paths) <= count:
         return list(paths)
     return [paths[i * len(paths) // count] for i in range(count)]

@@ -170,6 +170,19 @@ def test_runs_that_cannot_be_exported(finished: Path, tmp_path: Path, capsys: py
     assert "holds no complete checkpoint" in error_of(capsys, copy, "--format", "torch")
 
 
+def test_pictures_of_ones_own_need_not_reach_every_expert(
+    finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "wood.pt2"
+    images = data / "wood" / "test"
+    assert main([str(finished), "--format", "torch", "-o", str(out), "--images", str(images), "--threshold", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "no image was routed to fabric, gasket: those experts are not checked" in printed
+    assert f"written to {out}" in printed
+    answers = runtimes.torch_program(out)(pictures.prepared(next(images.rglob("good/*.png")), 64)[None])
+    assert answers["label"] == [LABELS.index("defective")]  # every score exceeds a threshold of 0
+
+
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         build_parser().parse_args(["--help"])

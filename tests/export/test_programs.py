@@ -156,7 +156,7 @@ def test_scores_of_maps(mode: str, fraction: float) -> None:
         torch.testing.assert_close(ImageScores(config, (5, 7))(maps), image_scores(maps, config))
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "wide_resnet50_2", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("backbone", ["mobilenetv2_100", "wide_resnet50_2", "vit_tiny_patch16_224"])
 def test_backbones(backbone: str) -> None:
     torch.manual_seed(3)
     extractor = create_feature_extractor(backbone, (3, 64, 64), DIM, "cpu", pretrained=False)
