@@ -44,7 +44,7 @@ def prepared(path: Path, side: int) -> NDArray[np.uint8]:
         DataError: it cannot be read.
     """
     image = TF.resize(load_image(path), side, InterpolationMode.LANCZOS)
-    return np.asarray(TF.center_crop(image, side))
+    return np.array(TF.center_crop(image, side))
 
 
 def _spread(paths: Sequence[Path], count: int) -> list[Path]:

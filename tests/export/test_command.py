@@ -13,10 +13,12 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
-from run.small_runs import CLASSES, rows
+from run.small_runs import CLASSES, rows, run
 
+from moleflow_fast.backend import use_backend
+from moleflow_fast.config import AblationConfig
 from moleflow_fast.detector.detector import Detector
-from moleflow_fast.export import exporting, pictures, runtimes
+from moleflow_fast.export import exporting, pictures, runtimes, trained
 from moleflow_fast.export.__main__ import build_parser, main
 from moleflow_fast.export.parity import BATCHES, compare, of_detector
 from moleflow_fast.export.program import LABELS, OUTPUTS, DetectorProgram
@@ -181,6 +183,20 @@ def test_pictures_of_ones_own_need_not_reach_every_expert(
     assert f"written to {out}" in printed
     answers = runtimes.torch_program(out)(pictures.prepared(next(images.rglob("good/*.png")), 64)[None])
     assert answers["label"] == [LABELS.index("defective")]  # every score exceeds a threshold of 0
+
+
+def test_a_run_with_a_backbone_in_bf16_is_exported_in_fp32(data: Path, tmp_path: Path) -> None:
+    result = run(data, tmp_path, num_epochs=1, backbone_precision="bf16", ablation=AblationConfig(use_router=False))
+    loaded = trained.load(result.directory, 0.5)
+    assert any("computed in bf16; the program's computes in fp32" in note for note in loaded.notes)
+    assert any("--no_router" in note for note in loaded.notes)
+    assert loaded.parts.extractor.dtype == torch.float32
+    paths = pictures.to_check_with(loaded.parts, None, 2)
+    images = np.stack([pictures.prepared(path, 64) for path in paths])
+    with use_backend("eager"):
+        answers = runtimes.of_torch(DetectorProgram(loaded.parts, loaded.detector))(images)
+    for detector in (loaded.detector, loaded.eager):
+        assert compare(answers, of_detector(detector, paths), detector).problems() == []
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """The program says what the detector says, whatever the method's switches, for batches that mix tasks."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from moleflow_fast.config import AblationConfig
 from moleflow_fast.config.ablation import SCORE_AGGREGATION_MODES
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.evaluation.scorer import WORST_SCORE
-from moleflow_fast.export import formats, runtimes
+from moleflow_fast.export import exporting, formats, runtimes
 from moleflow_fast.export.parity import BATCHES, TRACED_BATCH, check, compare, of_detector
 from moleflow_fast.export.program import OUTPUTS, DetectorProgram
 from moleflow_fast.export.scores import ImageScores
@@ -154,6 +156,33 @@ def test_scores_of_maps(mode: str, fraction: float) -> None:
     maps[4, 1, 1], maps[4, 1, 2] = torch.inf, -torch.inf
     with use_backend("eager"):
         torch.testing.assert_close(ImageScores(config, (5, 7))(maps), image_scores(maps, config))
+
+
+def test_weights_too_large_for_one_file_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "LARGEST_ONNX", 1000)
+    parts = make_parts(SMALL, num_coupling_layers=1)
+    detector, images = make_detector(parts), mixed_pictures(3)
+    made = tmp_path / "made" / "large.onnx"
+    made.parent.mkdir()
+    formats.write_onnx(traced(parts, detector), made)
+    formats.describe_onnx(made, {"moleflow.labels": "[]"})
+    small, weights = (made.with_name(name).stat().st_size for name in ("large.onnx", "large.onnx.data"))
+    assert weights > 1000 and small < 1_000_000
+    moved = exporting._move(made.parent, tmp_path / "large.onnx")
+    assert [file.name for file in moved] == ["large.onnx.data", "large.onnx"]
+    shutil.rmtree(made.parent)
+    answers = runtimes.onnxruntime(tmp_path / "large.onnx")(images)
+    assert compare(answers, of_detector(detector, images), detector).problems() == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor compiles C++")
+def test_compiled_code_says_the_same(tmp_path: Path) -> None:
+    parts = make_parts(SMALL, num_coupling_layers=1)
+    detector, images = make_detector(parts), mixed_pictures(3)
+    formats.write_aot(traced(parts, detector), tmp_path / "small.pt2")
+    runtime = runtimes.aot_package(tmp_path / "small.pt2")
+    assert check("AOTInductor", runtime, images, expected_of(detector, images), detector).parity.score < 1e-5
 
 
 @pytest.mark.parametrize("backbone", ["mobilenetv2_100", "wide_resnet50_2", "vit_tiny_patch16_224"])
