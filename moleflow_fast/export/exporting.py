@@ -153,8 +153,8 @@ def _describe(program: ExportedProgram, file: Path, description: dict[str, Any])
         formats.write_torch(program, file, strings)
     else:
         formats.describe_onnx(file, strings)
-    facts = {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)}
-    write_json(file.with_name(f"{file.name}.json"), {**facts, **description})
+    files = [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)} for f in sorted(file.parent.iterdir())]
+    write_json(file.with_name(f"{file.name}.json"), {"files": files, **description})
 
 
 def _move(made: Path, to: Path) -> list[Path]:

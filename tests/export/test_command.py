@@ -72,10 +72,9 @@ def test_facts_are_in_the_files_and_beside_them(onnx_file: Path, torch_file: Pat
     torch.export.load(torch_file, extra_files=extra)
     for file, inside in ((onnx_file, props), (torch_file, {k: json.loads(v) for k, v in extra.items()})):
         beside = json.loads(file.with_name(f"{file.name}.json").read_text())
-        assert (beside["file"], beside["sha256"]) == (file.name, sha256(file))
-        assert {f"moleflow.{k}": v for k, v in beside.items() if k not in ("file", "bytes", "sha256")} == {
-            k: inside[k] for k in names
-        }
+        size = file.stat().st_size
+        assert beside.pop("files") == [{"name": file.name, "bytes": size, "sha256": sha256(file)}]
+        assert {f"moleflow.{name}": value for name, value in beside.items()} == {name: inside[name] for name in names}
         assert [t["class_names"] for t in beside["calibration"]["tasks"]] == [[name] for name in CLASSES]
         assert beside["calibration"] == json.loads((finished / "calibration.json").read_text())
         assert beside["input"]["image_size"] == 64 and beside["threshold"] == 0.5 and beside["labels"] == list(LABELS)
