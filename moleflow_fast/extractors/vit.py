@@ -58,4 +58,4 @@ class ViTPatchCoreExtractor(PatchExtractor):
     def patch_features(self, images: Tensor) -> Tensor:
         tokens = torch.stack([widened(tokens) for tokens in self._capture(images)]).mean(0)  # (B, T, D)
         patches = tokens[:, self.num_prefix_tokens :]
-        return patches.reshape(len(images), *self.grid, self.embed_dim)
+        return patches.reshape(images.shape[0], *self.grid, self.embed_dim)

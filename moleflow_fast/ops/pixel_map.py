@@ -52,7 +52,7 @@ def _resize(maps: Tensor, shape: tuple[int, int], mode: str) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _axis_matrix(patches: int, size: int, sigma: float, mode: str, dtype: torch.dtype) -> Tensor:
+def axis_matrix(patches: int, size: int, sigma: float, mode: str, dtype: torch.dtype) -> Tensor:
     """What each patch of an axis gives to each pixel, (patches, size): the two steps applied to unit impulses.
 
     Patches that do not reach a pixel give it exactly 0. A source position that misses a whole number by a rounding
@@ -66,8 +66,8 @@ def _axis_matrix(patches: int, size: int, sigma: float, mode: str, dtype: torch.
 
 @lru_cache(maxsize=32)
 def _device_matrix(patches: int, size: int, sigma: float, mode: str, device: torch.device) -> Tensor:
-    """`_axis_matrix` in fp32 on a device."""
-    return _axis_matrix(patches, size, sigma, mode, torch.float32).to(device)
+    """`axis_matrix` in fp32 on a device."""
+    return axis_matrix(patches, size, sigma, mode, torch.float32).to(device)
 
 
 def _triton_maps(maps: Tensor, size: int, sigma: float, mode: str) -> Tensor:
@@ -83,8 +83,8 @@ def _compiled(maps: Tensor, size: int, sigma: float, mode: str) -> Tensor:
     if operator_on_triton(maps):
         return _triton_maps(maps.contiguous(), size, sigma, mode)
     count, height, width = maps.shape
-    rows = _axis_matrix(height, size, sigma, mode, maps.dtype).T.contiguous()
-    columns = _axis_matrix(width, size, sigma, mode, maps.dtype)
+    rows = axis_matrix(height, size, sigma, mode, maps.dtype).T.contiguous()
+    columns = axis_matrix(width, size, sigma, mode, maps.dtype)
     out = maps.new_empty(count, size, size)
     native.call(
         "pixel_map", maps.dtype, maps.contiguous(), rows, columns, out, count, height, width, size, native.threads()

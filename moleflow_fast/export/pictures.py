@@ -1,0 +1,62 @@
+"""The images that an exported program is checked with."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+from moleflow_fast.data.decoding import load_image
+from moleflow_fast.detector.images import files_of
+from moleflow_fast.errors import UserError
+from moleflow_fast.run_parts import RunParts
+
+
+def to_check_with(parts: RunParts, folder: Path | None, each: int) -> list[Path]:
+    """At most `each` test images of every class of a run, or as many below a folder; mixed.
+
+    Raises:
+        UserError: there are none.
+    """
+    if folder is not None:
+        found = _spread(files_of(folder), each * len(parts.classes))
+        return random.Random(0).sample(found, len(found))
+    there = [task for task in parts.active_tasks if parts.has_images(task)]
+    try:
+        if not there:
+            raise UserError("None of its products has images.")
+        names = [name for task in there for name in parts.tasks[task]]
+        tests = [[sample.path for sample in parts.test_dataset(name).samples] for name in names]
+    except UserError as error:
+        raise UserError(
+            "an exported program is checked with the run's own test images, and they cannot be found: give the folder "
+            f"they are in now with --data_path, or other pictures of the products with --images. {error}"
+        ) from error
+    return list(_in_turns([_spread(paths, each) for paths in tests]))
+
+
+def prepared(path: Path, side: int) -> NDArray[np.uint8]:
+    """An image file as the program takes it, (side, side, 3): `data.datasets.image_transform` up to the bytes.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    image = TF.resize(load_image(path), side, InterpolationMode.LANCZOS)
+    return np.array(TF.center_crop(image, side))
+
+
+def _spread(paths: Sequence[Path], count: int) -> list[Path]:
+    """At most so many of them, from the first to the last at equal distances."""
+    if len(paths) <= count:
+        return list(paths)
+    return [paths[i * len(paths) // count] for i in range(count)]
+
+
+def _in_turns(groups: Sequence[Sequence[Path]]) -> Iterator[Path]:
+    return (path for path in chain.from_iterable(zip_longest(*groups)) if path is not None)

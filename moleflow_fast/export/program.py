@@ -1,0 +1,162 @@
+"""A detector as one module: bytes of pictures in, what the detector says about them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from moleflow_fast.backend import use_backend
+from moleflow_fast.data.datasets import IMAGENET_MEAN, IMAGENET_STD
+from moleflow_fast.detector.calibration import LEVEL, SMALLEST_SPREAD, TaskCalibration
+from moleflow_fast.detector.detector import Detector
+from moleflow_fast.evaluation.scorer import WORST_SCORE
+from moleflow_fast.export.flow import FlowOfAllTasks
+from moleflow_fast.export.scores import ImageScores
+from moleflow_fast.models.routing import PrototypeRouter
+from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
+from moleflow_fast.ops.mahalanobis import stack_gaussians
+from moleflow_fast.ops.pixel_map import axis_matrix
+from moleflow_fast.run_parts import RunParts
+
+INPUT = "images"
+OUTPUTS = ("score", "calibrated", "task_id", "distances", "label", "patch_map", "pixel_map")
+LABELS = ("normal", "defective", "unknown")
+"""What the numbers in `label` mean."""
+
+
+class DetectorProgram(nn.Module):
+    """images (B, S, S, 3) of bytes, resized and cropped -> `OUTPUTS`, by name:
+
+    score, calibrated (B,); task_id, label (B,) int64; distances (B, T); patch_map (B, h, w); pixel_map (B, M, M).
+
+    Args:
+        parts: a trained run on the CPU, with its backbone in fp32.
+        detector: of these parts: what is normal, and the threshold of defective images.
+    """
+
+    mean: Tensor
+    std: Tensor
+    task_ids: Tensor
+    positions: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, parts: RunParts, detector: Detector) -> None:
+        super().__init__()
+        trainer, options = parts.trainer, parts.options
+        tasks = list(trainer.router.prototypes)
+        self.extractor = parts.extractor
+        self.side = options.img_size
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None])
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None])
+        self.register_buffer("task_ids", torch.tensor(tasks))
+        grid = self._grid()
+        positions = torch.zeros(1, *grid, trainer.nf_model.embed_dim)
+        self.register_buffer("positions", trainer.executor.add_positions(positions))
+        self.distances = Distances(trainer.router)
+        self.flow = FlowOfAllTasks(trainer.nf_model, tasks)
+        self.scores = ImageScores(trainer.config, grid)
+        self.verdicts = Verdicts([detector.calibration.tasks[t] for t in tasks], detector.threshold)
+        down, across = (self._axis(patches, parts) for patches in grid)
+        self.register_buffer("rows", down.T.contiguous())  # (M, h)
+        self.register_buffer("columns", across)  # (w, M)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """See the class."""
+        patches = self._patches(images)
+        distances = self.distances(patches.mean((1, 2)))
+        places = distances.nan_to_num(nan=torch.inf).argmin(1)
+        maps = rank_non_finite_as_anomalous(self.flow(patches + self.positions, places))
+        score, distances, patch_map = (bounded(v) for v in (self.scores(maps), distances, maps))
+        calibrated, label = self.verdicts(score, distances, places)
+        pixel_map = self.rows @ patch_map @ self.columns
+        task_id = self.task_ids[places]
+        values = (score, calibrated, task_id, distances, label, patch_map, pixel_map)
+        return dict(zip(OUTPUTS, values, strict=True))
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """(B, H, W, D)."""
+        pixels = images.permute(0, 3, 1, 2).float() / 255
+        return self.extractor.patch_features((pixels - self.mean) / self.std)
+
+    @torch.no_grad()
+    def _grid(self) -> tuple[int, int]:
+        """Of the patches.
+
+        Running once also makes what the extractor keeps from its first call on, which must not be made in a trace.
+        """
+        with use_backend("eager"):
+            rows, columns = self._patches(torch.zeros(1, self.side, self.side, 3, dtype=torch.uint8)).shape[1:3]
+        return rows, columns
+
+    @staticmethod
+    def _axis(patches: int, parts: RunParts) -> Tensor:
+        options = parts.options
+        return axis_matrix(
+            patches, options.mask_size, options.score_smooth_sigma, options.interp_mode, torch.float32
+        ).clone()
+
+
+class Distances(nn.Module):
+    """Of image features to the prototype of each task, as `PrototypeRouter.distances` has them."""
+
+    means: Tensor
+    triangles: Tensor
+
+    def __init__(self, router: PrototypeRouter) -> None:
+        super().__init__()
+        prototypes = list(router.prototypes.values())
+        means = [p.mean for p in prototypes if p.mean is not None]
+        self.register_buffer("means", torch.stack(means)[:, None])  # (T, 1, D)
+        self.is_mahalanobis = router.use_mahalanobis
+        if self.is_mahalanobis:
+            stack = stack_gaussians(means, [p.precision for p in prototypes if p.precision is not None])
+            self.is_factored = bool(stack.factored)
+            self.register_buffer("triangles", _whole(stack.blocks))  # (T, D, D)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (B, D) -> (B, T)."""
+        difference = features - self.means  # (T, B, D)
+        if not self.is_mahalanobis:
+            return difference.square().sum(-1).sqrt().T
+        product = torch.bmm(difference, self.triangles)
+        squares = (product * (product if self.is_factored else difference)).sum(-1)
+        return squares.clamp_min(0).sqrt().T
+
+
+class Verdicts(nn.Module):
+    """Calibrated scores and labels: `TaskCalibration` and the detector's threshold, for a batch."""
+
+    spreads: Tensor
+    thresholds: Tensor
+    limits: Tensor
+
+    def __init__(self, tasks: Sequence[TaskCalibration], threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+        spreads = [max(t.threshold - t.median, SMALLEST_SPREAD * max(abs(t.threshold), 1.0)) for t in tasks]
+        self.register_buffer("spreads", torch.tensor(spreads, dtype=torch.float32))
+        self.register_buffer("thresholds", torch.tensor([t.threshold for t in tasks], dtype=torch.float32))
+        self.register_buffer("limits", torch.tensor([t.distance_limit for t in tasks], dtype=torch.float32))
+
+    def forward(self, score: Tensor, distances: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """score (B,), distances (B, T), places (B,) -> calibrated (B,), label (B,) int64; see `LABELS`."""
+        z = bounded((score - self.thresholds[places]) / self.spreads[places])
+        calibrated = LEVEL + z / (2 * (1 + z.abs()))
+        distance = distances.gather(1, places[:, None])[:, 0]
+        defective = (calibrated > self.threshold).long()
+        return calibrated, torch.where(distance <= self.limits[places], defective, LABELS.index("unknown"))
+
+
+def bounded(values: Tensor) -> Tensor:
+    """What could not be computed is the largest finite value, as in the run's evaluation."""
+    return torch.where(values.isnan(), WORST_SCORE, values).clamp(-WORST_SCORE, WORST_SCORE)
+
+
+def _whole(blocks: Sequence[Tensor]) -> Tensor:
+    """Columns of lower triangles, from the diagonal down, with the zeros above it."""
+    dim = blocks[0].shape[1]
+    return torch.cat([torch.nn.functional.pad(b, (0, 0, dim - b.shape[1], 0)) for b in blocks], dim=-1)

@@ -1,0 +1,55 @@
+"""The run that is exported: on the CPU, with its backbone in fp32."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+from moleflow_fast.detector.detector import Detector
+from moleflow_fast.detector.parts import TrainedParts
+from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run_parts import RunParts
+
+
+class Trained(NamedTuple):
+    """A run and its detector, twice: as the run computes, and in plain PyTorch."""
+
+    parts: TrainedParts
+    detector: Detector
+    eager: Detector
+    notes: list[str]
+    """What its owner should know about the exported program."""
+
+
+def load(run: RunDirectory, threshold: float, data_path: Path | None = None) -> Trained:
+    """
+    Args:
+        threshold: calibrated score above which an image is defective.
+        data_path: where the run's images are now.
+
+    Raises:
+        UserError: no complete checkpoint, no calibration and no images to make one.
+    """
+    parts = TrainedParts(run, "cpu", data_path)
+    calibration = parts.calibration()
+    notes = calibration.warnings + _widen(parts)
+    if not parts.trainer.config.use_router:
+        notes.append("the run was evaluated under true task ids (--no_router); the program routes every image")
+    eager = copy.copy(parts)
+    eager.options = dataclasses.replace(parts.options, backend="eager", precision="fp32")
+    return Trained(parts, Detector(parts, calibration, threshold), Detector(eager, calibration, threshold), notes)
+
+
+def _widen(parts: TrainedParts) -> list[str]:
+    """Put the backbone in fp32 where the run had it in less; says so."""
+    precision = parts.options.backbone_precision
+    if precision == "fp32":
+        return []
+    wide = RunParts(dataclasses.replace(parts.options, backbone_precision="fp32"), parts.console)
+    parts.extractor = parts.trainer.executor.extractor = wide.extractor
+    return [
+        f"the run's backbone computed in {precision}; the program's computes in fp32, and was compared with a detector "
+        f"in fp32. Thresholds are those that were measured in {precision}"
+    ]

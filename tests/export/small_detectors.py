@@ -1,0 +1,96 @@
+"""Detectors of any configuration without a run: a tiny backbone, every parameter away from its starting value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from moleflow_fast.config import AblationConfig
+from moleflow_fast.config.options import RunOptions
+from moleflow_fast.console import RunConsole
+from moleflow_fast.detector.calibration import Calibration, TaskCalibration
+from moleflow_fast.detector.detector import Detector
+from moleflow_fast.extractors import CNNPatchCoreExtractor, PatchExtractor
+from moleflow_fast.models.aggregation import image_scores
+from moleflow_fast.models.routing import TaskPrototype
+from moleflow_fast.run_parts import RunParts
+
+SIDE, DIM = 32, 16
+
+
+class TinyBackbone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 12, 3, stride=4, padding=1)
+        self.norm = nn.BatchNorm2d(12)
+        self.second = nn.Conv2d(12, 20, 3, stride=2, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.norm(self.first(x))))
+
+
+def pictures(task: int, count: int, side: int = SIDE) -> NDArray[np.uint8]:
+    """Noise on a gradient of the task's own (count, side, side, 3)."""
+    numbers = np.random.default_rng(10 * task + count)
+    ramp = np.linspace(0, 1, side)[:, None, None] if task % 2 else np.linspace(1, 0, side)[None, :, None]
+    tint = np.eye(3)[task % 3] * 120 + 60
+    noise = numbers.normal(0, 25, (count, side, side, 3))
+    return (ramp * tint + noise + 20 * task).clip(0, 255).astype(np.uint8)
+
+
+def mixed_pictures(tasks: int, side: int = SIDE) -> NDArray[np.uint8]:
+    """Nine pictures, so a batch of 1, of 3 and of 5, of all tasks in turn."""
+    return np.stack([pictures(i % tasks, 9, side)[i] for i in range(9)])
+
+
+def make_parts(
+    config: AblationConfig | None = None, tasks: int = 3, extractor: PatchExtractor | None = None, **options: Any
+) -> RunParts:
+    """A run's parts after `tasks` tasks, every parameter away from its starting value."""
+    torch.manual_seed(7)
+    given = {"img_size": SIDE, "num_coupling_layers": 2, "lora_rank": 3, "msk_size": 24, "batch_size": 4, **options}
+    chosen = RunOptions(data_path=None, device="cpu", ablation=config or AblationConfig(), **given)
+    parts = RunParts(chosen, RunConsole(quiet=True))
+    backbone, shape = TinyBackbone(), (3, SIDE, SIDE)
+    parts.extractor = extractor or CNNPatchCoreExtractor(backbone, "tiny", ["first", "second"], DIM, shape)
+    trainer, model = parts.trainer, parts.trainer.nf_model
+    for task in range(tasks):
+        patches = _patches(parts, pictures(task, 12, chosen.img_size))
+        if task == 0:
+            model.update_reference_stats(patches)
+            model.finalize_reference_stats()
+        model.add_task(task)
+        trainer.task_classes[task] = [f"product{task}"]
+        prototype = TaskPrototype(task)
+        prototype.update(patches.mean((1, 2)))
+        trainer.router.add_prototype(prototype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.freeze()
+    return parts
+
+
+def make_detector(parts: RunParts, threshold: float = 0.5) -> Detector:
+    return Detector(parts, Calibration({t: _calibration(parts, t) for t in parts.trainer.router.prototypes}), threshold)
+
+
+def _calibration(parts: RunParts, task: int) -> TaskCalibration:
+    """Of pictures like those that are scored: some of these lie on each side of every boundary."""
+    patches = _patches(parts, pictures(task, 7, parts.options.img_size))
+    maps = parts.trainer.anomaly_maps(patches, torch.full((7,), task))
+    low, high = np.quantile(image_scores(maps, parts.trainer.config).numpy(), (0.3, 0.6))
+    distances = parts.trainer.router.distances(patches.mean((1, 2)))[:, task]
+    return TaskCalibration(
+        task, (f"product{task}",), 7, (), float(low), float(high), 0.0, 0.0, float(distances.median()) / 1.5, 0.0
+    )
+
+
+def _patches(parts: RunParts, images: NDArray[np.uint8]) -> torch.Tensor:
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return parts.extractor((pixels - mean[:, None, None]) / std[:, None, None])
