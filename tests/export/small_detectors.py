@@ -84,7 +84,8 @@ def _calibration(parts: RunParts, task: int) -> TaskCalibration:
     patches = _patches(parts, pictures(task, 7, parts.options.img_size))
     maps = parts.trainer.anomaly_maps(patches, torch.full((7,), task))
     low, high = np.quantile(image_scores(maps, parts.trainer.config).numpy(), (0.3, 0.6))
-    distances = parts.trainer.router.distances(patches.mean((1, 2)))[:, task]
+    place = list(parts.trainer.router.prototypes).index(task)
+    distances = parts.trainer.router.distances(patches.mean((1, 2)))[:, place]
     return TaskCalibration(
         task, (f"product{task}",), 7, (), float(low), float(high), 0.0, 0.0, float(distances.median()) / 1.5, 0.0
     )

@@ -89,6 +89,18 @@ def test_graphs_for_any_batch(name: str) -> None:
     assert not any(name.startswith("moleflow") for name in operators(program))
 
 
+@pytest.mark.parametrize("removed", [0, 1])
+@pytest.mark.parametrize("separated", [False, True])
+def test_a_removed_task_is_left_out(removed: int, separated: bool) -> None:
+    parts = make_parts(replace(PLAIN, use_task_separated=separated))
+    del parts.trainer.router.prototypes[removed]
+    detector, images = make_detector(parts), mixed_pictures(3)
+    with use_backend("eager"):
+        answers = runtimes.of_torch(DetectorProgram(parts, detector))(images)
+    assert set(answers["task_id"]) == {0, 1, 2} - {removed}
+    assert compare(answers, of_detector(detector, images), detector).problems() == []
+
+
 def test_a_single_task() -> None:
     parts = make_parts(tasks=1)
     detector, images = make_detector(parts), mixed_pictures(1)
