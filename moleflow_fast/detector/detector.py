@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from moleflow_fast.run_directory import RunDirectory
 logger = logging.getLogger(__name__)
 
 _MOST_DECODERS = 8
-_Pictured = Generator[tuple[Result, Image.Image | None], None, None]
+_T = TypeVar("_T")
 
 
 class _Scored(NamedTuple):
@@ -113,7 +113,7 @@ class Detector:
         Raises:
             UserError: none of these; a file that cannot be read is a result with an `error`.
         """
-        return [result for result, _ in self._results(items_of(images), None)]
+        return list(self._results(items_of(images), None, _without_picture))
 
     def stream(self, paths: Iterable[str | Path] | str | Path) -> Generator[Result, None, None]:
         """Results of image files in order, while later files are decoded and scored.
@@ -125,20 +125,27 @@ class Detector:
                 with `batch_size=1`.
         """
         some = files_of(Path(paths)) if isinstance(paths, (str, Path)) else map(Path, paths)
-        return (result for result, _ in self._results(map(file_item, some), None))
+        return self._results(map(file_item, some), None, _without_picture)
 
-    def stream_with_pictures(
-        self, paths: Iterable[str | Path], side: int
-    ) -> _Pictured:
-        """As `stream`, with each picture in RGB, its long side shrunk to `side` pixels; None for an error."""
-        return self._results(map(file_item, map(Path, paths)), side)
+    def stream_drawn(
+        self, paths: Iterable[str | Path], side: int | None, draw: Callable[[Result, Image.Image | None], _T]
+    ) -> Generator[_T, None, None]:
+        """As `stream`, but gives what `draw` makes of each result and its picture, in the threads that decode.
 
-    def _results(self, items: Iterable[Item], picture_side: int | None) -> _Pictured:
+        Args:
+            side: what the long side of pictures is shrunk to, pixels; None if no pictures are wanted.
+            draw: called from several threads at once, with the picture in RGB, or None for an error.
+        """
+        return self._results(map(file_item, map(Path, paths)), side, draw)
+
+    def _results(
+        self, items: Iterable[Item], picture_side: int | None, draw: Callable[[Result, Image.Image | None], _T]
+    ) -> Generator[_T, None, None]:
         return pipelined(
             items,
             partial(decode, transform=self._transform, picture_side=picture_side),
             self._score,
-            self._finish,
+            lambda decoded, scored: draw(self._result(decoded, scored), decoded.picture),
             self.batch_size,
             min(_MOST_DECODERS, os.cpu_count() or 1),
         )
@@ -190,16 +197,16 @@ class Detector:
 
     # -- on the host ---------------------------------------------------------------------------------
 
-    def _finish(self, decoded: Decoded, scored: _Scored | None) -> tuple[Result, Image.Image | None]:
+    def _result(self, decoded: Decoded, scored: _Scored | None) -> Result:
         if scored is None:
-            return Result(decoded.source, "error", decoded.error), None
+            return Result(decoded.source, "error", decoded.error)
         task = self.calibration.tasks[scored.task_id]
         calibrated = task.calibrated(scored.score)
         known = task.knows(scored.distances[scored.task_id])
         view = FieldOfView.of(*decoded.size, self._parts.options.img_size)
         # Interpolation never exceeds what it interpolates: most maps need not be enlarged to see that nothing is there.
         shows = bool(scored.pixel_map.max() > task.pixel_threshold)
-        result = Result(
+        return Result(
             source=decoded.source,
             label="unknown" if not known else "defective" if calibrated > self.threshold else "normal",
             task_id=scored.task_id,
@@ -212,7 +219,10 @@ class Detector:
             pixel_map=scored.pixel_map,
             view=view,
         )
-        return result, decoded.picture
+
+
+def _without_picture(result: Result, _: Image.Image | None) -> Result:
+    return result
 
 
 def _bounded(values: Tensor) -> Tensor:

@@ -167,5 +167,5 @@ def _require_ordinary_shape(image: Image.Image, source: Path | int) -> None:
 
 def _shrunk(image: Image.Image, side: int) -> Image.Image:
     picture = image.copy()
-    picture.thumbnail((side, side))
+    picture.thumbnail((side, side), reducing_gap=1.0)  # a third of the default's time; this is only looked at
     return picture

@@ -57,9 +57,10 @@ def _peaks(
 
 def _runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
     """Row, start and end (exclusive) of every run of a mask, in reading order."""
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).view(np.int8), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    return rows, starts, np.nonzero(edges == -1)[1]
+    padded = np.pad(mask, ((0, 0), (1, 1)))
+    changes = np.flatnonzero(padded[:, 1:] != padded[:, :-1])  # in every row, starts and ends take turns
+    rows, starts = np.divmod(changes[::2], mask.shape[1] + 1)
+    return rows, starts, changes[1::2] % (mask.shape[1] + 1)
 
 
 def _touching(

@@ -76,9 +76,8 @@ def _predict(args: argparse.Namespace) -> list[str]:
     paths = list(dict.fromkeys(path for given in args.input for path in files_of(given)))
     options = {"threshold": args.threshold, "batch_size": args.batch_size, "data_path": args.data_path}
     detector = Detector.load(args.run, args.device, **options)
-    draws = not args.no_pictures
     try:
-        with Output.in_folder(args.output, detector.calibration, page=args.html, draws=draws) as output:
+        with Output.in_folder(args.output, page=args.html, draws=not args.no_pictures) as output:
             unreadable = _write_all(detector, paths, output, args)
             output.finish(f"{args.run.resolve().name}: {len(paths)} images", args.threshold)
     except OSError as error:
@@ -88,16 +87,17 @@ def _predict(args: argparse.Namespace) -> list[str]:
 
 def _write_all(detector: Detector, paths: Sequence[Path], output: Output, args: argparse.Namespace) -> list[str]:
     from moleflow_fast.console import RunConsole
-    from moleflow_fast.predict.pictures import LONGEST_SIDE
+    from moleflow_fast.predict.drawing import Drawing
 
+    drawing = Drawing(detector.calibration, to_files=not args.no_pictures, to_page=args.html)
     console = RunConsole(args.quiet)
     labels: Counter[str] = Counter()
     unreadable = []
-    with console.counting("images") as progress, closing(detector.stream_with_pictures(paths, LONGEST_SIDE)) as results:
-        for done, (result, picture) in enumerate(results, 1):
-            record = output.add(result, picture)
-            labels[result.label] += 1
-            if result.error is not None:
+    with console.counting("images") as progress, closing(detector.stream_drawn(paths, drawing.side, drawing)) as stream:
+        for done, drawn in enumerate(stream, 1):
+            record = output.add(drawn)
+            labels[record["label"]] += 1
+            if record["error"] is not None:
                 unreadable.append(record["error"])
             progress(done, len(paths))
     counted = ", ".join(f"{labels[label]} {label}" for label in ("normal", "defective", "unknown"))

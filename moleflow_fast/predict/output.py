@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from moleflow_fast.detector.calibration import Calibration
-from moleflow_fast.detector.result import Result
 from moleflow_fast.predict import pictures
+from moleflow_fast.predict.drawing import Drawn
 from moleflow_fast.predict.page import Page
 from moleflow_fast.predict.records import Records, record_of
 
@@ -19,47 +16,38 @@ from moleflow_fast.predict.records import Records, record_of
 class Output:
     """Takes results in order and writes what was asked for."""
 
-    def __init__(
-        self, folder: Path, calibration: Calibration, records: Records, page: Page | None, draws: bool
-    ) -> None:
+    def __init__(self, folder: Path, records: Records, page: Page | None) -> None:
         self._folder = folder
-        self._calibration = calibration
         self._records = records
         self._page = page
-        self._draws = draws
         self._number = 0
 
     @classmethod
     @contextmanager
-    def in_folder(cls, folder: Path, calibration: Calibration, page: bool, draws: bool) -> Iterator[Output]:
+    def in_folder(cls, folder: Path, page: bool, draws: bool) -> Iterator[Output]:
         """
         Args:
             page: also collect what `index.html` shows.
-            draws: write overlays and masks.
+            draws: overlays and masks will come.
 
         Raises:
             UserError: the folder holds results already.
         """
         (folder / pictures.FOLDER if draws else folder).mkdir(parents=True, exist_ok=True)
-        with Records.in_folder(folder) as records:
-            yield cls(folder, calibration, records, Page(folder) if page else None, draws)
+        with ExitStack() as stack:
+            records = stack.enter_context(Records.in_folder(folder))
+            yield cls(folder, records, stack.enter_context(Page.in_folder(folder)) if page else None)
 
-    def add(self, result: Result, picture: Image.Image | None) -> dict[str, Any]:
-        """Write a result; returns its record. `picture` is wanted for drawings and for the page."""
+    def add(self, drawn: Drawn) -> dict[str, Any]:
+        """Write a result and its pictures; returns its record."""
         self._number += 1
-        wanted = self._draws or self._page is not None
-        over = None
-        names: dict[str, str] = {}
-        if wanted and picture is not None and result.task_id is not None:
-            task = self._calibration.tasks[result.task_id]
-            over = pictures.overlay(picture, result, task)
-            if self._draws:
-                names["overlay"] = pictures.save(self._folder, over, self._number, result, "overlay")
-                names["mask"] = pictures.save(self._folder, pictures.mask(result, task), self._number, result, "mask")
-        record = record_of(result, names)
+        names = {kind: pictures.name_of(self._number, drawn.result, kind) for kind in drawn.files}
+        for kind, name in names.items():
+            (self._folder / name).write_bytes(drawn.files[kind])
+        record = record_of(drawn.result, names)
         self._records.add(record)
         if self._page is not None:
-            self._page.add(record, result, picture, over)
+            self._page.add(record, drawn.result, drawn.inlined)
         return record
 
     def finish(self, title: str, threshold: float) -> None:

@@ -7,11 +7,13 @@ import heapq
 import io
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import quote
 
 from PIL import Image
@@ -24,6 +26,8 @@ PAGE = "index.html"
 MOST_PICTURES = 300
 SIDE = 280  # of a picture in the page, pixels
 MOST_BYTES = 16 * 2**20  # of all pictures in the page
+
+Pair = tuple[str, str]  # an image and its overlay, as `inlined` gives them
 
 _STYLE = """\
 .controls { display: flex; flex-wrap: wrap; gap: .8rem 1.6rem; align-items: center; position: sticky; top: 0;
@@ -55,57 +59,78 @@ td.label { font-weight: 600; white-space: nowrap } td.file { min-width: 11rem }
 
 
 class Page:
-    """Collects what the page shows; of the pictures those with the highest scores, up to the two limits."""
+    """Collects what the page shows; of the pictures those with the highest scores, up to the two limits.
 
-    def __init__(self, folder: Path) -> None:
+    Rows wait in a file for the page, so that memory holds the pictures alone.
+    """
+
+    def __init__(self, folder: Path, rows: TextIO) -> None:
         self._folder = folder
-        self._records: list[dict[str, Any]] = []
-        self._kept: list[tuple[float, int]] = []  # a heap of (score, row), the lowest first
+        self._rows = rows
+        self._count = 0
+        self._readable = 0
+        self._kept: list[tuple[float, int, Pair]] = []  # a heap of (score, -row, pictures), the lowest first
         self._bytes = 0
 
-    def add(
-        self, record: Mapping[str, Any], result: Result, picture: Image.Image | None, over: Image.Image | None
-    ) -> None:
-        """A row, with its picture and overlay as long as few rows score higher."""
+    @classmethod
+    @contextmanager
+    def in_folder(cls, folder: Path) -> Iterator[Page]:
+        """The page of a folder; what waits for it has no name there and is gone afterwards."""
+        with tempfile.TemporaryFile("w+", dir=folder, encoding="utf-8", newline="\n") as rows:
+            yield cls(folder, rows)
+
+    def add(self, record: Mapping[str, Any], result: Result, pictures: Pair | None) -> None:
+        """A row, with its image and overlay (`inlined`) as long as few rows score higher."""
         row: dict[str, Any] = {
             name: record[name] for name in ("path", "label", "calibrated", "score", "distance", "overlay", "error")
         }
         row["product"] = ", ".join(record["classes"])
         row["regions"] = len(record["regions"])
         row["image"] = _relative(result.source, self._folder)
-        self._records.append(row)
-        if picture is None or over is None:
-            return
-        row["pictures"] = [_inlined(picture), _inlined(over)]
-        self._bytes += _size(row)
-        heapq.heappush(self._kept, (result.calibrated, -len(self._records)))
+        self._rows.write(_json(row) + "\n")
+        self._readable += record["error"] is None
+        if pictures is not None:
+            self._keep(result.calibrated, self._count, pictures)
+        self._count += 1
+
+    def _keep(self, score: float, row: int, pictures: Pair) -> None:
+        heapq.heappush(self._kept, (score, -row, pictures))
+        self._bytes += _size(pictures)
         while len(self._kept) > MOST_PICTURES or self._bytes > MOST_BYTES:
-            dropped = self._records[-heapq.heappop(self._kept)[1] - 1]
-            self._bytes -= _size(dropped)
-            del dropped["pictures"]
+            self._bytes -= _size(heapq.heappop(self._kept)[2])
 
     def write(self, title: str, threshold: float) -> Path:
+        """Once, when all rows are there."""
         file = self._folder / PAGE
-        with replacing(file) as temporary:
-            temporary.write_text(self._html(title, threshold), encoding="utf-8")
+        with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as page:
+            page.write(self._head(title))
+            page.write(f'<script type="application/json" id="data">{{"threshold": {_json(threshold)}, "records": [')
+            page.writelines(self._rows_with_pictures())
+            page.write("]}</script>\n")
+            page.write(f"<script>\n{_script()}</script>\n</body>\n</html>\n")
         return file
 
-    def _html(self, title: str, threshold: float) -> str:
-        # "<" could end the script element, whatever stands around it.
-        data = json.dumps({"threshold": threshold, "records": self._records}, allow_nan=False).replace("<", "\\u003c")
-        script = files("moleflow_fast.predict").joinpath("page.js").read_text(encoding="utf-8")
+    def _rows_with_pictures(self) -> Iterator[str]:
+        """Elements of a JSON list."""
+        kept = {-row: pictures for _, row, pictures in self._kept}
+        self._rows.seek(0)
+        for number, line in enumerate(self._rows):
+            row = line.removesuffix("\n")
+            if number in kept:
+                row = _json({**json.loads(row), "pictures": kept[number]})
+            yield f",\n{row}" if number else row
+
+    def _head(self, title: str) -> str:
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{escape(title)}</title>\n<style>\n{STYLE}{_STYLE}</style>\n</head>\n<body>\n"
             f"<h1>{escape(title)}</h1>\n{_CONTROLS}"
             f'<p class="note">{escape(self._note())}</p>\n'
-            f'<script type="application/json" id="data">{data}</script>\n'
-            f"<script>\n{script}</script>\n</body>\n</html>\n"
         )
 
     def _note(self) -> str:
-        without = sum("pictures" not in row and row["error"] is None for row in self._records)
+        without = self._readable - len(self._kept)
         beyond = f" {without} images beyond that are links." if without else ""
         return (
             "A calibrated score of 0.5 is passed by one normal image in twenty, for every product. Unknown: much "
@@ -126,7 +151,8 @@ _CONTROLS = """\
 """
 
 
-def _inlined(picture: Image.Image) -> str:
+def inlined(picture: Image.Image) -> str:
+    """A small copy as the address of itself."""
     small = picture.copy()
     small.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
@@ -134,8 +160,17 @@ def _inlined(picture: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def _size(row: Mapping[str, Any]) -> int:
-    return sum(map(len, row["pictures"]))
+def _json(value: Any) -> str:
+    # "<" could end the script element, whatever stands around it.
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+
+
+def _script() -> str:
+    return files("moleflow_fast.predict").joinpath("page.js").read_text(encoding="utf-8")
+
+
+def _size(pictures: Pair) -> int:
+    return sum(map(len, pictures))
 
 
 def _relative(source: Path | int, folder: Path) -> str:

@@ -39,12 +39,12 @@ RESULTS = [
 
 
 def write(folder: Path, results: list[Result]) -> Path:
-    made = Page(folder)
-    picture = Image.effect_noise((40, 30), 60).convert("RGB")
-    for one in results:
-        shown = None if one.error else picture
-        made.add(record_of(one, {} if one.error else {"overlay": "pictures/a b.png"}), one, shown, shown)
-    return made.write("run <1>", 0.5)
+    picture = page.inlined(Image.effect_noise((40, 30), 60).convert("RGB"))
+    with Page.in_folder(folder) as made:
+        for one in results:
+            names = {} if one.error else {"overlay": "pictures/a b.png"}
+            made.add(record_of(one, names), one, None if one.error else (picture, picture))
+        return made.write("run <1>", 0.5)
 
 
 @pytest.fixture(scope="module")
