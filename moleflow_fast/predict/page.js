@@ -20,6 +20,14 @@ for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
   if (name in chosen && known[name](text)) chosen[name] = text;
 }
 let rowsShown = ROWS_AT_A_TIME;
+const folder = commonFolder(records.map((record) => record.path));
+
+// What all paths begin with, up to a slash: it is said once, and rows show the rest.
+function commonFolder(paths) {
+  let common = (paths[0] || "").replace(/[^/]*$/, "");
+  while (!paths.every((path) => path.startsWith(common))) common = common.replace(/[^/]*\/$/, "");
+  return common === "/" ? "" : common;
+}
 
 function element(name, text, attributes = {}) {
   const made = document.createElement(name);
@@ -53,6 +61,14 @@ function cell(row, title, content, kind = "") {
   return made;
 }
 
+// A long path may break behind its slashes.
+function pathCell(row, path) {
+  const made = cell(row, "file", null, "file");
+  made.title = path;
+  const parts = path.slice(folder.length).split("/");
+  parts.forEach((part, i) => (i < parts.length - 1 ? made.append(part + "/", element("wbr")) : made.append(part)));
+}
+
 function picture(record) {
   if (record.pictures) {
     const pair = element("div", null, { class: "pair" });
@@ -72,11 +88,11 @@ function picture(record) {
 function rowOf(record) {
   const label = labelOf(record);
   const row = element("tr", null, { class: label });
-  cell(row, "file", record.path, "file");
+  pathCell(row, record.path);
   cell(row, "", null, "pictures").appendChild(picture(record));
   cell(row, "label", label, "label");
   if (record.error) {
-    cell(row, "", record.error).setAttribute("colspan", "5");
+    cell(row, "", record.error, "why").setAttribute("colspan", "5");
     return row;
   }
   cell(row, "calibrated", number(record.calibrated, 3), "number");
@@ -111,7 +127,7 @@ function drawHead() {
   const head = document.querySelector("thead tr");
   head.replaceChildren(...COLUMNS.map(([column, title]) => {
     const th = element("th", null, { class: ["path", "label", "product"].includes(column) ? "" : "number" });
-    const arrow = column === chosen.sort ? (chosen.order === "down" ? " ↓" : " ↑") : "";
+    const arrow = column === chosen.sort ? (chosen.order === "down" ? "\u00a0↓" : "\u00a0↑") : "";
     const button = th.appendChild(element("button", title + arrow));
     button.onclick = () => sortBy(column);
     return th;
@@ -140,6 +156,7 @@ function choose(changes) {
   draw();
 }
 
+byId("folder").textContent = folder && `Files are below ${folder}`;
 byId("sort").append(...COLUMNS.map(([column, title]) => element("option", title, { value: column })));
 byId("sort").onchange = (event) => sortBy(event.target.value);
 byId("threshold").oninput = (event) => choose({ threshold: event.target.value });

@@ -46,7 +46,8 @@ td.label { font-weight: 600; white-space: nowrap } td.file { min-width: 11rem }
 .pair { display: flex; gap: 4px } .pair img { width: 132px; height: auto; display: block;
   border-radius: 4px } .note { font-size: .85rem; opacity: .75 }
 @media (max-width: 700px) {
-  .controls { gap: .5rem 1rem } thead { display: none } table, tbody { display: block }
+  .controls { gap: .5rem 1rem } #counts button { font-size: .78rem; padding: .2rem .4rem }
+  thead { display: none } table, tbody { display: block }
   tr { display: block; margin: 0 0 .8rem; padding: .5rem .7rem; border: 1px solid var(--line); border-left-width: 6px;
     border-radius: 6px }
   td, tr:last-child td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .12rem 0;
@@ -54,6 +55,7 @@ td.label { font-weight: 600; white-space: nowrap } td.file { min-width: 11rem }
   td::before { content: attr(data-title); opacity: .65; text-align: left; flex: none } td:empty { display: none }
   .pair { width: 100% } .pair a { flex: 1 1 0; min-width: 0 } .pair img { width: 100% }
   td.pictures::before, td.file::before { content: none } td.file { font-weight: 600; text-align: left }
+  td.why { text-align: left }
 }
 """
 
@@ -125,8 +127,9 @@ class Page:
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{escape(title)}</title>\n<style>\n{STYLE}{_STYLE}</style>\n</head>\n<body>\n"
-            f"<h1>{escape(title)}</h1>\n{_CONTROLS}"
-            f'<p class="note">{escape(self._note())}</p>\n'
+            f"<h1>{escape(title)}</h1>\n"
+            f'<p class="note">{escape(self._note())} <span id="folder"></span></p>\n'
+            f"{_CONTROLS}"
         )
 
     def _note(self) -> str:

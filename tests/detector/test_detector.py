@@ -4,7 +4,9 @@ import logging
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from run.small_runs import CLASSES, run
 from moleflow_fast import Detector
 from moleflow_fast.detector.calibration import CalibrationError
 from moleflow_fast.detector.parts import TrainedParts
+from moleflow_fast.detector.result import Result
 from moleflow_fast.errors import UserError
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.run import RunResult
@@ -99,27 +102,84 @@ def test_products_are_known(data: Path, detector: Detector) -> None:
     assert sum(r.label == "unknown" for r in results) <= 1  # of nine defects, after six training images a product
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
+def test_results_do_not_depend_on_the_batch_size(
+    finished: RunResult, data: Path, detector: Detector, batch_size: int
+) -> None:
+    paths = sorted(data.rglob("test/*/*.png"))
+    expected = detector.predict(paths)
+    batched = Detector.load(finished.directory.path, batch_size=batch_size)
+    results = batched.predict(paths)
+    for result, other in zip(results, expected, strict=True):
+        assert (result.source, result.task_id, result.label) == (other.source, other.task_id, other.label)
+        assert result.score == pytest.approx(other.score, rel=1e-5)
+        assert result.distance == pytest.approx(other.distance, rel=1e-3)
+        np.testing.assert_allclose(result.pixel_map, other.pixel_map, rtol=1e-4)
+    _assert_same_bits(batched.stream(paths), results)
+
+
+def _assert_same_bits(results: Iterable[Result], expected: Iterable[Result]) -> None:
+    for result, other in zip(results, expected, strict=True):
+        assert (result.source, result.label, result.score) == (other.source, other.label, other.score)
+        assert (result.distances, result.regions) == (other.distances, other.regions)
+        assert np.array_equal(result.patch_map, other.patch_map)
+        assert np.array_equal(result.pixel_map, other.pixel_map)
+
+
+def _with_room_for(detector: Detector, images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """As on a device that is too small; returns the list that sizes of batches are added to."""
+    executor, tried = detector._parts.trainer.executor, []
+    routed = executor.routed
+
+    def small(batch: torch.Tensor) -> Any:
+        tried.append(len(batch))
+        if len(batch) > images:
+            raise torch.cuda.OutOfMemoryError("too much")
+        return routed(batch)
+
+    monkeypatch.setattr(executor, "routed", small)
+    return tried
+
+
 def test_out_of_memory_halves_the_batch(
     finished: RunResult, data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    paths = sorted(data.rglob("test/*/*.png"))
+    assert len(paths) == 18
     detector = Detector.load(finished.directory.path, batch_size=8)
-    expected = detector.predict(data / "wood" / "test")
-    on_device = detector._on_device
-
-    def small(images: torch.Tensor) -> object:
-        if len(images) > 1:
-            raise torch.cuda.OutOfMemoryError("too much")
-        return on_device(images)
-
-    monkeypatch.setattr(detector, "_on_device", small)
+    tried = _with_room_for(detector, 2, monkeypatch)
     with caplog.at_level(logging.WARNING):
-        results = detector.predict(data / "wood" / "test")
-    assert [r.score for r in results] == pytest.approx([r.score for r in expected], rel=1e-5)
-    assert detector.batch_size == 1
-    assert "from now on 3 images" in caplog.text and "from now on 1 images" in caplog.text
-    monkeypatch.setattr(detector, "_on_device", lambda _: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("none")))
-    with pytest.raises(UserError, match="no room for a single image"):
-        detector.predict(data / "wood" / "test")
+        results = detector.predict(paths)
+    assert tried == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2]  # nothing is tried again, no image is scored twice
+    assert detector.batch_size == 2
+    assert [text for text in caplog.messages if "out of memory" in text] == [
+        "out of memory on the device: from now on 4 images at a time",
+        "out of memory on the device: from now on 2 images at a time",
+    ]
+    _assert_same_bits(results, Detector.load(finished.directory.path, batch_size=2).predict(paths))
+
+
+def test_memory_that_runs_out_on_the_way(finished: RunResult, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = sorted(data.rglob("test/*/*.png"))
+    detector = Detector.load(finished.directory.path, batch_size=4)
+    expected = detector.predict(paths)
+    stream = detector.stream([*paths, *paths])
+    results = [next(stream)]
+    tried = _with_room_for(detector, 1, monkeypatch)
+    results += stream
+    assert detector.batch_size == 1 and tried[-1] == 1
+    assert [r.source for r in results] == [*paths, *paths]
+    scores = [r.score for r in expected]
+    assert [r.score for r in results] == pytest.approx([*scores, *scores], rel=1e-5)
+
+
+def test_no_room_for_a_single_image(finished: RunResult, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = Detector.load(finished.directory.path, batch_size=4)
+    with monkeypatch.context() as patch:
+        assert _with_room_for(detector, 0, patch) == []
+        with pytest.raises(UserError, match="no room for a single image; free some or take --device cpu"):
+            detector.predict(data / "wood" / "test")
+    assert len(detector.predict(data / "wood" / "test")) == 6  # and the device is free again
 
 
 def test_a_run_without_calibration_is_calibrated_from_its_images(

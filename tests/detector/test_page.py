@@ -4,6 +4,7 @@ import html
 import re
 import shutil
 import subprocess
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def counts(text: str) -> dict[str, int]:
 
 
 def files_shown(text: str) -> list[str]:
-    return [html.unescape(name) for name in re.findall(r'class="file">(.*?)</td>', text, re.S)]
+    cells = re.findall(r'class="file"[^>]*>(.*?)</td>', text, re.S)
+    return [html.unescape(name.replace("<wbr>", "")) for name in cells]
 
 
 @browser
@@ -106,6 +108,17 @@ def test_moving_the_slider(file: Path, tmp_path: Path) -> None:
 
 
 @browser
+def test_what_all_paths_begin_with_is_said_once(tmp_path: Path) -> None:
+    names = ["/line/a/good/1.png", "/line/ab/2.png", "/line/a/1.png"]
+    text = dom(write(tmp_path, [result(name, 0.9 - i / 10) for i, name in enumerate(names)]), "", tmp_path / "profile")
+    assert "Files are below /line/<" in text
+    assert files_shown(text) == ["a/good/1.png", "ab/2.png", "a/1.png"]
+    assert 'title="/line/a/good/1.png">a/<wbr>good/<wbr>1.png</td>' in text
+    apart = write(tmp_path, [result("/a/1.png", 0.9), result("/b/1.png", 0.8)])
+    assert files_shown(dom(apart, "", tmp_path / "profile")) == ["/a/1.png", "/b/1.png"]
+
+
+@browser
 def test_many_rows_come_in_parts(tmp_path: Path) -> None:
     many = [result(f"{i}.png", i / 1000) for i in range(450)]
     text = dom(write(tmp_path, many), "", tmp_path / "profile")
@@ -117,6 +130,22 @@ def test_nothing_is_fetched(file: Path) -> None:
     text = file.read_text()
     assert not re.search(r'(src|href)="(?!data:)', text.split('<script type="application/json"')[0])
     assert "http:" not in text and "https:" not in text and "@import" not in text
+
+
+def test_memory_does_not_hold_the_rows(tmp_path: Path) -> None:
+    rows = 3000
+    with Page.in_folder(tmp_path) as made:
+        tracemalloc.start()
+        for i in range(rows):
+            missing = Result(tmp_path / f"{i}.png", "error", f"{i}.png: no such file")
+            made.add(record_of(missing, {}), missing, None)
+        held = tracemalloc.get_traced_memory()[0]
+        file = made.write("run", 0.5)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert held < 200 * 1024 and peak < 500 * 1024 < file.stat().st_size
+    assert file.read_text().count('"label": "error"') == rows
+    assert [f.name for f in tmp_path.iterdir()] == ["index.html"]
 
 
 def test_pictures_of_the_highest_scores_up_to_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

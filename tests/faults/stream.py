@@ -28,7 +28,7 @@ from run.small_runs import run, write_data
 
 PASSES = {"with overlays and masks": (), "with a page": ("--html", "--no_pictures")}
 SECONDS = 0.5  # between two looks at the memory
-ALLOWED = 1.03, 16 << 20  # times the earlier half's peak, plus bytes
+ALLOWED = 1.05, 48 << 20  # times the earlier half's peak, plus bytes: what the C library keeps of freed memory varies
 SOME_UNREADABLE = 2
 
 
