@@ -81,6 +81,8 @@ def golden_loss(z: torch.Tensor, logdet: torch.Tensor) -> tuple[torch.Tensor, to
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_and_gradients(case: str, task: int, backend: str, dtype: torch.dtype) -> None:
     device = "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+    if (backend, device, task) == ("triton", "cpu", 0) and case != "nf_default":
+        pytest.skip("six seconds each in Triton's interpreter: task 1, which has all that task 0 has, stands for both")
     golden = Golden(case, dtype, device)
     model = golden.model().requires_grad_(True)
     model.set_active_task(task)
