@@ -24,7 +24,8 @@ def test_every_file_has_its_row_and_memory_is_flat(
     done = predict(finished.directory.path, folder, tmp_path / "out", PASSES[name])
     check_rows(done, tmp_path / "out", files, pictures=not PASSES[name])
     print(report(name, done, files))
-    check_memory(done.looks, len(files))
+    # Of so few files the largest one decides in which half the peak is: up to 80 MiB either way.
+    check_memory(done.looks, len(files), more=128 << 20)
 
 
 def test_memory_that_grows_is_seen() -> None:
