@@ -133,7 +133,7 @@ def test_nothing_is_fetched(file: Path) -> None:
 
 
 def test_memory_does_not_hold_the_rows(tmp_path: Path) -> None:
-    rows = 3000
+    rows = 8000
     with Page.in_folder(tmp_path) as made:
         tracemalloc.start()
         for i in range(rows):
@@ -143,7 +143,8 @@ def test_memory_does_not_hold_the_rows(tmp_path: Path) -> None:
         file = made.write("run", 0.5)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert held < 200 * 1024 and peak < 500 * 1024 < file.stat().st_size
+    # Other threads of the process allocate as well: hence the room.
+    assert max(held, peak) < file.stat().st_size / 2
     assert file.read_text().count('"label": "error"') == rows
     assert [f.name for f in tmp_path.iterdir()] == ["index.html"]
 
