@@ -67,10 +67,14 @@ class TaskCalibration:
             return WITHOUT_OTHERS * self.largest_distance
         return max((self.largest_distance + self.nearest_other) / 2, NARROWEST * self.largest_distance)
 
+    @property
+    def spread(self) -> float:
+        """Unit of z: from the median to the threshold, never 0."""
+        return max(self.threshold - self.median, SMALLEST_SPREAD * max(abs(self.threshold), 1.0))
+
     def calibrated(self, score: float) -> float:
         """A raw score in [0, 1]: rises with it, 0.5 at `threshold`."""
-        spread = max(self.threshold - self.median, SMALLEST_SPREAD * max(abs(self.threshold), 1.0))
-        z = (score - self.threshold) / spread
+        z = (score - self.threshold) / self.spread
         if math.isinf(z):
             return float(z > 0)
         return LEVEL + z / (2 * (1 + abs(z)))

@@ -25,7 +25,7 @@ from moleflow_fast.detector.regions import find_regions
 from moleflow_fast.detector.result import Result
 from moleflow_fast.detector.view import FieldOfView
 from moleflow_fast.errors import UserError
-from moleflow_fast.evaluation.scorer import WORST_SCORE
+from moleflow_fast.evaluation.scorer import bounded
 from moleflow_fast.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -227,4 +227,4 @@ def _without_picture(result: Result, _: Image.Image | None) -> Result:
 
 def _bounded(values: Tensor) -> Tensor:
     """On the host; what could not be computed is the largest finite value, as in the run's evaluation."""
-    return values.float().nan_to_num(nan=WORST_SCORE).clamp(-WORST_SCORE, WORST_SCORE).cpu()
+    return bounded(values.float()).cpu()

@@ -80,8 +80,7 @@ class Scorer:
 
     def pixel_maps(self, patch_maps: Tensor) -> Tensor:
         """Resize to (N, S, S) and smooth; non-finite scores become the largest."""
-        maps = rank_non_finite_as_anomalous(patch_maps).clamp(-WORST_SCORE, WORST_SCORE)
-        return pixel_map(maps, self.size, self.sigma, self.interp_mode)
+        return pixel_map(bounded(patch_maps), self.size, self.sigma, self.interp_mode)
 
     def forget_maps(self, tests: Iterable[TestClass]) -> None:
         """Drop kept maps: for configurations in which old experts change."""
@@ -99,3 +98,8 @@ class Scorer:
             ids = torch.full((len(patches),), task_id, device=patches.device)
             maps.extend(self.trainer.anomaly_maps(patches, ids))
         return dict(zip(images, maps, strict=True))
+
+
+def bounded(values: Tensor) -> Tensor:
+    """Finite: what could not be computed is `WORST_SCORE`."""
+    return rank_non_finite_as_anomalous(values).clamp(-WORST_SCORE, WORST_SCORE)

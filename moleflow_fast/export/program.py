@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.data.datasets import IMAGENET_MEAN, IMAGENET_STD
-from moleflow_fast.detector.calibration import LEVEL, SMALLEST_SPREAD, TaskCalibration
+from moleflow_fast.detector.calibration import LEVEL, TaskCalibration
 from moleflow_fast.detector.detector import Detector
-from moleflow_fast.evaluation.scorer import WORST_SCORE
+from moleflow_fast.evaluation.scorer import bounded
 from moleflow_fast.export.flow import FlowOfAllTasks
 from moleflow_fast.export.scores import ImageScores
 from moleflow_fast.models.routing import PrototypeRouter
@@ -137,8 +137,7 @@ class Verdicts(nn.Module):
     def __init__(self, tasks: Sequence[TaskCalibration], threshold: float) -> None:
         super().__init__()
         self.threshold = threshold
-        spreads = [max(t.threshold - t.median, SMALLEST_SPREAD * max(abs(t.threshold), 1.0)) for t in tasks]
-        self.register_buffer("spreads", torch.tensor(spreads, dtype=torch.float32))
+        self.register_buffer("spreads", torch.tensor([t.spread for t in tasks], dtype=torch.float32))
         self.register_buffer("thresholds", torch.tensor([t.threshold for t in tasks], dtype=torch.float32))
         self.register_buffer("limits", torch.tensor([t.distance_limit for t in tasks], dtype=torch.float32))
 
@@ -149,11 +148,6 @@ class Verdicts(nn.Module):
         distance = distances.gather(1, places[:, None])[:, 0]
         defective = (calibrated > self.threshold).long()
         return calibrated, torch.where(distance <= self.limits[places], defective, LABELS.index("unknown"))
-
-
-def bounded(values: Tensor) -> Tensor:
-    """What could not be computed is the largest finite value, as in the run's evaluation."""
-    return torch.where(values.isnan(), WORST_SCORE, values).clamp(-WORST_SCORE, WORST_SCORE)
 
 
 def _whole(blocks: Sequence[Tensor]) -> Tensor:
