@@ -67,14 +67,9 @@ class RunParts:
         return path
 
     @cached_property
-    def layout(self) -> str:
-        """Name of the data set class that reads the files."""
-        return "folder" if self.options.dataset == "demo" else self.options.dataset
-
-    @cached_property
     def tasks(self) -> list[list[str]]:
         """The classes of each task that was ever learned, removed ones included: task ids never change."""
-        classes = self.options.task_classes or get_class_names(self.layout, self.data_root)
+        classes = self.options.task_classes or get_class_names(self.options.layout, self.data_root)
         try:
             first = split_into_tasks(list(classes), self.options.cl_scenario)
         except ValueError as error:
@@ -96,7 +91,7 @@ class RunParts:
         for extension in reversed(self.options.extensions):  # a class that was removed may have been learned again
             if name in extension.task_classes:
                 return extension.dataset, Path(extension.data_path)
-        return self.layout, self.data_root
+        return self.options.layout, self.data_root
 
     def has_images(self, task_id: int) -> bool:
         """Whether a task's images are there, which those of a finished run need not be once it is changed."""

@@ -127,6 +127,11 @@ class RunOptions:
             raise ValueError("--use_high_res chooses the layers itself: drop it or --backbone_layers")
 
     @property
+    def layout(self) -> str:
+        """Name of the data set class that reads the files: the demo set lies in folders."""
+        return "folder" if self.dataset == "demo" else self.dataset
+
+    @property
     def mask_size(self) -> int:
         """Side of masks and pixel maps: `--msk_size`, or the image size as in the published evaluation."""
         return self.msk_size or self.img_size

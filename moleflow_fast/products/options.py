@@ -22,9 +22,8 @@ def extended(options: RunOptions, change: Change, tasks: list[list[str]]) -> Run
     Raises:
         UserError: another one was begun, the run cannot be extended, or knows a product already.
     """
-    own_layout = "folder" if options.dataset == "demo" else options.dataset
     place = os.path.abspath(str(change.data_path))
-    asked = Extension(change.dataset or own_layout, place, change.classes)
+    asked = Extension(change.dataset or options.layout, place, change.classes)
     if _unfinished(options, tasks):
         if options.extensions[-1] != asked:
             raise UserError(_being_extended(change, options))
