@@ -15,8 +15,8 @@ def _anomalous_if_nan(x):
 
 
 @triton.jit
-def _top_mean(x_ptr, size, k, BLOCK: tl.constexpr):
-    """Mean of the k largest of x (size,) in fp64."""
+def _top_sum(x_ptr, size, k, BLOCK: tl.constexpr):
+    """Sum of the k largest of x (size,) in fp64."""
     kth = kth_largest(x_ptr, size, k, BLOCK)
     room = room_for_ties(x_ptr, size, k, kth, BLOCK)
     total = tl.zeros((BLOCK,), tl.float64)
@@ -25,7 +25,7 @@ def _top_mean(x_ptr, size, k, BLOCK: tl.constexpr):
         x = _anomalous_if_nan(tl.load(x_ptr + at, mask=at < size, other=0.0))
         total += tl.where((at < size) & (keys(x) > kth), x, 0.0).to(tl.float64)
     # At least one equals the k-th, so there is no 0 * inf.
-    return (tl.sum(total, 0) + room * value(kth).to(tl.float64)) / k
+    return tl.sum(total, 0) + room * value(kth).to(tl.float64)
 
 
 @triton.jit
@@ -43,10 +43,11 @@ def _mean_score(maps_ptr, scores_ptr, patches, BLOCK: tl.constexpr):
 @triton.jit
 def _top_score(maps_ptr, weighted_ptr, scores_ptr, patches, k, weight, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):
     first = tl.program_id(0).to(tl.int64) * patches
-    score = _top_mean(maps_ptr + first, patches, k, BLOCK)
+    score = _top_sum(maps_ptr + first, patches, k, BLOCK)
     if WEIGHTED:
-        score = weight * _top_mean(weighted_ptr + first, patches, k, BLOCK) + (1.0 - weight) * score
-    tl.store(scores_ptr + tl.program_id(0), _anomalous_if_nan(score).to(tl.float32))
+        score = weight * _top_sum(weighted_ptr + first, patches, k, BLOCK) + (1.0 - weight) * score
+    # Divided once: a division in fp64 is a call, around which Triton 3.6 spills what the second sum needs.
+    tl.store(scores_ptr + tl.program_id(0), _anomalous_if_nan(score / k).to(tl.float32))
 
 
 @triton.jit

@@ -83,15 +83,23 @@ class InferenceExecutor:
     @torch.no_grad()
     def anomaly_maps(self, patches: Tensor, task_ids: Tensor) -> Tensor:
         """-log p per patch (B, H, W), each image of patches (B, H, W, D) under its own task's expert."""
-        self.flow.eval()
+        if self.flow.training:
+            self.flow.eval()  # walks every module of every task: 0.8 ms for four
         if self.mixes(patches):
             places = self._places_of(tuple(self.flow.task_ids), patches.device)
             x, chosen = self.add_positions(patches), places[task_ids]
             return rank_non_finite_as_anomalous(patch_nll(*self.flow.forward_mixed(self.flow.task_ids, chosen, x)))
+        present = set(task_ids.tolist())
+        if len(present) == 1:
+            return self._maps_of_task(present.pop(), patches)
         maps = patches.new_empty(patches.shape[:-1])
-        for task_id in task_ids.unique().tolist():
+        for task_id in present:
             chosen = task_ids == task_id
-            maps[chosen] = patch_nll(*self.flow.forward_as(task_id, self.add_positions(patches[chosen])))
+            maps[chosen] = self._maps_of_task(task_id, patches[chosen])
+        return maps
+
+    def _maps_of_task(self, task_id: int, patches: Tensor) -> Tensor:
+        maps = patch_nll(*self.flow.forward_as(task_id, self.add_positions(patches)))
         return rank_non_finite_as_anomalous(maps)
 
     def mixes(self, x: Tensor) -> bool:
