@@ -11,3 +11,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 if not torch.cuda.is_available():
     # Read when a kernel is decorated, so before any test imports one: without a GPU kernels run in the interpreter.
     os.environ["TRITON_INTERPRET"] = "1"
+
+# Ray's workers are nice to everything else: beside other tests on every core they would wait for ever.
+os.environ["RAY_worker_niceness"] = "0"

@@ -44,9 +44,8 @@ def wait_for(what: Callable[[], object], seconds: float = 150) -> object:
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[str]], subprocess.Popen]]:
+def start() -> Iterator[Callable[[list[str]], subprocess.Popen]]:
     """Starts a sweep as a process of its own; what is left of it after the test is killed."""
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # on a busy machine nice workers would wait for ever
     left: list[psutil.Process] = []
 
     def begin(command: list[str]) -> subprocess.Popen:
