@@ -84,11 +84,11 @@ class FlowEngine:
         """z (B, H, W, D) and log|det| (B, H, W) of x (B, H, W, D), differentiable in x and every trained parameter."""
         packed = self.packed(parts)
         if not torch.is_grad_enabled():
-            z, logdet, _ = flow(x, packed.tensors, [], packed.plan.to_string(), False)
+            z, logdet, _ = flow(x, packed.tensors, [], packed.plan.text, False)
             return z, logdet + packed.log_scales
         packed, params = trained(parts, packed)
         wanted = x.requires_grad or bool(params)
-        z, logdet, _ = flow(x, packed.tensors, params, packed.plan.to_string(), wanted)
+        z, logdet, _ = flow(x, packed.tensors, params, packed.plan.text, wanted)
         return z, logdet + sum_of_log_scales(parts)
 
     def run_mixed(self, parts: Sequence[Parts], x: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

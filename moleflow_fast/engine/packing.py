@@ -47,7 +47,7 @@ class RowsCache:
 
         blocks = _blocks(parts)
         behind = [t for block in blocks for t in (block.perm_index, block.global_scale, block.global_offset)]
-        key = plan.to_string()
+        key = plan.text
         known = self._kept.get(key)
         if known is None or any(t.requires_grad for t in behind) or not _unchanged(behind, known[1]):
             found = channel_packing.find_rows(plan, blocks, next(parts.tensors()))

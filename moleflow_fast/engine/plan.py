@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 
@@ -66,7 +66,9 @@ class Plan:
         first, second = slice(0, self.channels // 2), slice(self.channels // 2, self.channels)
         return (second, first) if block.reverse else (first, second)
 
-    def to_string(self) -> str:
+    @cached_property
+    def text(self) -> str:
+        """All of it, for `parse`."""
         return json.dumps(asdict(self))
 
     def chunks(self, images: int, tokens: int, training: bool) -> list[tuple[int, int]]:
@@ -94,7 +96,7 @@ def images_at_once(values: int, training: bool) -> int:
 
 @lru_cache(maxsize=256)
 def parse(text: str) -> Plan:
-    """The plan that `Plan.to_string` wrote."""
+    """The plan whose `text` this is."""
     fields = json.loads(text)
     fields["task_blocks"] = tuple(TaskBlock(**block) for block in fields["task_blocks"])
     fields["kernels"], fields["slots"] = tuple(fields["kernels"]), tuple(fields["slots"])

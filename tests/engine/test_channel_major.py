@@ -192,6 +192,6 @@ def test_operator_checks() -> None:
     x = features(2, 2, 2, 6).float().to(DEVICE).requires_grad_(True)
     torch.library.opcheck(
         torch.ops.moleflow.flow,
-        (x, list(packed.tensors), params, packed.plan.to_string(), True),
+        (x, list(packed.tensors), params, packed.plan.text, True),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )

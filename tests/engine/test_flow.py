@@ -109,11 +109,11 @@ def test_operator_checks() -> None:
     packed, params = trained(parts, pack(parts))
     params = [p.detach().clone().requires_grad_(True) for p in params]
     x = features(2, 2, 2, 6).requires_grad_(True)
-    arguments = (x, list(packed.tensors), params, packed.plan.to_string(), True)
+    arguments = (x, list(packed.tensors), params, packed.plan.text, True)
     torch.library.opcheck(
         torch.ops.moleflow.flow, arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor")
     )
-    assert parse(packed.plan.to_string()) == packed.plan
+    assert parse(packed.plan.text) == packed.plan
 
 
 def test_gradcheck() -> None:
