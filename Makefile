@@ -14,11 +14,11 @@ READY := $(VENV)/.installed-test
 endif
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.csv')
 
-.PHONY: help install demo lint test bench gpu-check clean
+.PHONY: help install demo lint test bench gpu-check gpu-tiles clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo 'SYSTEM=1 (gpu-check, bench): use the packages of PYTHON as they are and fetch nothing; RESULTS=folder'
+	@echo 'SYSTEM=1 (gpu-check, gpu-tiles, bench): use the packages of PYTHON as they are and fetch nothing; RESULTS=folder'
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
@@ -69,6 +69,9 @@ gpu-check: $(READY) ## all that needs a GPU, in 9 minutes: tests, benchmarks (JS
 		$(RUN) bench/tables.py $(GPU_RAW)/*.json --results $(RESULTS)/cuda > $(GPU_RAW)/tables.md || failed=1; \
 	done; \
 	cat $(GPU_RAW)/tables.md; exit $$failed
+
+gpu-tiles: $(READY) ## tile shapes of the Triton products side by side on a GPU, in two minutes
+	$(RUN) bench/tiles.py
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) .system build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
