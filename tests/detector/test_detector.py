@@ -118,6 +118,19 @@ def test_results_do_not_depend_on_the_batch_size(
     _assert_same_bits(batched.stream(paths), results)
 
 
+def test_one_image_takes_no_threads(
+    finished: RunResult, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_by_one = Detector.load(finished.directory.path, batch_size=1)
+    paths = sorted(data.rglob("test/*/*.png"))[::5]
+    (broken := tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:100])
+    expected = one_by_one.predict([*paths, broken])
+    monkeypatch.setattr("threading.Thread.start", lambda _: pytest.fail("a thread was started"))
+    results = [one_by_one.predict(path)[0] for path in (*paths, broken)]
+    _assert_same_bits(results[:-1], expected[:-1])
+    assert results[-1].label == "error" and results[-1].error == expected[-1].error
+
+
 def _assert_same_bits(results: Iterable[Result], expected: Iterable[Result]) -> None:
     for result, other in zip(results, expected, strict=True):
         assert (result.source, result.label, result.score) == (other.source, other.label, other.score)
