@@ -53,22 +53,8 @@ bench: $(READY) ## benchmarks: result as JSON in bench/results/cpu/, tables on t
 	$(RUN) -m pytest bench --benchmark-only --benchmark-json=.benchmarks/raw.json
 	$(RUN) bench/tables.py .benchmarks/raw.json --results $(RESULTS)/cpu
 
-# What takes the GPU where there is one. A file a worker: those of test_compiling.py wait for one compilation.
-GPU_TESTS := tests/kernels tests/engine tests/models/test_golden_nf.py tests/ops/test_gaussian_smooth.py tests/bench
-GPU_BENCH := training_step inference whole_run kernels ops
-GPU_RAW := .benchmarks/gpu
-
-# The result file is written anew after each part: a run that is cut short leaves what it has.
-gpu-check: $(READY) ## all that needs a GPU, in 9 minutes: tests, benchmarks (JSON in bench/results/cuda/), tables
-	$(RUN) -c "import torch; assert torch.cuda.is_available(), 'no GPU here'; print(torch.cuda.get_device_name())"
-	@rm -rf $(GPU_RAW) && mkdir -p $(GPU_RAW)
-	@failed=0; \
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 4 --dist loadfile --durations=10 $(GPU_TESTS) || failed=1; \
-	for part in $(GPU_BENCH); do \
-		$(RUN) -m pytest -q bench/test_$$part.py --benchmark-only --benchmark-json=$(GPU_RAW)/$$part.json || failed=1; \
-		$(RUN) bench/tables.py $(GPU_RAW)/*.json --results $(RESULTS)/cuda > $(GPU_RAW)/tables.md || failed=1; \
-	done; \
-	cat $(GPU_RAW)/tables.md; exit $$failed
+gpu-check: $(READY) ## all that needs a GPU, in 9 minutes: tests, benchmarks (JSON in bench/results/cuda/), tables; PARTS="tests kernels"
+	$(RUN) bench/gpu_check.py --results $(RESULTS) $(PARTS)
 
 gpu-tiles: $(READY) ## tile shapes of the Triton products side by side on a GPU, in two minutes
 	$(RUN) bench/tiles.py

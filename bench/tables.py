@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,17 @@ def compact(raw: Result) -> Result:
     }
 
 
-def merged(results: list[Result]) -> Result:
-    """One result of several from the same machine; its rates are those measured for the first."""
+def load(files: Iterable[Path]) -> Result:
+    """One result of several files from the same machine; its rates are those measured for the first."""
+    # pytest-benchmark leaves an empty file where it was stopped.
+    results = [compact(json.loads(text)) for file in files if (text := file.read_text())]
     return {**results[0], "benchmarks": [row for result in results for row in result["benchmarks"]]}
+
+
+def write(result: Result, folder: Path) -> None:
+    """The result file of its machine and date."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / file_name(result["machine"])).write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _row(benchmark: Result) -> Result:
@@ -162,13 +171,9 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+", help="JSON of pytest-benchmark, or a result file")
     parser.add_argument("--results", type=Path, help="folder for the result file")
     options = parser.parse_args()
-    # pytest-benchmark leaves an empty file where it was stopped.
-    texts = [text for file in options.files if (text := file.read_text())]
-    result = merged([compact(json.loads(text)) for text in texts])
+    result = load(options.files)
     if options.results is not None:
-        options.results.mkdir(parents=True, exist_ok=True)
-        target = options.results / file_name(result["machine"])
-        target.write_text(json.dumps(result, indent=2) + "\n")
+        write(result, options.results)
     print(tables(result), end="")
 
 

@@ -1,0 +1,164 @@
+"""All that needs a GPU, part by part: tests, then benchmarks.
+
+Leaves in RESULTS/cuda: gpu-check.log, and after each part of benchmarks the result file and tables.md as far as they
+have come, so that a run that is cut off loses the part it was in alone. A part that takes too long is interrupted.
+On the screen: a line a part, the tests that failed, and last the shortest table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from summary import summary  # noqa: E402
+from tables import load, tables, write  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+RAW = ROOT / ".benchmarks" / "gpu"
+LAST_WORDS = 20.0  # seconds that an interrupted part gets to say what failed
+
+
+@dataclass(frozen=True)
+class Part:
+    """Arguments of pytest, and the seconds after which it is interrupted."""
+
+    arguments: tuple[str, ...]
+    seconds: float
+    benchmarks: bool = False
+
+
+def _tests(seconds: float, *arguments: str) -> Part:
+    return Part(("-n", "8", "--dist", "loadfile", *arguments), seconds)
+
+
+def _benchmarks(seconds: float, names: str, rows: str = "not compile") -> Part:
+    files = [f"bench/test_{name}.py" for name in names.split()]
+    return Part((*files, "-k", rows, "--benchmark-only", "--benchmark-quiet"), seconds, benchmarks=True)
+
+
+# Those that compile need no GPU. torch.compile takes a minute a row, so its rows come last.
+PARTS = {
+    "tests": _tests(
+        200, "tests/kernels", "tests/engine", "tests/models/test_golden_nf.py", "tests/ops/test_gaussian_smooth.py",
+        "tests/evaluation/test_device_ranking.py", "tests/evaluation/test_scorer.py", "tests/bench", "tests/cuda",
+        "--ignore=tests/kernels/test_compiling.py", "--ignore=tests/cuda/test_compiling.py",
+    ),
+    "quality": _tests(120, "tests/run/test_quality.py", "tests/run/test_precision_options.py", "-m", "gpu"),
+    "kernels": _benchmarks(60, "kernels"),
+    "ops": _benchmarks(60, "ops"),
+    "training_step": _benchmarks(120, "training_step"),
+    "inference": _benchmarks(90, "inference"),
+    "whole_run": _benchmarks(150, "whole_run"),
+    "compile": _benchmarks(240, "training_step inference", "compile"),
+}  # fmt: skip
+
+
+def run_parts(parts: dict[str, Part], results: Path, seconds: float) -> bool:
+    """Whether all that was asked for has passed."""
+    give_up = time.monotonic() + seconds
+    RAW.mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
+    passed = []
+    with (results / "gpu-check.log").open("w") as log:
+        for name, part in parts.items():
+            left = give_up - time.monotonic()
+            if left < LAST_WORDS:
+                print(f"{name}: left out, the time is up", flush=True)
+                passed.append(False)
+                continue
+            passed.append(_run(name, part, min(part.seconds, left - LAST_WORDS), log))
+            if part.benchmarks:
+                write_results(results)
+    return all(passed)
+
+
+def _run(name: str, part: Part, seconds: float, log: TextIO) -> bool:
+    (RAW / f"{name}.json").unlink(missing_ok=True)
+    more = (f"--benchmark-json={RAW / name}.json",) if part.benchmarks else ()
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", "-rfE", *part.arguments, *more]
+    # What is missing is an error here, not a reason to skip; and a failure's line has room for its reason.
+    environment = {**os.environ, "MOLEFLOW_GPU_CHECK": "1", "COLUMNS": "200"}
+    if not part.benchmarks:
+        environment["OMP_NUM_THREADS"] = "1"
+    log.write(f"\n===== {name}: {' '.join(command)}\n")
+    log.flush()
+    at, started = log.tell(), time.monotonic()
+    process = subprocess.Popen(
+        command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, process_group=0
+    )
+    in_time = _wait(process, seconds)
+    took = time.monotonic() - started
+    said = Path(log.name).read_text()[at:]
+    print(f"{name}: {took:.0f} s{'' if in_time else ', interrupted'}; {_last_line(said)}", flush=True)
+    for line in re.findall(r"^(?:FAILED|ERROR) .*", said, re.MULTILINE)[:20]:
+        print(f"  {line[:200]}", flush=True)
+    return in_time and process.returncode == 0
+
+
+def _wait(process: subprocess.Popen, seconds: float) -> bool:
+    """Whether it came to its end by itself; nothing of it is left."""
+    in_time = True
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        in_time = False
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LAST_WORDS)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return in_time
+
+
+def _last_line(said: str) -> str:
+    lines = [line for line in said.splitlines() if line.strip()]
+    return lines[-1].strip("= ")[:200] if lines else "it said nothing"
+
+
+def write_results(results: Path) -> None:
+    """The result file and the tables of all parts that have left one."""
+    files = [file for file in sorted(RAW.glob("*.json")) if file.stat().st_size]
+    if not files:
+        return
+    result = load(files)
+    write(result, results)
+    (results / "tables.md").write_text(tables(result))
+    (results / "summary.md").write_text(summary(result))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"all by default: {' '.join(PARTS)}")
+    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", metavar="FOLDER")
+    parser.add_argument("--minutes", type=float, default=9.0, help="for everything; what does not fit is left out")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {' '.join(PARTS)}")
+    import torch
+
+    if not torch.cuda.is_available():
+        parser.error("there is no GPU here that torch can use")
+    print(torch.cuda.get_device_name(), flush=True)
+    folder = options.results / "cuda"
+    chosen = {name: part for name, part in PARTS.items() if not options.parts or name in options.parts}
+    passed = run_parts(chosen, folder, 60 * options.minutes)
+    if (folder / "summary.md").exists():
+        print(f"\n{(folder / 'summary.md').read_text()}\nmore in {folder}: tables.md, gpu-check.log")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
