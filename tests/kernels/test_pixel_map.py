@@ -2,7 +2,6 @@ import pytest
 import torch
 from kernel_checks import DEVICE, on_triton, random
 
-from moleflow_fast.backend import use_backend
 from moleflow_fast.ops.pixel_map import pixel_map, pixel_map_reference
 
 MODES = ["bilinear", "bicubic"]
@@ -108,14 +107,6 @@ def test_the_plain_path_takes_what_triton_does_not():
     on_triton(pixel_map, maps, 8, 1.0).sum().backward()
     torch.testing.assert_close(maps.grad.sum(), torch.tensor(128.0, device=DEVICE))
     assert on_triton(pixel_map, maps.detach().double(), 8, 1.0).dtype == torch.float64
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_takes_triton_without_being_asked():
-    maps = random(2, 6, 5)
-    with use_backend("auto"):
-        assert torch.equal(pixel_map(maps, 24, 2.0), on_triton(pixel_map, maps, 24, 2.0))
 
 
 def test_operator_contract():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from moleflow_fast.backend import use_backend
+from moleflow_fast.backend import use_backend, use_precision
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 
@@ -44,12 +44,14 @@ class Golden:
         return model.to(self.device, self.dtype)
 
 
-def assert_close(actual: torch.Tensor, expected: torch.Tensor, what: str, scale: float | None = None) -> None:
+def assert_close(
+    actual: torch.Tensor, expected: torch.Tensor, what: str, scale: float | None = None, bound: float = 1e-5
+) -> None:
     """Largest difference relative to the largest magnitude of the expected tensor (or to `scale`)."""
     assert actual.shape == expected.shape, what
     magnitude = expected.double().abs().max().item() if scale is None else scale
     error = (actual.detach().double() - expected.double()).abs().max().item() / max(magnitude, 1e-12)
-    assert error < 1e-5, f"{what}: relative error {error:.2e}"
+    assert error < bound, f"{what}: relative error {error:.2e}"
 
 
 def context_scale_magnitude(model: MoLESpatialAwareNF, name: str) -> float:
@@ -87,8 +89,9 @@ def test_outputs_and_gradients(case: str, task: int, backend: str, dtype: torch.
     model = golden.model().requires_grad_(True)
     model.set_active_task(task)
     x = golden.tensor("x").requires_grad_(True)
-    with use_backend(backend):
+    with use_backend(backend), use_precision("fp32"):
         z, logdet = model(x)
+        log_prob = model.log_prob(x)
     nll, loss = golden_loss(z, logdet)
     loss.backward()
 
@@ -98,7 +101,7 @@ def test_outputs_and_gradients(case: str, task: int, backend: str, dtype: torch.
     assert_close(nll, golden.tensor(prefix + "nll"), "nll")
     assert_close(loss, golden.tensor(prefix + "loss"), "loss")
     assert_close(x.grad, golden.tensor(prefix + "grad_x"), "grad_x")
-    assert_close(model.log_prob(x), golden.tensor(prefix + "log_prob"), "log_prob")
+    assert_close(log_prob, golden.tensor(prefix + "log_prob"), "log_prob")
 
     expected = golden.under(prefix + "grad/")
     actual = {n: p.grad for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
@@ -106,6 +109,26 @@ def test_outputs_and_gradients(case: str, task: int, backend: str, dtype: torch.
     for name, gradient in expected.items():
         scale = context_scale_magnitude(model, name) if name.endswith("context_scale_param") else None
         assert_close(actual[name], gradient, name, scale)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(
+    ("backend", "precision", "bound"),
+    [("eager", "fp32", 1e-5), ("eager", "tf32", 1e-3), ("triton", "tf32", 1e-3), ("triton", "bf16", 1e-2)],
+)
+@pytest.mark.parametrize("task", [0, 1])
+@pytest.mark.parametrize("case", CASES)
+def test_outputs_on_a_gpu(case: str, task: int, backend: str, precision: str, bound: float) -> None:
+    """In the precisions that a GPU has; Triton in fp32 is above."""
+    golden = Golden(case, device="cuda")
+    model = golden.model().requires_grad_(False)
+    model.set_active_task(task)
+    with use_backend(backend), use_precision(precision):
+        z, logdet = model(golden.tensor("x"))
+    nll, loss = golden_loss(z, logdet)
+    for name, value in {"z": z, "logdet": logdet, "nll": nll, "loss": loss}.items():
+        assert_close(value, golden.tensor(f"t{task}/{name}"), name, bound=bound)
 
 
 @pytest.mark.parametrize("case", CASES)
