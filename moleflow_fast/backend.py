@@ -175,7 +175,7 @@ def _obstacle(tensors: tuple[Tensor, ...], backend: str) -> str | None:
         wrong = f"its state is float32, and the operands are {dtype}" if dtype != torch.float32 else None
         return why_not_triton(device) or wrong
     if device != "cpu":
-        return f"it runs on the CPU, and the operands are on {device}"
+        return f"it runs on the CPU, and the operands are on {device}; backend triton is for a GPU"
     if dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, and the operands are {dtype}"
     return None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 _WARM_UP = 2  # kernels are compiled and workspaces allocated before a capture
 
@@ -20,11 +23,22 @@ def warm_up(run: Callable[[], object]) -> None:
     torch.cuda.current_stream().wait_stream(side)
 
 
-def capture(run: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph:
-    """The graph of `run` after a warm-up; `pool` is memory that graphs share whose results never live side by side."""
+def capture(run: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph | None:
+    """The graph of `run` after a warm-up; None, with a warning that says why, where it cannot be captured.
+
+    Args:
+        pool: memory that graphs share whose results never live side by side.
+    """
     warm_up(run)
     graph = torch.cuda.CUDAGraph()
-    # Other threads may read the next batch meanwhile: what they call must not spoil the capture.
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        run()
+    try:
+        # Other threads may read the next batch meanwhile: what they call must not spoil the capture.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            run()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        logger.warning("no CUDA graph, kernels are launched one by one, which is slower: %s", reason)
+        return None
     return graph

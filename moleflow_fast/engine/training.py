@@ -144,11 +144,12 @@ class _Step:
         self._batch.copy_(patches)
         self._graph.replay()
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
+    def _capture(self) -> torch.cuda.CUDAGraph | None:
         self._body.held.fill_(True)  # nothing that a warm-up computes may count
-        graph = capture(lambda: self._body(self._batch))
-        self._body.held.fill_(False)
-        return graph
+        try:
+            return capture(lambda: self._body(self._batch))
+        finally:
+            self._body.held.fill_(False)
 
 
 class _Progress:
