@@ -54,7 +54,7 @@ PARTS = {
         "tests/evaluation/test_device_ranking.py", "tests/evaluation/test_scorer.py", "tests/bench", "tests/cuda",
         "--ignore=tests/kernels/test_compiling.py", "--ignore=tests/cuda/test_compiling.py",
     ),
-    "quality": _tests(120, "tests/run/test_quality.py", "tests/run/test_precision_options.py", "-m", "gpu"),
+    "quality": _tests(120, "tests/run/test_quality.py", "tests/run/test_precision_options.py", "-m", "gpu", "-rfEP"),
     "kernels": _benchmarks(60, "kernels"),
     "ops": _benchmarks(60, "ops"),
     "training_step": _benchmarks(120, "training_step"),
@@ -101,7 +101,7 @@ def _run(name: str, part: Part, seconds: float, log: TextIO) -> bool:
     took = time.monotonic() - started
     said = Path(log.name).read_text()[at:]
     print(f"{name}: {took:.0f} s{'' if in_time else ', interrupted'}; {_last_line(said)}", flush=True)
-    for line in re.findall(r"^(?:FAILED|ERROR) .*", said, re.MULTILINE)[:20]:
+    for line in re.findall(r"^(?:FAILED|ERROR|quality:) .*", said, re.MULTILINE)[:20]:
         print(f"  {line[:200]}", flush=True)
     return in_time and process.returncode == 0
 

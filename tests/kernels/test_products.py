@@ -1,4 +1,7 @@
-"""The flow's kernels one by one, fp32 and fp16 operands, sizes that no tile divides; the padding is full of NaN."""
+"""The flow's kernels one by one, with operands of fp32 and fp16, on a GPU bf16 too.
+
+No tile divides the sizes, and the padding is full of NaN.
+"""
 
 import pytest
 import torch
@@ -14,8 +17,9 @@ from moleflow_fast.ops.coupling import Clamping
 from moleflow_fast.ops.depthwise import depthwise_reference
 
 pytestmark = pytest.mark.usefixtures("poisoned")
-DTYPES = [torch.float32, torch.float16]
-BOUND = {torch.float32: 2e-5, torch.float16: 4e-3}
+# The interpreter multiplies the raw bits of bf16.
+DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else [])]
+BOUND = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 CLAMPING = Clamping(1.9, 0.1, 0.3)
 GRID = (2, 3, 7)  # images, H, W
 TOKENS = 42
@@ -62,9 +66,7 @@ def test_coupling_and_its_gradient(dtype: torch.dtype) -> None:
     kept = rows(channels), rows(channels)
     logdet = channel_major(logdet_tiles(channels, TOKENS, dtype), TOKENS, state)
     before = state.double()
-    coupling_product(
-        weight, bias, (hidden[:17], hidden[17:]), state, at.int(), pending, affine, logdet, CLAMPING, kept
-    )
+    coupling_product(weight, bias, (hidden[:17], hidden[17:]), state, at.int(), pending, affine, logdet, CLAMPING, kept)
     w, h = weight.double(), hidden.double()
     s = (w[:channels] @ h[:17] + bias.double()[:channels, None]).requires_grad_(True)
     t = (w[channels:] @ h[17:] + bias.double()[channels:, None]).requires_grad_(True)
