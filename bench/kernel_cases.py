@@ -1,7 +1,7 @@
 """The flow's Triton kernels one by one, at the sizes of a coupling block, beside plain PyTorch; by name.
 
-Both sides get the same channel-major operands; tests/bench/test_kernel_cases.py holds their results together, and to
-compiled.json there: no kernel of the flow is missing.
+Both sides get the same channel-major operands. tests/bench/test_kernel_cases.py holds their results together,
+tests/bench/test_roofline.py the cases to the kernels that there are.
 """
 
 from __future__ import annotations
