@@ -151,10 +151,32 @@ def pooling_taps(inputs: int, outputs: int) -> int:
 
 
 def pixel_maps(images: int, grid: tuple[int, int], size: int, sigma: float) -> Work:
-    """Patch maps resized (bilinear) to size x size and smoothed by two passes; one read, one write."""
-    pixels = size * size
+    """Patch maps resized (bilinear) to size x size and smoothed by two passes; one read, one write.
+
+    Both are linear: a matrix an axis does them at once, where that is cheaper.
+    """
+    (height, width), pixels = grid, size * size
+    matrices = height * width * size + height * pixels
+    macs = min(matrices, 4 * pixels + smoothing(1, size, sigma).macs)
+    return Work(macs, FLOAT * (height * width + pixels)) * images
+
+
+def smoothing(images: int, size: int, sigma: float) -> Work:
+    """A Gaussian in two passes over maps of size x size, one read and one write."""
     taps = 2 * int(GAUSSIAN_RADIUS * sigma + 0.5) + 1
-    return Work(pixels * (4 + 2 * taps), FLOAT * (grid[0] * grid[1] + pixels)) * images
+    return Work(2 * taps, FLOAT * 2) * (images * size * size)
+
+
+def mahalanobis(images: int, prototypes: int, dim: int) -> Work:
+    """Distances of image features to all prototypes, through a triangle of each."""
+    triangle = dim * (dim + 1) // 2
+    numbers = images * (dim + prototypes) + prototypes * (triangle + dim)
+    return Work(images * prototypes * triangle, FLOAT * numbers)
+
+
+def adamp(parameters: int) -> Work:
+    """A step: value, gradient and two moments are read, all but the gradient written."""
+    return Work(0, FLOAT * 7 * parameters)
 
 
 def ranking(scores: int) -> Work:

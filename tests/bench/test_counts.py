@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from counts import FeatureMap, Flow, patch_pooling, pixel_maps, pooling_taps
+from counts import FeatureMap, Flow, mahalanobis, patch_pooling, pixel_maps, pooling_taps, smoothing
 from published import PublishedFlow, published_model
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -118,4 +118,16 @@ def test_patch_pooling_grows_with_images() -> None:
 
 
 def test_smoothing_takes_two_passes_of_33_taps() -> None:
-    assert pixel_maps(1, (28, 28), 224, 4.0).macs == 224 * 224 * (4 + 66)
+    assert smoothing(1, 224, 4.0).macs == 224 * 224 * 66
+    assert smoothing(3, 224, 4.0).bytes == 3 * 2 * 4 * 224 * 224
+
+
+def test_pixel_maps_take_two_matrices_where_that_is_cheaper() -> None:
+    assert pixel_maps(1, (28, 28), 224, 4.0).macs == 28 * 28 * 224 + 28 * 224 * 224
+    assert pixel_maps(1, (128, 128), 224, 4.0).macs == 224 * 224 * (4 + 66)
+
+
+def test_distances_take_a_triangle_of_each_prototype() -> None:
+    one = mahalanobis(1, 1, 4)
+    assert (one.macs, one.bytes) == (10, 4 * (4 + 1 + 10 + 4))
+    assert mahalanobis(3, 5, 4).macs == 15 * one.macs

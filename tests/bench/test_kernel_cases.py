@@ -9,10 +9,11 @@ pytest.importorskip("triton")
 from kernel_cases import CASES, Sizes  # noqa: E402
 
 
+@pytest.mark.parametrize("channels", [20, 21])
 @pytest.mark.parametrize("name", CASES)
-def test_same_results(name: str) -> None:
+def test_same_results(name: str, channels: int) -> None:
     torch.manual_seed(0)
-    case = CASES[name](Sizes(20, (2, 3, 5)))
+    case = CASES[name](Sizes(channels, (2, 3, 5)))
     for ours, plain in zip(case.kernel(), case.definition(), strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
 
