@@ -29,7 +29,7 @@ $(VENV)/.installed: $(VENV)/.created $(SOURCES)
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/pip install '.[test,bench]'
+	MOLEFLOW_WERROR=on $(BIN)/pip install '.[test,bench]'
 	@touch $@
 
 .system/.installed: $(SOURCES)

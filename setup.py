@@ -27,6 +27,7 @@ class CMakeBuild(build_ext):
                 "cmake", "-S", str(ROOT), "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                 f"-DCMAKE_INSTALL_PREFIX={target}", f"-DPython_EXECUTABLE={sys.executable}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DMOLEFLOW_CUDA={cuda}",
+                f"-DMOLEFLOW_WERROR={os.environ.get('MOLEFLOW_WERROR', 'off')}",
             ]  # fmt: skip
             subprocess.run(configure, check=True)
             subprocess.run(["cmake", "--build", build], check=True)

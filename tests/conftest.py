@@ -8,7 +8,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-if not torch.cuda.is_available():
+if torch.cuda.is_available():
+    # Torch's default lets convolutions round to tf32, and definitions are to be exact.
+    torch.backends.cudnn.allow_tf32 = False
+else:
     # Read when a kernel is decorated, so before any test imports one: without a GPU kernels run in the interpreter.
     os.environ["TRITON_INTERPRET"] = "1"
 

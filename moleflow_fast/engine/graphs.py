@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,12 +16,18 @@ _WARM_UP = 2  # kernels are compiled and workspaces allocated before a capture
 
 def warm_up(run: Callable[[], object]) -> None:
     """Run a few times on a stream beside the current one, as a capture does."""
-    side = torch.cuda.Stream()
+    side = _beside()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(_WARM_UP):
             run()
     torch.cuda.current_stream().wait_stream(side)
+
+
+@cache
+def _beside() -> torch.cuda.Stream:
+    """One for all: libraries keep a workspace of 32 MiB for each stream."""
+    return torch.cuda.Stream()
 
 
 def capture(run: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph | None:

@@ -98,7 +98,7 @@ class PrototypeRouter:
     """Routes each image to the task whose prototype is nearest."""
 
     def __init__(self, device: torch.device | str = "cpu", use_mahalanobis: bool = True) -> None:
-        self.device = torch.device(device)
+        self.device = torch.empty(0, device=device).device  # with its number, as its tensors have it
         self.use_mahalanobis = use_mahalanobis
         self.prototypes: dict[int, TaskPrototype] = {}
         self._stack = _StackCache()

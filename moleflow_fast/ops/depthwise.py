@@ -70,23 +70,34 @@ def _(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("moleflow::depthwise_backward", mutates_args=())
-def _backward_op(dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_op(
+    dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool, with_dtaps: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, taps and bias; those that are not wanted are empty."""
+    dx, dtaps, dbias = (x.new_empty(0) for _ in range(3))
     if operator_on_triton(x):
         x, dy, taps = x.contiguous(), dy.contiguous(), taps.contiguous()
-        dx = _triton().depthwise(dy, taps, None) if with_dx else x.new_empty(0)
-        return dx, *_triton().tap_gradients(x, dy, taps)
-    dx = x.new_empty(x.shape if with_dx else 0)
+        if with_dx:
+            dx = _triton().depthwise(dy, taps, None)
+        if with_dtaps:
+            dtaps, dbias = _triton().tap_gradients(x, dy, taps)
+        return dx, dtaps, dbias
     if with_dx:
+        dx = x.new_empty(x.shape)
         # The transposed convolution of an odd kernel is the convolution with the taps in reverse order.
         kernels.depthwise(_rows(dy), taps.flip(0).contiguous(), None, _rows(dx), _grid(x))
-    dtaps, dbias = x.new_zeros(taps.shape), x.new_zeros(x.shape[-1])
-    kernels.depthwise_backward_taps(_rows(x), _rows(dy), dtaps, dbias, _grid(x))
+    if with_dtaps:
+        dtaps, dbias = x.new_zeros(taps.shape), x.new_zeros(x.shape[-1])
+        kernels.depthwise_backward_taps(_rows(x), _rows(dy), dtaps, dbias, _grid(x))
     return dx, dtaps, dbias
 
 
 @_backward_op.register_fake
-def _(dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape if with_dx else (0,)), x.new_empty(taps.shape), x.new_empty(x.shape[-1])
+def _(
+    dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool, with_dtaps: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx, dtaps = x.new_empty(x.shape if with_dx else (0,)), x.new_empty(taps.shape if with_dtaps else (0,))
+    return dx, dtaps, x.new_empty(x.shape[-1] if with_dtaps else 0)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -96,9 +107,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, taps = ctx.saved_tensors
-    with_dx = ctx.needs_input_grad[0]
-    dx, dtaps, dbias = _backward_op(dy, x, taps, with_dx)
-    return dx if with_dx else None, dtaps, dbias
+    with_dx, *with_parameters = ctx.needs_input_grad
+    with_dtaps = any(with_parameters)
+    dx, dtaps, dbias = _backward_op(dy, x, taps, with_dx, with_dtaps)
+    return (dx if with_dx else None, *((dtaps, dbias) if with_dtaps else (None, None)))
 
 
 _forward.register_autograd(_backward, setup_context=_setup_context)

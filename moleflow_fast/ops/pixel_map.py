@@ -19,7 +19,7 @@ _NOISE = 1e-12
 def pixel_map(maps: Tensor, size: int, sigma: float, mode: str = "bilinear") -> Tensor:
     """Resize maps (N, h, w) to (N, size, size) and smooth them.
 
-    fp32 on a GPU runs in Triton, where it is installed, unless another backend was asked for.
+    fp32 on a GPU runs in Triton where backend "triton" was asked for.
 
     Args:
         maps: finite values. A large one reaches as far as the resize and the Gaussian do and no further.

@@ -86,7 +86,7 @@ class MoLEContinualTrainer:
         self.pos_embed_generator = pos_embed_generator
         self.nf_model = nf_model
         self.args = args if args is not None else SimpleNamespace()
-        self.device = torch.device(device)
+        self.device = torch.empty(0, device=device).device  # with its number, as its tensors have it
         if self.device.type == "cuda" and self.device.index is not None:
             torch.cuda.set_device(self.device)  # kernels, streams and graphs are of the current device
         self.slow_lr_ratio = slow_lr_ratio

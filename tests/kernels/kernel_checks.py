@@ -10,6 +10,7 @@ from moleflow_fast.backend import use_backend
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BOUND = 2e-6  # fp32 against fp64, of a tensor's largest value
+FLOOR = 1e-6  # operands are about 1: where the definition cancels to 0, a fused multiply-add leaves its rounding
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -39,7 +40,7 @@ def assert_near_definition(function: Callable[..., Tensor], inputs: Sequence[Ten
     plain = results_and_gradients(function, inputs, "eager")
     for a, p, e in zip(results_and_gradients(function, inputs, "triton"), plain, exact, strict=True):
         assert a.dtype == torch.float32 and a.shape == e.shape
-        assert _largest(a - e) <= max(BOUND * _largest(e), 4 * _largest(p - e))
+        assert _largest(a - e) <= max(BOUND * _largest(e), 4 * _largest(p - e), FLOOR)
 
 
 def assert_same_bits_twice(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:

@@ -43,3 +43,15 @@ def test_no_images() -> None:
     x, taps, bias = inputs(1, 2, 2, 4, 3)
     with use_backend("triton"):
         assert depthwise(x[:0], taps, bias).shape == (0, 2, 2, 4)
+
+
+def test_frozen_taps_get_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moleflow_fast.kernels import depthwise as kernels
+
+    x, taps, bias = inputs(2, 3, 4, 5, 3)
+    x.requires_grad_(True)
+    (expected,) = torch.autograd.grad(depthwise_reference(x, taps, bias).square().sum(), x)
+    monkeypatch.setattr(kernels, "tap_gradients", lambda *_: pytest.fail("its work is for nothing"))
+    with use_backend("triton"):
+        (gradient,) = torch.autograd.grad(depthwise(x, taps, bias).square().sum(), x)
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from op_checks import assert_backends_agree, assert_sound_operator, random, torch_threads
 
 from moleflow_fast.backend import use_backend
+from moleflow_fast.ops import kernels
 from moleflow_fast.ops.depthwise import depthwise, gated_residual
 
 
@@ -61,3 +62,14 @@ def test_under_compile() -> None:
 def test_shapes_are_checked(taps: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="taps"):
         depthwise(torch.zeros(1, 2, 2, 5), torch.zeros(taps), torch.zeros(5))
+
+
+@pytest.mark.parametrize("backend", ["cpp", "eager"])
+def test_frozen_taps_get_no_gradient(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, taps, bias = random(2, 3, 4, 5).requires_grad_(True), random(9, 5), random(5)
+    with use_backend("eager"):
+        (expected,) = torch.autograd.grad(depthwise(x, taps, bias).square().sum(), x)
+    monkeypatch.setattr(kernels, "depthwise_backward_taps", lambda *_: pytest.fail("its work is for nothing"))
+    with use_backend(backend):
+        (gradient,) = torch.autograd.grad(depthwise(x, taps, bias).square().sum(), x)
+    torch.testing.assert_close(gradient, expected)
