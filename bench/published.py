@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moleflow_fast.backend import use_backend
+from moleflow_fast.data.normalization import Normalization
 from moleflow_fast.extractors import create_backbone
 from moleflow_fast.extractors.base import probe_image
 from moleflow_fast.extractors.capture import LayerCapture, drop_unused_tail
@@ -156,7 +157,7 @@ class PublishedTraining:
 
 
 class PublishedExtractor:
-    """Patch features (B, H, W, D) of images (B, 3, S, S), by 3x3 patches copied out."""
+    """Patch features (B, H, W, D) of normalised images (B, 3, S, S), by 3x3 patches copied out."""
 
     def __init__(
         self, backbone: nn.Module, layers: Sequence[str], embed_dim: int, size: int, device: torch.device
@@ -194,6 +195,7 @@ class PublishedInference:
     """Images to patch maps, scores and task ids."""
 
     def __init__(self, extractor: PublishedExtractor, model: PublishedFlow, router: PrototypeRouter) -> None:
+        self.normalize = Normalization().to(model.device)
         self.extractor = extractor
         self.model = model
         self.prototypes = router.prototypes
@@ -201,13 +203,14 @@ class PublishedInference:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """images (B, 3, S, S) -> maps (B, H, W), scores (B,), task ids (B,)."""
+        """images (B, 3, S, S), uint8 -> maps (B, H, W), scores (B,), task ids (B,)."""
         self.model.eval()
         batches = [self._batch(batch) for batch in images.split(TEST_BATCH)]
         maps, ids = (torch.cat(column) for column in zip(*batches, strict=True))
         return maps, published_scores(maps), ids
 
-    def _batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _batch(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        images = self.normalize(pixels)
         ids = self._route(self.extractor.get_image_level_features(images))
         patches = self.extractor(images)
         maps = patches.new_empty(patches.shape[:-1])

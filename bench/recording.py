@@ -10,8 +10,8 @@ from counts import Work
 def record(benchmark: Any, group: str, work: Work | None = None, **extra: Any) -> None:
     """Set the group and the extra information: needed multiply-adds and bytes (in units of 1e9), and `extra`.
 
-    Of which tables know `peak_mib`; `precision` of the products, where it is not fp32; and `calls`, where what was
-    timed is that many times what the row is about.
+    Of which tables know `peak_mib`; `images`, where their rate is of interest; `precision` of the products, where it is
+    not fp32; and `calls`, where what was timed is that many times what the row is about.
     """
     benchmark.group = group
     if work is not None:

@@ -98,6 +98,7 @@ def _table(rows: list[Result], machine: Result) -> str:
     columns = [
         ("backend", [row["backend"] for row in rows]),
         ("median", [seconds(row["median_s"]) for row in rows]),
+        ("images/s", [rate(row["images"] / row["median_s"]) if "images" in row else "" for row in rows]),
         *_comparisons(rows, machine),
         ("% of floor", [_percent_of_floor(row, machine) for row in rows]),
         ("peak memory", [f"{row['peak_mib']:,.0f} MiB" if "peak_mib" in row else "" for row in rows]),
@@ -156,6 +157,11 @@ def file_name(machine: Result) -> str:
 def ratio(value: float) -> str:
     """Two decimals up to 10, then three figures."""
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}x"
+
+
+def rate(value: float) -> str:
+    """Three figures, all of them from 100 on."""
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def seconds(value: float) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from moleflow_fast.config.ablation import AblationConfig
+from moleflow_fast.data.normalization import Normalization
 from moleflow_fast.extractors import CNNPatchCoreExtractor, create_feature_extractor
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
@@ -159,7 +160,7 @@ IMAGE_SIZE = 64 if SMALL else 224
 
 
 def inference(backbone: Backbone, images: Tensor, backend: str) -> tuple[Inference, Work]:
-    """`() -> maps, scores, task ids` of images (B, 3, S, S), and the work it takes.
+    """`() -> maps, scores, task ids` of images (B, 3, S, S), uint8 on the device, and the work it takes.
 
     Three tasks are known, the router is on, and every image is of the second: a test class at once.
     """
@@ -168,8 +169,9 @@ def inference(backbone: Backbone, images: Tensor, backend: str) -> tuple[Inferen
     trainer = make_trainer(flow, TASKS, extractor)
     model = trainer.nf_model.requires_grad_(False)
     model.eval()
+    normalised = Normalization().to(DEVICE)(images)
     with running(backend):
-        features = extractor.get_image_level_features(images).mean(0)
+        features = extractor.get_image_level_features(normalised).mean(0)
     for task_id in range(TASKS):
         spread = 0.1 * torch.randn(64, flow.dim, device=DEVICE)
         trainer.build_prototype(task_id, features + (task_id - 1) + spread)
@@ -183,7 +185,7 @@ def inference(backbone: Backbone, images: Tensor, backend: str) -> tuple[Inferen
         with running(backend):
             return finished(score)(images)
 
-    return run, _inference_work(flow, extractor, images, operand_bytes(backend))
+    return run, _inference_work(flow, extractor, normalised, operand_bytes(backend))
 
 
 @cache

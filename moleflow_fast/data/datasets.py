@@ -11,7 +11,7 @@ from typing import Any
 import PIL
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -20,9 +20,7 @@ from torchvision.transforms import functional as TF
 from . import decoding, layouts
 from .errors import DataError, raise_all
 from .layouts import ClassFiles, Sample
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from .normalization import IMAGENET_MEAN, IMAGENET_STD
 
 MVTEC_CLASS_NAMES = [
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
@@ -213,16 +211,24 @@ def with_class_indices(samples: Sequence[Sample], class_to_idx: dict[str, int]) 
 
 def image_transform(size: int, crop: int, degrees: float = 0) -> Transform:
     """From an RGB image to what the backbone sees (3, crop, crop): short side to `size`, rotation, centre crop."""
-    rotation = [transforms.RandomRotation(degrees, InterpolationMode.NEAREST, fill=0)] if degrees else []
     return transforms.Compose(
         [
-            transforms.Resize(size, InterpolationMode.LANCZOS),
-            *rotation,
-            transforms.CenterCrop(crop),
+            *_framing(size, crop, degrees),
             transforms.ToTensor(),
             transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
+
+
+def byte_transform(size: int, crop: int) -> Transform:
+    """From an RGB image to uint8 (3, crop, crop), of which `Normalization` makes what `image_transform` gives."""
+    return transforms.Compose([*_framing(size, crop), transforms.PILToTensor()])
+
+
+def _framing(size: int, crop: int, degrees: float = 0) -> list[nn.Module]:
+    """From an RGB image to the part of it that a backbone sees, still as an image."""
+    rotation = [transforms.RandomRotation(degrees, InterpolationMode.NEAREST, fill=0)] if degrees else []
+    return [transforms.Resize(size, InterpolationMode.LANCZOS), *rotation, transforms.CenterCrop(crop)]
 
 
 def _mask_transform(image_size: int, crop: int, mask_size: int) -> Transform:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from moleflow_fast.data.datasets import image_transform
+from moleflow_fast.data.datasets import byte_transform
 from moleflow_fast.detector.calibration import LEVEL, Calibration
 from moleflow_fast.detector.images import Decoded, Item, decode, file_item, files_of, items_of
 from moleflow_fast.detector.parts import TrainedParts
@@ -71,7 +71,7 @@ class Detector:
         self.threshold = threshold
         self.batch_size = batch_size or parts.options.batch_size
         self._parts = parts
-        self._transform = image_transform(parts.options.img_size, parts.options.img_size)
+        self._transform = byte_transform(parts.options.img_size, parts.options.img_size)
         self._device_is_free = threading.Lock()
 
     @classmethod

@@ -28,7 +28,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image as the model sees it (3, S, S), with its own size, or why it cannot be read."""
+    """The part of an image that the model sees, uint8 (3, S, S), with its own size, or why it cannot be read."""
 
     source: Path | int
     size: tuple[int, int] = (0, 0)

@@ -20,7 +20,8 @@ class CapturedRuns:
     """Runs a function on batches filled up to a power of two, each size captured once.
 
     Args:
-        run: images (B, C, S, S) -> tensors whose rows each depend on one image; reads nothing back from the device.
+        run: images (B, C, S, S) of any dtype -> tensors whose rows each depend on one image; reads nothing back from
+            the device.
         state: images -> what the graphs have in them, as objects; when one is another than before, all graphs are
             dropped. None where no graph may run.
     """

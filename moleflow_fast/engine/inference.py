@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
+from moleflow_fast.data.normalization import Normalization
 from moleflow_fast.engine.captured import CapturedRuns
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
@@ -30,8 +31,10 @@ class Scored(NamedTuple):
 class InferenceExecutor:
     """Scores batches whose images may be of different tasks; several threads may use one at once.
 
+    Images (B, 3, S, S) are uint8, RGB, and normalised on the device; or normalised already, of floating point.
+
     Args:
-        extractor: images (B, 3, S, S) -> patches (B, H, W, D).
+        extractor: normalised images (B, 3, S, S) -> patches (B, H, W, D).
         positions: adds positions to patches.
         router: names the task of an image feature (B, D).
         config: whether there are positions, and how a map becomes a score.
@@ -50,6 +53,7 @@ class InferenceExecutor:
         self.flow = flow
         self.router = router
         self.config = config
+        self._normalize = Normalization().to(router.device)
         self._routed = CapturedRuns(self._score_routed, self._state)
         self._places: tuple[tuple[int, ...], Tensor] = ((), torch.empty(0))
 
@@ -66,7 +70,7 @@ class InferenceExecutor:
         self.flow.require_known(task_id)
         if task_id is None:
             return self.routed(images)[:3]
-        patches = self.extractor(images)
+        patches = self.extractor(self._normalized(images))
         ids = torch.full((len(patches),), task_id, device=patches.device)
         maps = self.anomaly_maps(patches, ids)
         return maps, image_scores(maps, self.config), ids
@@ -106,8 +110,12 @@ class InferenceExecutor:
         """Whether images of different tasks go through the flow in one pass."""
         return bool(self.flow.task_ids) and self.flow.why_not_mixed(x, self.flow.task_ids) is None
 
+    def _normalized(self, images: Tensor) -> Tensor:
+        """What the extractor takes; bytes cross to the device as bytes."""
+        return self._normalize(images.to(self.router.device)) if images.dtype == torch.uint8 else images
+
     def _score_routed(self, images: Tensor) -> Scored:
-        patches = self.extractor(images).float()
+        patches = self.extractor(self._normalized(images)).float()
         distances = self.router.distances(patches.mean((1, 2)))
         ids = self.router.nearest(distances)
         maps = self.anomaly_maps(patches, ids)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as TF
 
+from moleflow_fast.data.datasets import byte_transform
 from moleflow_fast.data.decoding import load_image
 from moleflow_fast.detector.images import files_of
 from moleflow_fast.errors import UserError
@@ -42,13 +41,12 @@ def to_check_with(parts: RunParts, folder: Path | None, each: int) -> list[Path]
 
 
 def prepared(path: Path, side: int) -> NDArray[np.uint8]:
-    """An image file as the program takes it, (side, side, 3): `data.datasets.image_transform` up to the bytes.
+    """An image file as the program takes it, (side, side, 3): `data.datasets.byte_transform`, channels last.
 
     Raises:
         DataError: it cannot be read.
     """
-    image = TF.resize(load_image(path), side, InterpolationMode.LANCZOS)
-    return np.array(TF.center_crop(image, side))
+    return byte_transform(side, side)(load_image(path)).permute(1, 2, 0).contiguous().numpy()
 
 
 def _spread(paths: Sequence[Path], count: int) -> list[Path]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from moleflow_fast.backend import use_backend
-from moleflow_fast.data.datasets import IMAGENET_MEAN, IMAGENET_STD
+from moleflow_fast.data.normalization import Normalization
 from moleflow_fast.detector.calibration import LEVEL, TaskCalibration
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.evaluation.scorer import bounded
@@ -36,8 +36,6 @@ class DetectorProgram(nn.Module):
         detector: of these parts: what is normal, and the threshold of defective images.
     """
 
-    mean: Tensor
-    std: Tensor
     task_ids: Tensor
     positions: Tensor
     rows: Tensor
@@ -49,8 +47,7 @@ class DetectorProgram(nn.Module):
         tasks = list(trainer.router.prototypes)
         self.extractor = parts.extractor
         self.side = options.img_size
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None])
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None])
+        self.normalize = Normalization()
         self.register_buffer("task_ids", torch.tensor(tasks))
         grid = self._grid()
         positions = torch.zeros(1, *grid, trainer.nf_model.embed_dim)
@@ -79,8 +76,7 @@ class DetectorProgram(nn.Module):
 
     def _patches(self, images: Tensor) -> Tensor:
         """(B, H, W, D)."""
-        pixels = images.permute(0, 3, 1, 2).float() / 255
-        return self.extractor.patch_features((pixels - self.mean) / self.std)
+        return self.extractor.patch_features(self.normalize(images.permute(0, 3, 1, 2)))
 
     @torch.no_grad()
     def _grid(self) -> tuple[int, int]:

@@ -362,7 +362,7 @@ class MoLEContinualTrainer:
     # -- scoring -------------------------------------------------------------------------------------
 
     def inference(self, images: Tensor, task_id: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Score normalised images (B, 3, S, S): see `InferenceExecutor`."""
+        """Score images (B, 3, S, S), uint8 or normalised and of floating point: see `InferenceExecutor`."""
         return self.executor(images.to(self.device), task_id)
 
     def anomaly_maps(self, patches: Tensor, task_ids: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from small_trainer import DIM, GRID, TensorSource, make_trainer, task_features
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.config.ablation import AblationConfig
+from moleflow_fast.data.normalization import Normalization
 from moleflow_fast.evaluation.evaluator import evaluate_class
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
 from moleflow_fast.extractors import CNNPatchCoreExtractor, create_feature_extractor
@@ -134,8 +135,8 @@ def test_same_inference() -> None:
     assert isinstance(extractor, CNNPatchCoreExtractor)
     model = MoLESpatialAwareNF(32, 2, lora_rank=3, ablation_config=AblationConfig())
     trainer = MoLEContinualTrainer(extractor, PositionalEmbeddingGenerator(), model, SimpleNamespace(seed=0))
-    images = torch.randn(11, 3, 64, 64)  # more than a batch of 8
-    features = extractor.get_image_level_features(images)
+    images = torch.randint(256, (11, 3, 64, 64), dtype=torch.uint8)  # more than a batch of 8
+    features = extractor.get_image_level_features(Normalization()(images))
     for task_id in range(3):
         trainer._begin_task(task_id)
         trainer.build_prototype(task_id, features[task_id::3].repeat(8, 1) + 1e-3 * torch.randn(1, 32))

@@ -79,6 +79,15 @@ def test_columns_without_values_are_left_out(raw: dict[str, Any]) -> None:
     assert "| compiled | 1 ms | 2000x |" in lines
 
 
+def test_rows_of_images_have_their_rate(raw: dict[str, Any]) -> None:
+    times = {"published": 7.37, "triton": 0.002}
+    raw["benchmarks"] = [benchmark(name, median, images=8) for name, median in times.items()]
+    lines = tables.tables(tables.compact(raw)).splitlines()
+    assert "| backend | median | images/s | against published |" in lines
+    assert "| published | 7.37 s | 1.09 | 1.00x |" in lines
+    assert "| triton | 2 ms | 4,000 | 3685x |" in lines
+
+
 def test_rows_of_a_gpu_have_the_floor_and_the_baseline_of_their_precision(raw: dict[str, Any]) -> None:
     work = {"gmac": 350.0, "gigabytes": 0.003}  # 1 ms in bf16
     times = {"published": 0.1, "published-bf16": 0.05, "compile-bf16": 0.01, "triton": 0.02, "triton-bf16": 0.002}

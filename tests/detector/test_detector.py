@@ -139,6 +139,16 @@ def _assert_same_bits(results: Iterable[Result], expected: Iterable[Result]) -> 
         assert np.array_equal(result.pixel_map, other.pixel_map)
 
 
+def test_images_reach_the_device_as_bytes(finished: RunResult, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = Detector.load(finished.directory.path)
+    executor, sent = detector._parts.trainer.executor, []
+    routed = executor.routed
+    monkeypatch.setattr(executor, "routed", lambda images: sent.append(images.dtype) or routed(images))
+    detector.predict([photo, photo])
+    detector.predict(photo)
+    assert sent == [torch.uint8, torch.uint8]
+
+
 def _with_room_for(detector: Detector, images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """As on a device that is too small; returns the list that sizes of batches are added to."""
     executor, tried = detector._parts.trainer.executor, []

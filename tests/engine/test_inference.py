@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from small_trainer import make_trainer, task_features, train
+from small_trainer import DIM, make_trainer, task_features, train
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.config import AblationConfig
+from moleflow_fast.data.normalization import Normalization
 from moleflow_fast.engine import captured
 from moleflow_fast.engine.captured import CapturedRuns
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
@@ -39,6 +40,28 @@ def test_mixed_batches_score_as_images_alone() -> None:
     torch.testing.assert_close(one_task[0][0], actual[0][0], rtol=1e-5, atol=1e-3)
 
 
+def byte_images(count: int = 6) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (count, 3, 4, 5), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+def test_bytes_score_as_what_they_are_normalised_to(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, images = trained_on_two(), byte_images()
+    widen = torch.randn(3, DIM, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    monkeypatch.setattr(trainer.executor, "extractor", lambda seen: seen.permute(0, 2, 3, 1) @ widen)
+    normalised = Normalization()(images)
+    with use_backend(backend):
+        for given in ({}, {"task_id": 1}):
+            results = zip(trainer.inference(images, **given), trainer.inference(normalised, **given), strict=True)
+            assert all(torch.equal(actual, expected) for actual, expected in results)
+
+
+def test_a_device_normalises_as_a_cpu_does() -> None:
+    images = torch.arange(256, dtype=torch.uint8).repeat(1, 3, 1, 1)
+    assert torch.equal(Normalization().to(DEVICE)(images.to(DEVICE)).cpu(), Normalization()(images))
+
+
 def test_task_ids_need_not_start_at_zero() -> None:
     trainer = trained_on_two()
     places = trainer.executor._places_of((3, 7), torch.device(DEVICE))
@@ -59,6 +82,14 @@ def test_batches_are_filled_up_and_split(monkeypatch: pytest.MonkeyPatch) -> Non
         doubled, sums = run(images)
         assert torch.equal(doubled, images * 2) and torch.equal(sums, images.sum(1))
     assert set(sizes) == {1, 2, 4}
+
+
+def test_dtypes_do_not_share_a_batch() -> None:
+    run = CapturedRuns(lambda images: (images / 2,), lambda _: [])
+    images = byte_images().to(DEVICE)
+    for batch in (images, images.float() + 0.25, images):
+        assert torch.equal(run(batch)[0], batch / 2)
+    assert len(run._batches) == 2
 
 
 def test_results_outlive_the_next_run() -> None:

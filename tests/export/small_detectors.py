@@ -12,6 +12,7 @@ from torch import nn
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
+from moleflow_fast.data.normalization import Normalization
 from moleflow_fast.detector.calibration import Calibration, TaskCalibration
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.extractors import CNNPatchCoreExtractor, PatchExtractor
@@ -92,6 +93,4 @@ def _calibration(parts: RunParts, task: int) -> TaskCalibration:
 
 
 def _patches(parts: RunParts, images: NDArray[np.uint8]) -> torch.Tensor:
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    return parts.extractor((pixels - mean[:, None, None]) / std[:, None, None])
+    return parts.extractor(Normalization()(torch.from_numpy(images).permute(0, 3, 1, 2)))
