@@ -1,5 +1,6 @@
 """Later tasks on Ray workers: the sequential run's result to the bit, whoever dies on the way."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -69,12 +70,11 @@ def wait_until(condition: Callable[[], Any], seconds: float = 300.0) -> Any:
 def holders(file: Path) -> list[int]:
     """Processes that have a file open."""
     found = []
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if os.readlink(link) == str(file):
-                found.append(int(link.parts[2]))
-        except OSError:
-            continue  # ended meanwhile
+    for process in Path("/proc").glob("[0-9]*"):
+        # It may end meanwhile, or close what it has open.
+        with contextlib.suppress(OSError):
+            if any(os.readlink(link) == str(file) for link in (process / "fd").iterdir()):
+                found.append(int(process.name))
     return found
 
 
