@@ -1,16 +1,18 @@
-"""All that needs a GPU, part by part: tests, then benchmarks.
+"""What needs a GPU, part by part as far as the time goes: tests, then benchmarks.
 
-Leaves in RESULTS/cuda: gpu-check.log, and after each part of benchmarks the result file and tables.md as far as they
-have come, so that a run that is cut off loses the part it was in alone. A part that takes too long is interrupted.
-On the screen: a line a part, the tests that failed, and last the shortest table.
+Leaves in RESULTS/cuda: gpu-check.log, and after each part of benchmarks the result file, tables.md and summary.md as
+far as they have come, so that a run that is cut off loses the part it was in alone. A part that takes too long is
+interrupted. On the screen: a line a part, the tests that failed, and last the shortest table.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,7 +49,8 @@ def _benchmarks(seconds: float, names: str, rows: str = "") -> Part:
     return Part((*files, "-k", rows, "--benchmark-only", "--benchmark-quiet"), seconds, benchmarks=True)
 
 
-# What is ignored takes no GPU. torch.compile takes a minute a row, so its rows come last.
+# What is ignored takes no GPU. Seconds are the most that a part may take; those down to training steps, and those after
+# them, fit nine minutes each even so. torch.compile takes a minute or two a row, so its rows come last.
 PARTS = {
     "tests": _tests(
         200, "tests/kernels", "tests/engine", "tests/models/test_golden_nf.py", "tests/ops/test_gaussian_smooth.py",
@@ -55,12 +58,12 @@ PARTS = {
         "tests/trainer/test_partial_state.py", "--ignore=tests/kernels/test_compiling.py",
         "--ignore=tests/cuda/test_compiling.py", "--ignore=tests/engine/test_flow.py",
     ),
-    "quality": _tests(120, "tests/run/test_quality.py", "tests/run/test_precision_options.py", "-m", "gpu", "-rfEP"),
+    "quality": _tests(90, "tests/run/test_quality.py", "tests/run/test_precision_options.py", "-m", "gpu", "-rfEP"),
     "kernels": _benchmarks(60, "kernels"),
-    "ops": _benchmarks(60, "ops"),
-    "training_step": _benchmarks(120, "training_step", "not compile"),
+    "ops": _benchmarks(50, "ops"),
+    "training_step": _benchmarks(100, "training_step", "not compile"),
     "inference": _benchmarks(90, "inference", "not compile"),
-    "whole_run": _benchmarks(200, "whole_run"),
+    "whole_run": _benchmarks(180, "whole_run"),
     "compile": _benchmarks(240, "training_step inference", "compile"),
 }  # fmt: skip
 
@@ -68,10 +71,11 @@ PARTS = {
 def run_parts(parts: dict[str, Part], results: Path, seconds: float) -> bool:
     """Whether all that was asked for has passed."""
     give_up = time.monotonic() + seconds
-    RAW.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(RAW, ignore_errors=True)  # what an earlier run measured is not of today
+    RAW.mkdir(parents=True)
     results.mkdir(parents=True, exist_ok=True)
     passed = []
-    with (results / "gpu-check.log").open("w") as log:
+    with (results / "gpu-check.log").open("a") as log:
         for name, part in parts.items():
             left = give_up - time.monotonic()
             if left < LAST_WORDS:
@@ -85,7 +89,6 @@ def run_parts(parts: dict[str, Part], results: Path, seconds: float) -> bool:
 
 
 def _run(name: str, part: Part, seconds: float, log: TextIO) -> bool:
-    (RAW / f"{name}.json").unlink(missing_ok=True)
     more = (f"--benchmark-json={RAW / name}.json",) if part.benchmarks else ()
     command = [sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", "-rfE", *part.arguments, *more]
     # What is missing is an error here, not a reason to skip; and a failure's line has room for its reason.
@@ -94,13 +97,13 @@ def _run(name: str, part: Part, seconds: float, log: TextIO) -> bool:
         environment["OMP_NUM_THREADS"] = "1"
     log.write(f"\n===== {name}: {' '.join(command)}\n")
     log.flush()
-    at, started = log.tell(), time.monotonic()
+    at, started = Path(log.name).stat().st_size, time.monotonic()
     process = subprocess.Popen(
         command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, process_group=0
     )
     in_time = _wait(process, seconds)
     took = time.monotonic() - started
-    said = Path(log.name).read_text()[at:]
+    said = Path(log.name).read_bytes()[at:].decode(errors="replace")
     print(f"{name}: {took:.0f} s{'' if in_time else ', interrupted'}; {_last_line(said)}", flush=True)
     for line in re.findall(r"^(?:FAILED|ERROR|quality:) .*", said, re.MULTILINE)[:20]:
         print(f"  {line[:200]}", flush=True)
@@ -108,7 +111,7 @@ def _run(name: str, part: Part, seconds: float, log: TextIO) -> bool:
 
 
 def _wait(process: subprocess.Popen, seconds: float) -> bool:
-    """Whether it came to its end by itself; nothing of it is left."""
+    """Whether it came to its end by itself; nothing of it is left, whatever ends this."""
     in_time = True
     try:
         process.wait(seconds)
@@ -131,13 +134,22 @@ def _last_line(said: str) -> str:
 
 def write_results(results: Path) -> None:
     """The result file and the tables of all parts that have left one."""
-    files = [file for file in sorted(RAW.glob("*.json")) if file.stat().st_size]
+    files = [file for file in sorted(RAW.glob("*.json")) if _is_whole(file)]
     if not files:
         return
     result = load(files)
     write(result, results)
     (results / "tables.md").write_text(tables(result))
     (results / "summary.md").write_text(summary(result))
+
+
+def _is_whole(file: Path) -> bool:
+    """A part that was killed leaves an empty file, or half of one."""
+    try:
+        json.loads(file.read_text())
+    except ValueError:
+        return False
+    return True
 
 
 def main() -> int:
@@ -150,6 +162,8 @@ def main() -> int:
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {' '.join(PARTS)}")
     import torch
 
+    # Else nothing would end the part that runs.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if not torch.cuda.is_available():
         parser.error("there is no GPU here that torch can use")
     print(torch.cuda.get_device_name(), flush=True)

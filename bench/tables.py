@@ -30,10 +30,15 @@ def compact(raw: Result) -> Result:
 
 
 def load(files: Iterable[Path]) -> Result:
-    """One result of several files from the same machine; its rates are those measured for the first."""
+    """One result of several files from the same machine; its rates are those measured for the first.
+
+    Rows of one group stand together, where the first of them stood.
+    """
     # pytest-benchmark leaves an empty file where it was stopped.
     results = [compact(json.loads(text)) for file in files if (text := file.read_text())]
-    return {**results[0], "benchmarks": [row for result in results for row in result["benchmarks"]]}
+    rows = [row for result in results for row in result["benchmarks"]]
+    first = {row["group"]: place for place, row in reversed(list(enumerate(rows)))}
+    return {**results[0], "benchmarks": sorted(rows, key=lambda row: first[row["group"]])}
 
 
 def write(result: Result, folder: Path) -> None:

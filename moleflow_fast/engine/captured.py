@@ -72,7 +72,7 @@ def _same(state: Sequence[Any], before: Sequence[Any]) -> bool:
 
 
 class _Batch:
-    """Room for a batch, and the graph that runs on it; without a GPU, which tests want, the function itself."""
+    """Room for a batch, and the graph that runs on it; the function itself where none could be captured."""
 
     def __init__(self, run: Run, images: Tensor, size: int, pool: Any) -> None:
         self._run = run

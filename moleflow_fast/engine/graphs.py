@@ -16,7 +16,7 @@ _WARM_UP = 2  # kernels are compiled and workspaces allocated before a capture
 
 def warm_up(run: Callable[[], object]) -> None:
     """Run a few times on a stream beside the current one, as a capture does."""
-    side = _beside()
+    side = _beside(torch.cuda.current_device())
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(_WARM_UP):
@@ -25,9 +25,9 @@ def warm_up(run: Callable[[], object]) -> None:
 
 
 @cache
-def _beside() -> torch.cuda.Stream:
-    """One for all: libraries keep a workspace of 32 MiB for each stream."""
-    return torch.cuda.Stream()
+def _beside(device: int) -> torch.cuda.Stream:
+    """One for all captures: libraries keep a workspace of 32 MiB for each stream."""
+    return torch.cuda.Stream(device)
 
 
 def capture(run: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph | None:
@@ -37,7 +37,7 @@ def capture(run: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph
         pool: memory that graphs share whose results never live side by side.
     """
     warm_up(run)
-    graph = torch.cuda.CUDAGraph()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
         # Other threads may read the next batch meanwhile: what they call must not spoil the capture.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
@@ -48,4 +48,6 @@ def capture(run: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph
         reason = str(error).strip().partition("\n")[0]
         logger.warning("no CUDA graph, kernels are launched one by one, which is slower: %s", reason)
         return None
+    finally:
+        torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own
     return graph

@@ -128,7 +128,7 @@ class _Body:
 
 
 class _Step:
-    """A body for batches of one shape, as a CUDA graph where there is a GPU."""
+    """A body for batches of one shape, as a CUDA graph where one could be captured."""
 
     def __init__(self, body: _Body, patches: Tensor) -> None:
         self._body = body

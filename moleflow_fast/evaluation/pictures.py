@@ -14,10 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from moleflow_fast.data.normalization import IMAGENET_MEAN, IMAGENET_STD
 from moleflow_fast.files import replacing
 
-IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
-IMAGENET_STD = np.array([0.229, 0.224, 0.225])
 _PLAIN: dict[str, Any] = {"parse_math": False}  # names of classes and defects, which may hold dollar signs
 
 

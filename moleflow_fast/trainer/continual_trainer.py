@@ -87,7 +87,7 @@ class MoLEContinualTrainer:
         self.nf_model = nf_model
         self.args = args if args is not None else SimpleNamespace()
         self.device = torch.empty(0, device=device).device  # with its number, as its tensors have it
-        if self.device.type == "cuda" and self.device.index is not None:
+        if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # kernels, streams and graphs are of the current device
         self.slow_lr_ratio = slow_lr_ratio
         self.slow_blocks_k = slow_blocks_k

@@ -66,6 +66,17 @@ def test_result_file_gives_the_same_tables(raw: dict[str, Any]) -> None:
     assert tables.tables(tables.compact(json.loads(json.dumps(result)))) == tables.tables(result)
 
 
+def test_a_group_of_two_files_is_one_table(raw: dict[str, Any], tmp_path: Path) -> None:
+    other = {**raw, "benchmarks": [benchmark("else", 1.0), benchmark("compile", 3.0)]}
+    other["benchmarks"][0]["group"] = "another"
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, content in zip(files, (raw, other), strict=True):
+        file.write_text(json.dumps(content))
+    groups = [row["group"] for row in tables.load(files)["benchmarks"]]
+    assert groups == ["a step", "a step", "a step", "another"]
+    assert tables.tables(tables.load(files)).count("### a step") == 1
+
+
 def test_traffic_can_be_the_floor() -> None:
     row = {"gmac": 0.1, "gigabytes": 40.0}
     assert tables.floor_seconds(row, MACHINE) == pytest.approx(2.0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +13,7 @@ pytest.importorskip("triton")
 from kernel_cases import CASES, Sizes  # noqa: E402
 from tiles import CANDIDATES, Tile, forced, largest_error  # noqa: E402
 
-from moleflow_fast.kernels import products  # noqa: E402
+from moleflow_fast.kernels import coupling, products  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -21,9 +25,26 @@ def test_same_results(name: str, tile: Tile | None) -> None:
         assert largest_error(CASES[name](Sizes(36, (2, 9, 9)))) < 1e-5
 
 
-def test_a_forced_shape_is_taken() -> None:
-    tile = Tile(32, 64, 16, 4, 2)
-    with forced(tile):
-        config = products.tiles(768, 12_544, 768, torch.float32)
-    assert (config["BLOCK_M"], config["BLOCK_N"], config["BLOCK_K"]) == tile[:3]
-    assert products.tiles(768, 12_544, 768, torch.float32) != config
+@pytest.mark.parametrize(
+    ("name", "module", "kernel"),
+    [
+        ("relu_product", products, "_relu_product"),
+        ("relu_gradient_product", products, "_relu_gradient_product"),
+        ("coupling_product", coupling, "_coupling_product"),
+    ],
+)
+def test_a_forced_shape_is_launched(
+    name: str, module: ModuleType, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[dict[str, Any]] = []
+
+    class Kernel:
+        def __getitem__(self, grid: object) -> Callable[..., None]:
+            return lambda *_, **options: launched.append(options)
+
+    monkeypatch.setattr(module, kernel, Kernel())
+    with forced(Tile(32, 64, 16, 4, 2)):
+        CASES[name](Sizes(36, (2, 9, 9))).kernel()
+    (options,) = launched
+    assert [options[f"BLOCK_{axis}"] for axis in "MNK"] == [32, 64, 16]
+    assert (options["num_warps"], options["num_stages"]) == (4, 2)

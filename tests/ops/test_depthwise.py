@@ -64,12 +64,11 @@ def test_shapes_are_checked(taps: tuple[int, int]) -> None:
         depthwise(torch.zeros(1, 2, 2, 5), torch.zeros(taps), torch.zeros(5))
 
 
-@pytest.mark.parametrize("backend", ["cpp", "eager"])
-def test_frozen_taps_get_no_gradient(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frozen_taps_get_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     x, taps, bias = random(2, 3, 4, 5).requires_grad_(True), random(9, 5), random(5)
     with use_backend("eager"):
         (expected,) = torch.autograd.grad(depthwise(x, taps, bias).square().sum(), x)
     monkeypatch.setattr(kernels, "depthwise_backward_taps", lambda *_: pytest.fail("its work is for nothing"))
-    with use_backend(backend):
+    with use_backend("cpp"):
         (gradient,) = torch.autograd.grad(depthwise(x, taps, bias).square().sum(), x)
     torch.testing.assert_close(gradient, expected)
