@@ -63,11 +63,14 @@ def test_hangs(benchmark): time.sleep(300)
 """
 
 
-def test_an_interrupted_part_keeps_what_it_has_measured(tmp_path: Path, raw: dict[str, Any]) -> None:
+def test_an_interrupted_part_keeps_what_it_has_measured(
+    tmp_path: Path, raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_check, "LAST_WORDS", 60.0)  # on a busy machine
     machine = {**raw["machine"], "gflops": {"fp32": {"batch": 50_000.0}}}
     (tmp_path / "conftest.py").write_text(CONFTEST.format(machine=machine))
     slow = replace(part(tmp_path, BENCHMARKS, 15), benchmarks=True)
-    assert not run_parts({"kernels": slow}, tmp_path / "results", 60)
+    assert not run_parts({"kernels": slow}, tmp_path / "results", 120)
     assert "| quick | test_quick |" in (tmp_path / "results" / "summary.md").read_text()
 
 
