@@ -49,8 +49,8 @@ def _benchmarks(seconds: float, names: str, rows: str = "") -> Part:
     return Part((*files, "-k", rows, "--benchmark-only", "--benchmark-quiet"), seconds, benchmarks=True)
 
 
-# What is ignored takes no GPU. Seconds are the most that a part may take; those down to training steps, and those after
-# them, fit nine minutes each even so. torch.compile takes a minute or two a row, so its rows come last.
+# What is ignored takes no GPU. Seconds are the most that a part may take; those down to quality, and those after them,
+# fit nine minutes each even so. torch.compile takes a minute or two a row, so its rows come last.
 PARTS = {
     "tests": _tests(
         200, "tests/kernels", "tests/engine", "tests/models/test_golden_nf.py", "tests/ops/test_gaussian_smooth.py",
@@ -58,10 +58,10 @@ PARTS = {
         "tests/trainer/test_partial_state.py", "--ignore=tests/kernels/test_compiling.py",
         "--ignore=tests/cuda/test_compiling.py", "--ignore=tests/engine/test_flow.py",
     ),
-    "quality": _tests(90, "tests/run/test_quality.py", "tests/run/test_precision_options.py", "-m", "gpu", "-rfEP"),
     "kernels": _benchmarks(60, "kernels"),
     "ops": _benchmarks(50, "ops"),
     "training_step": _benchmarks(100, "training_step", "not compile"),
+    "quality": _tests(90, "tests/run/test_quality.py", "tests/run/test_precision_options.py", "-m", "gpu", "-rfEP"),
     "inference": _benchmarks(90, "inference", "not compile"),
     "whole_run": _benchmarks(180, "whole_run"),
     "compile": _benchmarks(240, "training_step inference", "compile"),
