@@ -7,9 +7,9 @@ times are of one image and of all of them at once, in turn.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,43 +18,41 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moleflow_fast import Detector
-from moleflow_fast.export.pictures import prepared
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tables import markdown  # noqa: E402
+
+from moleflow_fast.detector.calibration import LEVEL  # noqa: E402
+from moleflow_fast.detector.detector import Detector  # noqa: E402
+from moleflow_fast.export import runtimes, trained  # noqa: E402
+from moleflow_fast.export.pictures import prepared  # noqa: E402
+from moleflow_fast.run_directory import RunDirectory  # noqa: E402
 
 ROUNDS, WARM_UP = 12, 2
 Program = Callable[[NDArray[np.uint8]], Any]  # (B, S, S, 3)
+LOADERS = {
+    "onnxruntime": ("onnx", runtimes.onnxruntime),
+    "OpenVINO": ("onnx", runtimes.openvino),
+    "AOTInductor": ("aot.pt2", runtimes.aot_package),
+    "torch.export": ("pt2", runtimes.torch_program),
+}
 
 
-def programs(run: Path) -> Iterator[tuple[str, Program]]:
+def programs(run: Path) -> dict[str, Program]:
     """The detector on each backend, and whatever lies in the run's export/."""
-    for name, backend in (("detector, compiled engine", "cpp"), ("detector, plain PyTorch", "eager")):
-        detector = Detector.load(run, device="cpu", batch_size=256)
-        detector._parts.options = replace(detector._parts.options, backend=backend)
-        yield name, lambda images, score=detector._on_device: score(torch.from_numpy(images).permute(0, 3, 1, 2))
-    onnx, exported, compiled = (run / "export" / f"detector.{kind}" for kind in ("onnx", "pt2", "aot.pt2"))
-    if onnx.exists():
-        yield from (("onnxruntime", _onnxruntime(onnx)), ("OpenVINO", _openvino(onnx)))
-    if compiled.exists():
-        program = torch._inductor.aoti_load_package(str(compiled))
-        yield "AOTInductor", lambda images: program(torch.from_numpy(images))
-    if exported.exists():
-        module = torch.export.load(exported).module()
-        yield "torch.export", lambda images: module(torch.from_numpy(images))
+    # Loaded twice: plain PyTorch makes the engine of its own model forget its packed weights.
+    compiled, plain = (trained.load(RunDirectory.open(run), LEVEL) for _ in range(2))
+    files = {name: (run / "export" / f"detector.{suffix}", load) for name, (suffix, load) in LOADERS.items()}
+    return {
+        "detector, compiled engine": _on_device(compiled.detector),
+        "detector, plain PyTorch": _on_device(plain.eager),
+        **{name: load(file) for name, (file, load) in files.items() if file.exists()},
+    }
 
 
-def _onnxruntime(file: Path) -> Program:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"images": images})
-
-
-def _openvino(file: Path) -> Program:
-    import openvino
-
-    return openvino.Core().compile_model(file, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+def _on_device(detector: Detector) -> Program:
+    """What becomes of a batch between decoding and results."""
+    return lambda images: detector._on_device(torch.from_numpy(images).permute(0, 3, 1, 2))
 
 
 def main() -> None:
@@ -62,20 +60,22 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("images", type=Path, nargs="+")
     options = parser.parse_args()
-    contenders = dict(programs(options.run))
-    side = Detector.load(options.run, device="cpu")._parts.options.img_size
+    contenders = programs(options.run)
+    side = RunDirectory.open(options.run).options().img_size
     images = np.stack([prepared(path, side) for path in options.images])
     times: dict[tuple[str, int], list[float]] = {(name, n): [] for name in contenders for n in (1, len(images))}
-    with torch.no_grad():
-        for _ in range(WARM_UP + ROUNDS):
-            for (name, count), taken in times.items():
-                batch, started = images[:count].copy(), time.perf_counter()
-                contenders[name](batch)
-                taken.append(1e3 * (time.perf_counter() - started))
-    print(f"| ms a batch, median (fastest) of {ROUNDS} | 1 image | {len(images)} images |\n|---|---|---|")
-    for name in contenders:
-        cells = [f"{median(t):.1f} ({min(t):.1f})" for n in (1, len(images)) for t in [times[name, n][WARM_UP:]]]
-        print(f"| {name} | {' | '.join(cells)} |")
+    for _ in range(WARM_UP + ROUNDS):
+        for (name, count), taken in times.items():
+            batch, started = images[:count].copy(), time.perf_counter()
+            contenders[name](batch)
+            taken.append(1e3 * (time.perf_counter() - started))
+    titles = (f"ms a batch, median (fastest) of {ROUNDS}", "1 image", f"{len(images)} images")
+    print(markdown(titles, ([name, *(_cell(times[name, n]) for n in (1, len(images)))] for name in contenders)))
+
+
+def _cell(taken: list[float]) -> str:
+    counted = taken[WARM_UP:]
+    return f"{median(counted):.1f} ({min(counted):.1f})"
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ those of an H200: 790 TFLOP/s in bf16, of 989 on the data sheet, and as large a 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from operations import (  # noqa: E402
     optimizer_title,
     trained_parameters,
 )
-from tables import Result, compact, seconds  # noqa: E402
+from tables import Result, load, markdown, seconds  # noqa: E402
 
 FLOW = Flow(BATCH.dim, blocks=8, dia_blocks=4, rank=64)
 OURS = ("triton", "kernel")  # backends of a result file
@@ -142,7 +141,7 @@ def _table(every: list[Row], times: dict[str, float], rates: Rates) -> str:
     titles = (
         "kernel or operation", "GFLOP", "MB", "arithmetic", "traffic", "floor", "bound by", "measured", "% of floor"
     )  # fmt: skip
-    return _markdown(titles, (_cells(row, times.get(row.group), rates) for row in every))
+    return markdown(titles, (_cells(row, times.get(row.group), rates) for row in every))
 
 
 def _cells(row: Row, time: float | None, rates: Rates) -> tuple[str, ...]:
@@ -170,16 +169,11 @@ def _step_table(every: list[Row], times: dict[str, float], rates: Rates) -> str:
     cells = [(part, str(STEP[part][0]), seconds(floors[part]), *_against(floors[part], found[part])) for part in STEP]
     whole, time = sum(floors.values()), None if None in found.values() else sum(found.values())  # type: ignore[arg-type]
     cells.append(("step", "1", seconds(whole), *_against(whole, time)))
-    return _markdown(("part of a later task's step", "times", "floor", "measured", "% of floor"), cells)
+    return markdown(("part of a later task's step", "times", "floor", "measured", "% of floor"), cells)
 
 
 def _against(floor: float, time: float | None) -> tuple[str, str]:
     return ("not measured", "") if time is None else (seconds(time), f"{100 * floor / time:.0f}%")
-
-
-def _markdown(titles: tuple[str, ...], cells: Iterable[tuple[str, ...]]) -> str:
-    heading, *lines = (f"| {' | '.join(line)} |" for line in (titles, *cells))
-    return "\n".join([heading, "|" + "---|" * len(titles), *lines])
 
 
 def main() -> None:
@@ -189,7 +183,7 @@ def main() -> None:
     parser.add_argument("--fp32-tflops", type=float, default=54.0, help="products of fp32 numbers (%(default)s)")
     parser.add_argument("--terabytes", type=float, default=4.3, help="moved a second (%(default)s)")
     options = parser.parse_args()
-    times = {} if options.result is None else measured(compact(json.loads(options.result.read_text())))
+    times = {} if options.result is None else measured(load([options.result]))
     rates = Rates(1e12 * options.bf16_tflops, 1e12 * options.fp32_tflops, 1e12 * options.terabytes)
     print(report(rows(), times, rates), end="")
 

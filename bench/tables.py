@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable
-from itertools import groupby
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +73,16 @@ def tables(result: Result) -> str:
     parts = [_machine_line(result["machine"])]
     if result.get("small"):
         parts.append("**MOLEFLOW_BENCH_SMALL was set: these times mean nothing.**")
-    for group, rows in groupby(result["benchmarks"], key=lambda row: row["group"]):
-        parts.append(f"### {group}\n\n{_table(list(rows), result['machine'])}")
+    parts += [f"### {group}\n\n{_table(rows, result['machine'])}" for group, rows in groups(result).items()]
     return "\n\n".join(parts) + "\n"
+
+
+def groups(result: Result) -> dict[str, list[Result]]:
+    """Rows that are compared with each other, by group."""
+    found: dict[str, list[Result]] = {}
+    for row in result["benchmarks"]:
+        found.setdefault(row["group"], []).append(row)
+    return found
 
 
 def _machine_line(machine: Result) -> str:
@@ -105,31 +111,36 @@ def _table(rows: list[Result], machine: Result) -> str:
         ("median", [seconds(row["median_s"]) for row in rows]),
         ("images/s", [rate(row["images"] / row["median_s"]) if "images" in row else "" for row in rows]),
         *_comparisons(rows, machine),
-        ("% of floor", [_percent_of_floor(row, machine) for row in rows]),
+        ("% of floor", [percent_of_floor(row, machine) for row in rows]),
         ("peak memory", [f"{row['peak_mib']:,.0f} MiB" if "peak_mib" in row else "" for row in rows]),
     ]
     used = [column for column in columns if any(column[1])]
-    lines = ["| " + " | ".join(cells) + " |" for cells in zip(*(cells for _, cells in used), strict=True)]
-    return "\n".join([f"| {' | '.join(title for title, _ in used)} |", "|" + "---|" * len(used), *lines])
+    return markdown([title for title, _ in used], zip(*(cells for _, cells in used), strict=True))
+
+
+def markdown(titles: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table without its last line break."""
+    heading, *others = (f"| {' | '.join(cells)} |" for cells in (titles, *lines))
+    return "\n".join([heading, "|" + "---|" * len(titles), *others])
 
 
 def _comparisons(rows: list[Result], machine: Result) -> list[tuple[str, list[str]]]:
     """A column for the first of `BASELINES` among the rows, else for the first row; on a GPU one for each of them."""
     if len(rows) == 1:
         return []
-    kinds = [_kind(row)[0] for row in rows]
+    kinds = [kind(row)[0] for row in rows]
     there = [name for name in BASELINES if name in kinds] or kinds[:1]
     return [(f"against {name}", _ratios(rows, name)) for name in there[: None if "gpu" in machine else 1]]
 
 
 def _ratios(rows: list[Result], baseline: str) -> list[str]:
     """Each row's against the baseline at its precision; empty where that was not run."""
-    medians = {_kind(row): row["median_s"] for row in rows}
-    bases = [medians.get((baseline, _kind(row)[1])) for row in rows]
+    medians = {kind(row): row["median_s"] for row in rows}
+    bases = [medians.get((baseline, kind(row)[1])) for row in rows]
     return [ratio(base / row["median_s"]) if base else "" for base, row in zip(bases, rows, strict=True)]
 
 
-def _kind(row: Result) -> tuple[str, str]:
+def kind(row: Result) -> tuple[str, str]:
     """The backend without the precision that its name may carry, and the precision."""
     precision = row.get("precision", "fp32")
     return row["backend"].removesuffix(f"-{precision}"), precision
@@ -146,7 +157,7 @@ def floor_seconds(row: Result, machine: Result) -> float | None:
     return max(arithmetic, row["gigabytes"] / machine["copy_gigabytes_per_s"])
 
 
-def _percent_of_floor(row: Result, machine: Result) -> str:
+def percent_of_floor(row: Result, machine: Result) -> str:
     """100% would be a run at the floor."""
     floor = floor_seconds(row, machine)
     return "" if floor is None else f"{100 * floor / row['median_s']:.0f}%"
