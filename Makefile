@@ -5,7 +5,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 RESULTS ?= bench/results
-MINUTES ?= 9
 ifdef SYSTEM
 RUN := PYTHONPATH=$(abspath .system)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -P
 READY := .system/.installed
@@ -54,8 +53,8 @@ bench: $(READY) ## benchmarks: result as JSON in bench/results/cpu/, tables on t
 	$(RUN) -m pytest bench --benchmark-only --benchmark-json=.benchmarks/raw.json
 	$(RUN) bench/tables.py .benchmarks/raw.json --results $(RESULTS)/cpu
 
-gpu-check: $(READY) ## what needs a GPU and fits MINUTES=9: tests, benchmarks (JSON in bench/results/cuda/), tables; PARTS="tests kernels"
-	$(RUN) bench/gpu_check.py --results $(RESULTS) --minutes $(MINUTES) $(PARTS)
+gpu-check: $(READY) ## what needs a GPU and fits 9 minutes (MINUTES=6): tests, benchmarks (JSON in bench/results/cuda/), tables; PARTS="tests kernels"
+	$(RUN) bench/gpu_check.py --results $(RESULTS) $(if $(MINUTES),--minutes $(MINUTES)) $(PARTS)
 
 gpu-tiles: $(READY) ## tile shapes of the Triton products side by side on a GPU
 	$(RUN) bench/tiles.py

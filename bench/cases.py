@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moleflow_fast.kernels import channel_major
 
+CLAMP = 1.9  # of log-scales
 TASKS = 15  # known, where each image has one of its own
 PARTS_OF_RANK = 12  # rank 64 at 768 channels
 

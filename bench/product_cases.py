@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from cases import TASKS, Case, Sizes, moved
+from cases import CLAMP, TASKS, Case, Sizes, moved
 from counts import Work
 from torch import Tensor
 
@@ -14,7 +14,6 @@ from moleflow_fast.kernels.coupling import coupling_product, logdet_tiles
 from moleflow_fast.kernels.products import relu_gradient_product, relu_product
 from moleflow_fast.ops.coupling import Clamping, base_clamping, task_clamping
 
-CLAMP = 1.9
 Networks = Sequence[tuple[Tensor, Tensor]]  # weight and input of each
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from cases import Case, Sizes, moved
+from cases import CLAMP, Case, Sizes, moved
 from counts import Work
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,7 +18,7 @@ from moleflow_fast.kernels.rows import gather_rows, scatter_gradient, taps_gradi
 from moleflow_fast.kernels.transpose import enter, leave
 from moleflow_fast.ops.coupling import base_clamping
 
-CLAMPING = base_clamping(1.9)
+CLAMPING = base_clamping(CLAMP)
 SIDE = 3  # of the context
 TAPS = SIDE**2
 
