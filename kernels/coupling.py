@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .elementary import room, tanh
-from .products import accumulate, bias_sums, fitting, tiles, token_tile
+from .products import accumulate, fitting, tiles, token_tile
 
 
 @triton.jit
@@ -36,7 +36,7 @@ def _coupling_product(
     )
     s += tl.load(bias_ptr + own, mask=row_ok, other=0.0)[:, None]
     if KEEP:
-        tl.store(s_ptr + own.to(tl.int64)[:, None] * s_stride + columns[None, :], s, mask=ok)
+        tl.store(s_ptr + own.to(tl.int64)[:, None] * s_stride + columns[None, :], s.to(s_ptr.dtype.element_ty), mask=ok)
     log_scale = clamp * tanh(s_factor * s)
     tl.store(
         logdet_ptr + tile * logdet_stride + columns, tl.sum(tl.where(ok, log_scale, 0.0), 0), mask=column_ok
@@ -53,7 +53,8 @@ def _coupling_product(
     x2 = x2 * tl.load(pending_ptr + 2 * at, mask=row_ok, other=0.0)[:, None]
     x2 += tl.load(pending_ptr + 2 * at + 1, mask=row_ok, other=0.0)[:, None]
     if KEEP:
-        tl.store(x2_ptr + own.to(tl.int64)[:, None] * x2_stride + columns[None, :], x2, mask=ok)
+        kept = x2_ptr + own.to(tl.int64)[:, None] * x2_stride + columns[None, :]
+        tl.store(kept, x2.to(x2_ptr.dtype.element_ty), mask=ok)
     y2 = x2 * tl.exp(log_scale) + t_factor * t
     y2 = y2 * tl.load(affine_ptr + 2 * own, mask=row_ok, other=0.0)[:, None]
     y2 += tl.load(affine_ptr + 2 * own + 1, mask=row_ok, other=0.0)[:, None]
@@ -70,8 +71,8 @@ def _coupling_backward(
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     row_ok, column_ok = own < channels, columns < tokens
     ok = row_ok[:, None] & (columns < room(tokens))[None, :]
-    s = tl.load(s_ptr + own.to(tl.int64)[:, None] * s_stride + columns[None, :], mask=ok, other=0.0)
-    x2 = tl.load(x2_ptr + own.to(tl.int64)[:, None] * x2_stride + columns[None, :], mask=ok, other=0.0)
+    s = tl.load(s_ptr + own.to(tl.int64)[:, None] * s_stride + columns[None, :], mask=ok, other=0.0).to(tl.float32)
+    x2 = tl.load(x2_ptr + own.to(tl.int64)[:, None] * x2_stride + columns[None, :], mask=ok, other=0.0).to(tl.float32)
     at = tl.load(rows_ptr + own, mask=row_ok, other=0)
     grad = grad_ptr + at.to(tl.int64)[:, None] * grad_stride + columns[None, :]
     dy = tl.load(grad, mask=ok, other=0.0) * tl.load(affine_ptr + 2 * own, mask=row_ok, other=0.0)[:, None]
@@ -128,22 +129,24 @@ def coupling_product(
 
 def coupling_backward(
     s: Tensor, x2: Tensor, grad: Tensor, rows: Tensor, affine: Tensor, dlogdet: Tensor, out: Tensor,
-    clamping: tuple[float, float, float],
-) -> Tensor:  # fmt: skip
-    """Rows `rows` of `grad` (D, N) become the gradient of x2; out (2 C, N) gets that of [s; t].
+    clamping: tuple[float, float, float], sums: Tensor,
+) -> int:  # fmt: skip
+    """Rows `rows` of `grad` (D, N) become the gradient of x2; out (2 C, N), which may be s and x2, gets that of [s; t].
+
+    Args:
+        sums: (`sum_tiles`, 2 C) fp32, gets partial sums of `out` over tokens.
 
     Returns:
-        Sums of `out` over tokens (2 C,): the gradient of the last layers' biases.
+        How many rows of partial sums were written.
     """
     channels, tokens = s.shape
     block_m, block_n = min(4, triton.next_power_of_2(channels)), fitting(tokens, 512)
     token_tiles = triton.cdiv(tokens, block_n)
-    sums = bias_sums(token_tiles, 2 * channels, s)
     _coupling_backward[triton.cdiv(channels, block_m), token_tiles](
         s, s.stride(0), x2, x2.stride(0), grad, grad.stride(0), rows, affine, dlogdet, out, out.stride(0),
         sums, sums.stride(0), channels, tokens, *clamping, BLOCK_M=block_m, BLOCK_N=block_n,
     )  # fmt: skip
-    return sums.sum(0)
+    return token_tiles
 
 
 def _coupling_tiles(channels: int, tokens: int, inner: int, dtype: torch.dtype) -> dict:

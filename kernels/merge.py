@@ -1,37 +1,149 @@
-"""LoRA merged into a weight, W + scaling * B A, written where and in the dtype in which a product reads it."""
+"""All weights and biases of a flow as its products read them, in one launch: W + scaling * B A and b + b_t, or casts.
 
+Layers are found by their addresses in a table; results go to one buffer of weights and one of biases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .products import fitting, precision
 
+# Columns of the table of layers, the addresses as in `MergedLayer`; one of 0 stands for what a layer lacks.
+_WEIGHT = tl.constexpr(0)
+_BIAS = tl.constexpr(1)
+_TASK_BIAS = tl.constexpr(2)
+_LORA_A = tl.constexpr(3)
+_LORA_B = tl.constexpr(4)
+_ROWS = tl.constexpr(5)
+_COLUMNS = tl.constexpr(6)
+_RANK = tl.constexpr(7)
+_WIDTH = tl.constexpr(8)
+_OUT = tl.constexpr(9)
+_BIAS_OUT = tl.constexpr(10)
+_FIELDS = tl.constexpr(11)
+
+_TILE = 64  # rows and columns of a tile
+
+
+class MergedLayer(NamedTuple):
+    """One linear layer, fp32 and contiguous, and where its results go.
+
+    Attributes:
+        weight: W (M, K).
+        bias, task_bias: (M,), or None.
+        lora_a, lora_b: A (r, K) and B (M, r), or both None.
+        width: columns of the result; those beyond K are zeros.
+        out: first element of the result (M, width) among the weights.
+        bias_out: first element of b + b_t (M,) among the biases.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    task_bias: Tensor | None
+    lora_a: Tensor | None
+    lora_b: Tensor | None
+    width: int
+    out: int
+    bias_out: int
+
+    def tensors(self) -> list[Tensor]:
+        return [t for t in self[:5] if isinstance(t, Tensor)]
+
+
+@triton.jit
+def _vector(address, at, ok):
+    """Elements of a vector, zeros where it is absent."""
+    there = ok & (address != 0)
+    return tl.load(address.to(tl.pointer_type(tl.float32)) + at, mask=there, other=0.0)
+
 
 @triton.jit
 def _merge(
-    w_ptr, a_ptr, b_ptr, out_ptr, out_stride, rows, columns, rank, scaling,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    table_ptr, tiles_ptr, weights_ptr, biases_ptr, scaling,
+    TILE: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    tile = tiles_ptr + tl.program_id(0) * 3
+    entry = table_ptr + tl.load(tile) * _FIELDS
+    m = tl.load(tile + 1) + tl.arange(0, TILE)
+    n = tl.load(tile + 2) + tl.arange(0, TILE)
+    rows, columns, width = tl.load(entry + _ROWS), tl.load(entry + _COLUMNS), tl.load(entry + _WIDTH)
     m_ok, n_ok = m < rows, n < columns
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start in range(0, rank, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        b = tl.load(b_ptr + m[:, None] * rank + k[None, :], mask=m_ok[:, None] & (k < rank)[None, :], other=0.0)
-        a = tl.load(a_ptr + k[:, None] * columns + n[None, :], mask=(k < rank)[:, None] & n_ok[None, :], other=0.0)
-        acc = tl.dot(b, a, acc, input_precision=PRECISION)
     ok = m_ok[:, None] & n_ok[None, :]
-    w = tl.load(w_ptr + m[:, None] * columns + n[None, :], mask=ok, other=0.0)
-    tl.store(out_ptr + m[:, None] * out_stride + n[None, :], (w + scaling * acc).to(out_ptr.dtype.element_ty), mask=ok)
+    weight = tl.load(entry + _WEIGHT).to(tl.pointer_type(tl.float32))
+    merged = tl.load(weight + m[:, None] * columns + n[None, :], mask=ok, other=0.0)
+    rank = tl.load(entry + _RANK)
+    if rank > 0:
+        a_ptr = tl.load(entry + _LORA_A).to(tl.pointer_type(tl.float32))
+        b_ptr = tl.load(entry + _LORA_B).to(tl.pointer_type(tl.float32))
+        acc = tl.zeros((TILE, TILE), tl.float32)
+        for start in range(0, rank, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            b = tl.load(b_ptr + m[:, None] * rank + k[None, :], mask=m_ok[:, None] & (k < rank)[None, :], other=0.0)
+            a = tl.load(a_ptr + k[:, None] * columns + n[None, :], mask=(k < rank)[:, None] & n_ok[None, :], other=0.0)
+            acc = tl.dot(b, a, acc, input_precision=PRECISION)
+        merged += scaling * acc
+    out = weights_ptr + tl.load(entry + _OUT) + m[:, None] * width + n[None, :]
+    tl.store(out, merged.to(weights_ptr.dtype.element_ty), mask=m_ok[:, None] & (n < width)[None, :])
+    if tl.load(tile + 2) == 0:
+        bias = _vector(tl.load(entry + _BIAS), m, m_ok) + _vector(tl.load(entry + _TASK_BIAS), m, m_ok)
+        tl.store(biases_ptr + tl.load(entry + _BIAS_OUT) + m, bias, mask=m_ok)
 
 
-def merge(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float, out: Tensor) -> None:
-    """out (M, K) = W + scaling * B A for contiguous fp32 W (M, K), A (r, K) and B (M, r)."""
-    rows, columns = weight.shape
-    block_m, block_n = fitting(rows, 64), fitting(columns, 64)
-    _merge[triton.cdiv(rows, block_m), triton.cdiv(columns, block_n)](
-        weight, lora_a, lora_b, out, out.stride(0), rows, columns, lora_a.shape[0], scaling,
-        BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=fitting(lora_a.shape[0], 32), PRECISION=precision(lora_a.dtype),
-        num_warps=4, num_stages=2,
-    )  # fmt: skip
+class Merge:
+    """Merges these layers as often as asked, at the addresses that they have now.
+
+    Args:
+        layers: all of one device; at least one.
+        scaling: alpha / r of every layer.
+        dtype: of the merged weights; biases stay fp32.
+    """
+
+    def __init__(self, layers: Sequence[MergedLayer], scaling: float, dtype: torch.dtype) -> None:
+        self._layers = layers  # keeps the addresses alive
+        self._scaling = scaling
+        self._like = layers[0].weight.detach()
+        self._dtype = dtype
+        self._weights = max(layer.out + layer.weight.shape[0] * layer.width for layer in layers)
+        self._biases = max(layer.bias_out + layer.weight.shape[0] for layer in layers)
+        self._rank = max(0 if layer.lora_a is None else layer.lora_a.shape[0] for layer in layers)
+        table, tiles = _tables(layers)
+        self._table = torch.tensor(table, device=self._like.device)
+        self._tiles = torch.tensor(tiles, device=self._like.device)
+        self._addresses = _addresses(layers)
+
+    def holds(self, layers: Sequence[MergedLayer]) -> bool:
+        """Whether these are the layers, where they were."""
+        return self._addresses == _addresses(layers)
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        """Fresh buffers of weights, in the dtype asked for, and of biases, fp32; what no layer owns is not written."""
+        weights = self._like.new_empty(self._weights, dtype=self._dtype)
+        biases = self._like.new_empty(self._biases)
+        # Rounding to bf16 hides what tf32 takes from the product of B and A.
+        exact = precision(torch.float32) if self._dtype == torch.float32 else "tf32"
+        _merge[(len(self._tiles),)](
+            self._table, self._tiles, weights, biases, self._scaling, TILE=_TILE, BLOCK_K=fitting(self._rank, 32),
+            PRECISION=exact, num_warps=4, num_stages=2,
+        )  # fmt: skip
+        return weights, biases
+
+
+def _addresses(layers: Sequence[MergedLayer]) -> list[tuple[int, ...]]:
+    return [tuple(0 if t is None else t.data_ptr() for t in layer[:5]) for layer in layers]
+
+
+def _tables(layers: Sequence[MergedLayer]) -> tuple[list[list[int]], list[list[int]]]:
+    table, tiles = [], []
+    for number, (layer, addresses) in enumerate(zip(layers, _addresses(layers), strict=True)):
+        rows, columns = layer.weight.shape
+        rank = 0 if layer.lora_a is None else layer.lora_a.shape[0]
+        table.append([*addresses, rows, columns, rank, layer.width, layer.out, layer.bias_out])
+        tiles += [[number, m, n] for m in range(0, rows, _TILE) for n in range(0, layer.width, _TILE)]
+    return table, tiles

@@ -137,30 +137,30 @@ def relu_product(
 
 
 def relu_gradient_product(
-    weight: Tensor, dy: Tensor, hidden: Tensor, out: Tensor, networks: int
-) -> tuple[Tensor, Tensor]:
-    """dh (M, N) = (W^T dy) where `hidden` is positive, else 0; and its sums over tokens (M,), the bias gradient.
+    weight: Tensor, dy: Tensor, hidden: Tensor, out: Tensor, networks: int, sums: Tensor
+) -> int:
+    """out (M, N) = (W^T dy) where `hidden` is positive, else 0; returns how many rows of partial sums were written.
 
     Args:
         weight: (networks * C, M / networks): the layer after the hidden one, network 1 below network 0.
         dy: (networks * C, N), its output gradient.
         hidden: (M, N), after the ReLU.
+        sums: (`sum_tiles`, M) fp32, gets partial sums of `out` over tokens, which add up to the bias gradient.
     """
     units, tokens = hidden.shape[0] // networks, dy.shape[1]
     inner = dy.shape[0] // networks
     config = tiles(units, tokens, inner, dy.dtype)
     token_tiles = triton.cdiv(tokens, config["BLOCK_N"])
-    sums = bias_sums(token_tiles, hidden.shape[0], dy)
     _relu_gradient_product[(triton.cdiv(units, config["BLOCK_M"]) * networks * token_tiles,)](
         weight, weight.stride(0), dy, dy.stride(0), hidden, hidden.stride(0), out, out.stride(0), sums, sums.stride(0),
         units, tokens, inner, networks, **config,
     )  # fmt: skip
-    return out, sums.sum(0)
+    return token_tiles
 
 
-def bias_sums(token_tiles: int, rows: int, like: Tensor) -> Tensor:
-    """Partial sums over tokens, one row a tile: summing them in a fixed order is what makes a step deterministic."""
-    return like.new_empty(token_tiles, rows, dtype=torch.float32)
+def sum_tiles(tokens: int) -> int:
+    """Most rows of partial sums over tokens that any kernel writes."""
+    return triton.cdiv(tokens, 64)
 
 
 def tiles(rows: int, tokens: int, inner: int, dtype: torch.dtype, largest: int = 128) -> dict:

@@ -114,8 +114,10 @@ def scatter_gradient(
     )  # fmt: skip
 
 
-def taps_gradient(x1: Tensor, dc: Tensor, kernel: int, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Gradients of taps (k * k, C) and bias (C,) for inputs x1 (C, N) and context gradients dc (C, N)."""
+def taps_gradient(
+    x1: Tensor, dc: Tensor, kernel: int, grid: tuple[int, int, int], out: tuple[Tensor, Tensor]
+) -> None:
+    """Into `out` gradients of taps (k * k, C) and bias (C,), of inputs x1 (C, N) and context gradients dc (C, N)."""
     channels, tokens = x1.shape
     programs = (channels, triton.cdiv(tokens, _block(x1)))
     sums = x1.new_empty(programs[1], kernel * kernel + 1, channels, dtype=torch.float32)
@@ -123,8 +125,8 @@ def taps_gradient(x1: Tensor, dc: Tensor, kernel: int, grid: tuple[int, int, int
         x1, x1.stride(0), dc, dc.stride(0), sums, channels, tokens, grid[1], grid[2], KERNEL=kernel,
         BLOCK_N=_block(x1),
     )  # fmt: skip
-    total = sums.sum(0)
-    return total[:-1], total[-1]
+    torch.sum(sums[:, :-1], 0, out=out[0])
+    torch.sum(sums[:, -1], 0, out=out[1])
 
 
 def _programs(rows: Tensor, state: Tensor) -> tuple[int, int]:

@@ -89,7 +89,7 @@ class FlowEngine:
         packed, params = trained(parts, packed)
         wanted = x.requires_grad or bool(params)
         z, logdet, _ = flow(x, packed.tensors, params, packed.plan.text, wanted)
-        return z, logdet + sum_of_log_scales(parts)
+        return z, logdet + (parts.sum_of_log_scales() if _scales_train(parts) else packed.log_scales)
 
     def run_mixed(self, parts: Sequence[Parts], x: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """`run` without gradients, image b of x (B, H, W, D) under parts[chosen[b]]; chosen (B,) int32.
@@ -146,6 +146,5 @@ def _products() -> tuple[str | None, bool]:
     return operands, torch.backends.cuda.matmul.allow_tf32
 
 
-def sum_of_log_scales(parts: Parts) -> Tensor | float:
-    """Sum over base blocks of log(global scale): the part of the log-determinant that no token changes."""
-    return sum((block.scale().log().sum() for block in parts.base.module_list), 0.0)  # type: ignore[operator]
+def _scales_train(parts: Parts) -> bool:
+    return any(block.global_scale.requires_grad for block in parts.base.module_list)  # type: ignore[union-attr]

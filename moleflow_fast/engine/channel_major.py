@@ -8,21 +8,40 @@ that a block passes on are pending until a later block reads them. See `kernels`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from moleflow_fast.engine.channel_packing import BaseWeights, Rows, TaskWeights, unpack
-from moleflow_fast.engine.gradients import Gradients
+from moleflow_fast.engine.flat_gradients import FlatGradients
 from moleflow_fast.engine.plan import Plan
 from moleflow_fast.kernels import channel_major, row_stride
 from moleflow_fast.kernels.coupling import coupling_backward, coupling_product, logdet_tiles
 from moleflow_fast.kernels.products import relu_gradient_product, relu_product
 from moleflow_fast.kernels.rows import gather_rows, scatter_gradient, taps_gradient
 from moleflow_fast.kernels.transpose import enter, leave
-from moleflow_fast.ops.coupling import base_clamping, task_clamping
+from moleflow_fast.ops.coupling import Clamping, base_clamping, task_clamping
 
 Grid = tuple[int, int, int]  # images, H, W
+
+
+class BaseKept(NamedTuple):
+    """What a base block leaves for its backward pass, channel-major, in the operands' dtype."""
+
+    operand: Tensor  # the driving half, and its context below it
+    hidden: Tensor  # after the ReLU, the scale network's first
+    outputs: Tensor  # s and, below it, the driven half as it was
+
+
+class TaskKept(NamedTuple):
+    """The same of a coupling of the task flow."""
+
+    operand: Tensor
+    first: Tensor
+    middle: Tensor
+    outputs: Tensor
 
 
 def forward(
@@ -42,11 +61,13 @@ def forward(
     tiles = [logdet_tiles(rows, tokens, plan.operand_dtype) for rows in driven]
     logdet = channel_major(sum(tiles), tokens, x)
     parts = iter(logdet.split(tiles) if tiles else ())
-    saved: list[Tensor] = []
-    for kernel, (at, block) in zip(plan.kernels, base, strict=True):
-        saved += _base_forward(plan, kernel, at, block, state, next(parts), (images, height, width), keep, tasks)
-    for index, (at, coupling) in enumerate(own):
-        saved += _task_forward(plan, index, at, coupling, state, next(parts), (images, height, width), keep, tasks)
+    saved = saved_like(plan, x) if keep else []
+    grid = (images, height, width)
+    base_kept, own_kept = _taken_apart(plan, saved if keep else _reused(plan, x))
+    for (at, block), kept in zip(base, base_kept, strict=True):
+        _base_forward(plan, at, block, kept, state, next(parts), grid, keep, tasks)
+    for index, ((at, coupling), own_one) in enumerate(zip(own, own_kept, strict=True)):
+        _task_forward(plan, index, at, coupling, own_one, state, next(parts), grid, keep, tasks)
     z = leave(state, ends.exit, ends.pending, x.new_empty(tokens, channels))
     return z.view(x.shape), logdet.sum(0).view(x.shape[:-1]), saved
 
@@ -54,163 +75,227 @@ def forward(
 def backward(
     plan: Plan, packed: Sequence[Tensor], params: Sequence[Tensor], saved: Sequence[Tensor], dz: Tensor,
     dlogdet: Tensor,
-) -> list[Tensor]:  # fmt: skip
-    """Gradients of x (B, H, W, D), then of each of `params`."""
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of x (B, H, W, D), and of `params` as `flat_gradients.split` takes them apart.
+
+    Kept outputs are overwritten by their gradients.
+    """
     images, height, width, channels = dz.shape
     grid, tokens = (images, height, width), images * height * width
     # Kernels read up to the end of the padding, which must then be there.
-    assert all(tensor.stride(0) == row_stride(tokens) for tensor in saved), "saved rows have lost their padding"
+    padded = (tensor.shape[-2] == 1 or tensor.stride(-2) == row_stride(tokens) for tensor in saved)
+    assert all(padded), "saved rows have lost their padding"
     ends, base, own = unpack(plan, packed)
-    gradients = Gradients(dict(zip(plan.slots, params, strict=True)), plan.scaling)
+    named = dict(zip(plan.slots, params, strict=True))
+    gradients = FlatGradients(plan, named, tokens, dz, factored=_factored(plan))
     dz, dlogdet = dz.contiguous(), dlogdet.contiguous().view(tokens)  # gradients of a sum are expanded numbers
     grad = enter(dz.view(tokens, channels), ends.exit, channel_major(channels, tokens, dz))
-    kept = list(saved)
+    base_kept, own_kept = _taken_apart(plan, saved)
     for index in reversed(range(len(own))):
-        kept, mine = kept[:-5], kept[-5:]
-        _task_backward(plan, index, *own[index], mine, grad, dlogdet, gradients, grid)
+        _task_backward(plan, index, *own[index], own_kept[index], grad, dlogdet, gradients, grid)
     for index in reversed(range(len(base))):
-        kept, mine = kept[:-4], kept[-4:]
-        _base_backward(plan, index, *base[index], mine, grad, dlogdet, gradients, grid)
+        _base_backward(plan, index, *base[index], base_kept[index], grad, dlogdet, gradients, grid)
+    if base:
+        _last_layers(plan, saved, gradients)
     dx = leave(grad, ends.entry, None, dz.new_empty(tokens, channels))
-    return [dx.view(dz.shape), *gradients.in_order(plan.slots, dz)]
+    return dx.view(dz.shape), gradients.finish()
 
 
 def saved_like(plan: Plan, x: Tensor) -> list[Tensor]:
-    """Uninitialised tensors of the shapes, strides and dtypes that `forward` keeps."""
-    tokens, dtype = x.shape[0] * x.shape[1] * x.shape[2], plan.operand_dtype
-    half, hidden = plan.channels - plan.split, 2 * plan.split
-    shapes: list[tuple[int, torch.dtype]] = []
-    for kernel in plan.kernels:
-        shapes += [(plan.split * (2 if kernel else 1), dtype), (hidden * (2 if kernel else 1), dtype)]
-        shapes += [(half, x.dtype), (half, x.dtype)]
-    for block in plan.task_blocks:
-        driver, driven = (half.stop - half.start for half in plan.halves(block))
-        shapes += [(driver, dtype), (2 * block.hidden, dtype), (2 * block.hidden, dtype)]
-        shapes += [(driven, x.dtype), (driven, x.dtype)]
-    return [channel_major(rows, tokens, x, kind) for rows, kind in shapes]
+    """Uninitialised tensors of the shapes, strides and dtypes that `forward` keeps.
+
+    Those of all base blocks stand together, (blocks, rows, N): products over all blocks take them as they are.
+    """
+    tokens, blocks = x.shape[0] * x.shape[1] * x.shape[2], len(plan.kernels)
+    shapes = [(blocks, rows) for rows in _base_rows(plan)] if blocks else []
+    shapes += [(1, rows) for block in range(len(plan.task_blocks)) for rows in _task_rows(plan, block)]
+    return [
+        channel_major(count * rows, tokens, x, plan.operand_dtype).unflatten(0, (count, rows))
+        for count, rows in shapes
+    ]
+
+
+def _reused(plan: Plan, x: Tensor) -> list[Tensor]:
+    """The same for one block after the other, without what only a backward pass reads."""
+    tokens = x.shape[0] * x.shape[1] * x.shape[2]
+
+    def room(rows: Sequence[int]) -> list[Tensor]:
+        return [channel_major(count, tokens, x, plan.operand_dtype) for count in rows]
+
+    base = [*room(_base_rows(plan)[:-1]), x.new_empty(0)] if plan.kernels else []
+    saved = [tensor.expand(len(plan.kernels), *tensor.shape) for tensor in base]
+    known: dict[tuple[int, ...], list[Tensor]] = {}
+    for index in range(len(plan.task_blocks)):
+        rows = _task_rows(plan, index)[:-1]
+        saved += [tensor[None] for tensor in (*known.setdefault(rows, room(rows)), x.new_empty(0))]
+    return saved
+
+
+def _base_rows(plan: Plan) -> tuple[int, ...]:
+    """Of the tensors of `BaseKept`."""
+    return plan.split * (2 if plan.context else 1), plan.hidden, 2 * (plan.channels - plan.split)
+
+
+def _task_rows(plan: Plan, index: int) -> tuple[int, ...]:
+    """Of the tensors of `TaskKept`."""
+    block = plan.task_blocks[index]
+    driver, driven = (half.stop - half.start for half in plan.halves(block))
+    return driver, 2 * block.hidden, 2 * block.hidden, 2 * driven
+
+
+def _taken_apart(plan: Plan, saved: Sequence[Tensor]) -> tuple[list[BaseKept], list[TaskKept]]:
+    """What each base block and each coupling of the task flow kept."""
+    count = len(BaseKept._fields) if plan.kernels else 0
+    base = [BaseKept(*block) for block in zip(*saved[:count], strict=True)] if count else []
+    own = (one[0] for one in saved[count:])
+    return base, [TaskKept(*islice(own, len(TaskKept._fields))) for _ in plan.task_blocks]
+
+
+def _factored(plan: Plan) -> bool:
+    """Whether LoRA gradients come from products of rank r.
+
+    They are fewer multiply-adds, which counts where products run at the rate of fp32 (689 us a block against 903 us);
+    at the rates of tf32 and bf16 thin products lose (512 against 328 us, 614 against 326 us, on an H200).
+    """
+    return plan.operand_dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
 
 
 def _base_forward(
-    plan: Plan, kernel: int, at: Rows, block: BaseWeights, state: Tensor, logdet: Tensor, grid: Grid, keep: bool,
+    plan: Plan, at: Rows, block: BaseWeights, kept: BaseKept, state: Tensor, logdet: Tensor, grid: Grid, keep: bool,
     tasks: Tensor | None,
-) -> list[Tensor]:  # fmt: skip
-    split, tokens, dtype = plan.split, state.shape[1], plan.operand_dtype
-    operand = channel_major(split * (2 if kernel else 1), tokens, state, dtype)
-    context = (block.taps, block.taps_bias) if kernel else None
-    gather_rows(state, at.rows[:split], at.pending, operand, context, grid)
-    hidden = channel_major(block.first.shape[-2], tokens, state, dtype)
-    inner = (2 * split, split) if kernel else None
-    relu_product(block.first, block.first_bias, operand, hidden, inner, tasks=tasks)
-    kept = _kept(state, plan.channels - split) if keep else None
+) -> None:  # fmt: skip
+    split = plan.split
+    context = (block.taps, block.taps_bias) if plan.context else None
+    outputs = _halves(kept.outputs) if keep else None
+    gather_rows(state, at.rows[:split], at.pending, kept.operand, context, grid)
+    inner = (2 * split, split) if plan.context else None
+    relu_product(block.first, block.first_bias, kept.operand, kept.hidden, inner, tasks=tasks)
     coupling_product(
-        block.second, block.second_bias, _both(hidden, block.second.shape[-1]), state, at.rows[split:], at.pending,
-        at.affine[split:], logdet, base_clamping(plan.clamp), kept, tasks,
+        block.second, block.second_bias, _both(kept.hidden, block.second.shape[-1]), state, at.rows[split:],
+        at.pending, at.affine[split:], logdet, base_clamping(plan.clamp), outputs, tasks,
     )  # fmt: skip
-    return [operand, hidden, *kept] if kept else []
 
 
 def _base_backward(
-    plan: Plan, index: int, at: Rows, block: BaseWeights, kept: list[Tensor], grad: Tensor, dlogdet: Tensor,
-    gradients: Gradients, grid: Grid,
+    plan: Plan, index: int, at: Rows, block: BaseWeights, kept: BaseKept, grad: Tensor, dlogdet: Tensor,
+    gradients: FlatGradients, grid: Grid,
 ) -> None:  # fmt: skip
-    operand, hidden, s, x2 = kept
-    split, half, kernel = plan.split, s.shape[0], plan.kernels[index]
-    tokens, units, name = s.shape[1], block.second.shape[1], f"flow.{index}"
-    if gradients.wants(f"{name}.scale") or gradients.wants(f"{name}.offset"):
+    split, units, name = plan.split, block.second.shape[1], f"flow.{index}"
+    networks = "st" if plan.context else "s"
+    if gradients.wants(f"{name}.scale"):
         _global_affine_gradients(plan, name, at, block, kept, grad, gradients)
-    dout = channel_major(2 * half, tokens, s, plan.operand_dtype)
-    sums = coupling_backward(
-        s, x2, grad, at.rows[split:], at.affine[split:], dlogdet, dout, base_clamping(plan.clamp)
-    )
-    dh = _like(hidden)
-    networks = 2 if kernel else 1
-    _, hidden_sums = relu_gradient_product(block.second, dout, hidden, dh, networks)
-    if kernel:
-        _take(gradients, name, "st", 2, hidden, dout, sums)
-        inputs = (operand, operand[:split])
-        _take(gradients, name, "st", 1, inputs, dh, hidden_sums)
-    else:
-        _take(gradients, name, "s", 2, (hidden,), dout, sums)
-        _take(gradients, name, "s", 1, (operand,), dh, hidden_sums)
-    dx = _like(operand)
+    _coupling_backward(
+        [f"{name}.{n}2" for n in networks], kept.outputs, grad, at.rows[split:], at.affine[split:], dlogdet,
+        base_clamping(plan.clamp), gradients,
+    )  # fmt: skip
+    first = [f"{name}.{n}1" for n in networks]
+    dh = _hidden_gradient(first, block.second, kept.outputs, kept.hidden, len(networks), gradients)
+    gradients.first_layers(first, dh, kept.operand, (2 * split, split) if plan.context else (split,))
+    dx = _like(kept.operand)
     torch.mm(block.first[:, :split].t(), dh, out=dx[:split])
-    if kernel:
+    if plan.context:
         torch.mm(block.first[:units, split:].t(), dh[:units], out=dx[split:])
         if gradients.wants(f"{name}.taps"):
-            dtaps, dbias = taps_gradient(operand[:split], dx[split:], kernel, grid)
-            gradients.add(f"{name}.taps", dtaps)
-            gradients.add(f"{name}.taps_bias", dbias)
-    taps = block.taps if kernel else None
-    scatter_gradient(dx, at.rows[:split], at.affine[:split], taps, grad, grid)
+            out = gradients.place(f"{name}.taps"), gradients.place(f"{name}.taps_bias")
+            taps_gradient(kept.operand[:split], dx[split:], plan.kernels[index], grid, out)
+    scatter_gradient(dx, at.rows[:split], at.affine[:split], block.taps if plan.context else None, grad, grid)
+
+
+def _last_layers(plan: Plan, saved: Sequence[Tensor], gradients: FlatGradients) -> None:
+    """Weight gradients of the last layers of all base blocks, in one batch of products.
+
+    One block alone does not fill a GPU: two of (384, 768) take 51 us for 12,544 tokens in bf16 on an H200.
+    """
+    networks = "st" if plan.context else "s"
+    names = [f"flow.{index}.{n}2" for index in range(len(plan.kernels)) for n in networks]
+    _, hidden, outputs = saved[: len(BaseKept._fields)]  # (blocks, rows, N), the rows of one network below the other's
+    gradients.layers(names, _by_network(outputs, len(networks)), _by_network(hidden, len(networks)))
+
+
+def _by_network(slab: Tensor, networks: int) -> Tensor:
+    """(blocks, networks * rows, N) -> (blocks * networks, rows, N), a view."""
+    return slab.unflatten(1, (networks, -1)).flatten(0, 1)
+
+
+def _coupling_backward(
+    layers: Sequence[str], outputs: Tensor, grad: Tensor, rows: Tensor, affine: Tensor, dlogdet: Tensor,
+    clamping: Clamping, gradients: FlatGradients,
+) -> None:  # fmt: skip
+    """Rows `rows` of `grad` become the gradient of what a coupling was given, `outputs` that of s and t."""
+    tiles = coupling_backward(
+        *_halves(outputs), grad, rows, affine, dlogdet, outputs, clamping, gradients.partial_sums(len(outputs))
+    )
+    gradients.summed(layers, len(outputs), tiles)
+
+
+def _hidden_gradient(
+    layers: Sequence[str], weight: Tensor, dout: Tensor, hidden: Tensor, networks: int, gradients: FlatGradients
+) -> Tensor:
+    """Gradient before the ReLU that gave `hidden`, of the layers before it, for that of the layers after it."""
+    dh = _like(hidden)
+    tiles = relu_gradient_product(weight, dout, hidden, dh, networks, gradients.partial_sums(len(hidden)))
+    gradients.summed(layers, len(hidden), tiles)
+    return dh
 
 
 def _global_affine_gradients(
-    plan: Plan, name: str, at: Rows, block: BaseWeights, kept: list[Tensor], grad: Tensor, gradients: Gradients
+    plan: Plan, name: str, at: Rows, block: BaseWeights, kept: BaseKept, grad: Tensor, gradients: FlatGradients
 ) -> None:
     """Scale and offset train in a task's own flow alone, so the shift is computed again rather than kept."""
-    operand, hidden, s, x2 = kept
+    s, x2 = (half.float() for half in _halves(kept.outputs))
     half, (clamp, s_factor, t_factor) = s.shape[0], base_clamping(plan.clamp)
-    _, own = _both(hidden, block.second.shape[1])
+    _, own = _both(kept.hidden, block.second.shape[1])
     t = (block.second[half:] @ own).float() + block.second_bias[half:, None]
     driven = x2 * torch.exp(clamp * torch.tanh(s_factor * s)) + t_factor * t
     before = grad[at.rows.long()]
-    gradients.add(f"{name}.scale", (before * torch.cat([operand[: plan.split].float(), driven])).sum(1))
-    gradients.add(f"{name}.offset", before.sum(1))
+    mapped = torch.cat([kept.operand[: plan.split].float(), driven])
+    torch.sum(before * mapped, 1, out=gradients.place(f"{name}.scale"))
+    torch.sum(before, 1, out=gradients.place(f"{name}.offset"))
 
 
 def _task_forward(
-    plan: Plan, index: int, at: Rows, block: TaskWeights, state: Tensor, logdet: Tensor, grid: Grid, keep: bool,
-    tasks: Tensor | None,
-) -> list[Tensor]:  # fmt: skip
-    tokens, dtype, units = state.shape[1], plan.operand_dtype, plan.task_blocks[index].hidden
-    driver = block.first.shape[-1]
-    operand = channel_major(driver, tokens, state, dtype)
-    gather_rows(state, at.rows[:driver], at.pending, operand, None, grid)
-    first, middle = (channel_major(2 * units, tokens, state, dtype) for _ in range(2))
-    relu_product(block.first, block.first_bias, operand, first, tasks=tasks)
-    relu_product(block.middle, block.middle_bias, first, middle, (units, units), first_row=units, tasks=tasks)
-    kept = _kept(state, plan.channels - driver) if keep else None
+    plan: Plan, index: int, at: Rows, block: TaskWeights, kept: TaskKept, state: Tensor, logdet: Tensor, grid: Grid,
+    keep: bool, tasks: Tensor | None,
+) -> None:  # fmt: skip
+    units, driver = plan.task_blocks[index].hidden, block.first.shape[-1]
+    gather_rows(state, at.rows[:driver], at.pending, kept.operand, None, grid)
+    relu_product(block.first, block.first_bias, kept.operand, kept.first, tasks=tasks)
+    relu_product(
+        block.middle, block.middle_bias, kept.first, kept.middle, (units, units), first_row=units, tasks=tasks
+    )
     coupling_product(
-        block.last, block.last_bias, _both(middle, units), state, at.rows[driver:], at.pending,
-        at.affine[driver:], logdet, task_clamping(plan.clamp), kept, tasks,
+        block.last, block.last_bias, _both(kept.middle, units), state, at.rows[driver:], at.pending,
+        at.affine[driver:], logdet, task_clamping(plan.clamp), _halves(kept.outputs) if keep else None, tasks,
     )  # fmt: skip
-    return [operand, first, middle, *kept] if kept else []
 
 
 def _task_backward(
-    plan: Plan, index: int, at: Rows, block: TaskWeights, kept: list[Tensor], grad: Tensor, dlogdet: Tensor,
-    gradients: Gradients, grid: Grid,
+    plan: Plan, index: int, at: Rows, block: TaskWeights, kept: TaskKept, grad: Tensor, dlogdet: Tensor,
+    gradients: FlatGradients, grid: Grid,
 ) -> None:  # fmt: skip
-    operand, first, middle, s, x2 = kept
-    driver, name = operand.shape[0], f"dia.{index}"
-    dout = channel_major(2 * s.shape[0], s.shape[1], s, plan.operand_dtype)
-    sums = coupling_backward(
-        s, x2, grad, at.rows[driver:], at.affine[driver:], dlogdet, dout, task_clamping(plan.clamp)
+    operand, first, middle, outputs = kept
+    driver = operand.shape[0]
+    last_names, middle_names, first_names = ([f"dia.{index}.{n}{layer}" for n in "st"] for layer in (3, 2, 1))
+    _coupling_backward(
+        last_names, outputs, grad, at.rows[driver:], at.affine[driver:], dlogdet, task_clamping(plan.clamp), gradients
     )
-    _take(gradients, name, "st", 3, middle, dout, sums)
-    dmiddle, sums = relu_gradient_product(block.last, dout, middle, _like(middle), 2)
-    _take(gradients, name, "st", 2, first, dmiddle, sums)
-    dfirst, sums = relu_gradient_product(block.middle, dmiddle, first, _like(first), 2)
-    _take(gradients, name, "st", 1, (operand, operand), dfirst, sums)
+    gradients.layers(last_names, _pair(outputs), _pair(middle))
+    dmiddle = _hidden_gradient(middle_names, block.last, outputs, middle, 2, gradients)
+    gradients.layers(middle_names, _pair(dmiddle), _pair(first))
+    dfirst = _hidden_gradient(first_names, block.middle, dmiddle, first, 2, gradients)
+    gradients.layers(first_names, _pair(dfirst), operand)
     dx = torch.mm(block.first.t(), dfirst, out=_like(operand))
     scatter_gradient(dx, at.rows[:driver], at.affine[:driver], None, grad, grid)
 
 
-def _take(
-    gradients: Gradients, name: str, networks: str, layer: int, inputs: Tensor | tuple[Tensor, ...], dout: Tensor,
-    sums: Tensor,
-) -> None:  # fmt: skip
-    """Gradients of one layer of each network; inputs that are one tensor hold one network's after the other's."""
-    if isinstance(inputs, Tensor):
-        inputs = inputs.chunk(len(networks))
-    parts = zip(networks, inputs, dout.chunk(len(networks)), sums.chunk(len(networks)), strict=True)
-    for network, x, dy, bias in parts:
-        gradients.vector(f"{name}.{network}{layer}", bias.numel(), bias).add_(bias)
-        gradients.linear(f"{name}.{network}{layer}", x.t(), dy.t())
+def _pair(rows: Tensor) -> Tensor:
+    """(2 n, N) -> (2, n, N), a view."""
+    return rows.unflatten(0, (2, -1))
 
 
-def _kept(state: Tensor, half: int) -> tuple[Tensor, Tensor]:
-    return channel_major(half, state.shape[1], state), channel_major(half, state.shape[1], state)
+def _halves(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    half = len(outputs) // 2
+    return outputs[:half], outputs[half:]
 
 
 def _like(tensor: Tensor) -> Tensor:

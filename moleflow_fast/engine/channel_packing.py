@@ -1,23 +1,25 @@
 """From a flow's modules to what the channel-major kernels read: weights merged into place, rows for permutations.
 
-Only weights change from step to step. Which row each channel has come to, and what is pending there, follows from
-permutations, global scales and offsets; it is worked out again only where those train.
+Only weights and biases change from step to step, and one launch writes them all (`kernels.merge`). Which row each
+channel has come to, what is pending there and the context's taps are worked out again only where what is behind them
+has changed or trains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from moleflow_fast.engine.parts import Parts
 from moleflow_fast.engine.plan import Plan
-from moleflow_fast.kernels.merge import merge
+from moleflow_fast.kernels.merge import Merge, MergedLayer
 from moleflow_fast.models.coupling import AllInOneBlock
-from moleflow_fast.models.dia import AffineCouplingBlock
 from moleflow_fast.models.lora_linear import LoRALinear
+from moleflow_fast.models.subnets import MoLEContextSubnet, context_taps
 
 
 class Ends(NamedTuple):
@@ -64,7 +66,119 @@ class TaskWeights(NamedTuple):
     last_bias: Tensor
 
 
-Layers = Sequence[tuple[str, nn.Module]]
+Layers = Sequence[nn.Module]  # one of each network, the scale network first
+
+_ALIGNED = 64  # elements: weights start where wide copies may
+
+
+class ChannelPacker:
+    """Packs flows, keeping what is fixed, and where each layer's numbers are and go."""
+
+    def __init__(self) -> None:
+        self._rows = _Unchanged()
+        self._taps = _Unchanged()
+        self._merges: dict[tuple[str, int | None], tuple[Merge, list[_Place]]] = {}
+
+    def pack(self, plan: Plan, parts: Parts, layers: Sequence[Layers]) -> tuple[list[Tensor], Tensor]:
+        """What `unpack` takes apart, and the sum of the logarithms of global scales.
+
+        Args:
+            layers: of each base block the first and the last layers, of each coupling of the task flow the first,
+                the middle and the last ones.
+        """
+        *packed, log_scales = self._rows_of(plan, parts)
+        taps = self._taps_of(plan, parts)
+        merge, places = self._merge(plan, layers, parts.task_id)
+        weights, biases = merge()
+        merged = [place.take(weights, biases) for place in places]
+        for index in range(len(plan.kernels)):
+            packed += [*taps[2 * index : 2 * index + 2], *merged[2 * index], *merged[2 * index + 1]]
+        for pair in merged[2 * len(plan.kernels) :]:
+            packed += pair
+        return packed, log_scales
+
+    def _rows_of(self, plan: Plan, parts: Parts) -> list[Tensor]:
+        blocks = _blocks(parts)
+        behind = [t for block in blocks for t in (block.perm_index, block.global_scale, block.global_offset)]
+        like = next(parts.tensors())
+        return self._rows.get(
+            plan.text, behind, lambda: [*find_rows(plan, blocks, like), parts.sum_of_log_scales()]
+        )
+
+    def _taps_of(self, plan: Plan, parts: Parts) -> list[Tensor]:
+        """Taps and bias of one base block after the other, empty where there is no context."""
+        contexts = [block.subnet for block in _blocks(parts) if isinstance(block.subnet, MoLEContextSubnet)]
+        if not contexts:
+            return [next(parts.tensors()).new_empty(0)] * (2 * len(plan.kernels))
+        behind = [t for context in contexts for t in context.context_parameters()]
+        return self._taps.get(
+            plan.text, behind, lambda: [t for pair in zip(*context_taps(contexts), strict=True) for t in pair]
+        )
+
+    def _merge(self, plan: Plan, layers: Sequence[Layers], task_id: int | None) -> tuple[Merge, list[_Place]]:
+        places, merged = _place(layers, task_id)
+        known = self._merges.get((plan.text, task_id))
+        if known is None or not known[0].holds(merged):
+            known = self._merges[plan.text, task_id] = (Merge(merged, plan.scaling, plan.operand_dtype), places)
+        return known
+
+
+class _Unchanged:
+    """Keeps tensors as long as what is behind them neither trains nor has been written to."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[list[Tensor], list[tuple[Tensor, int]]]] = {}
+
+    def get(self, key: str, behind: Sequence[Tensor], make: Callable[[], list[Tensor]]) -> list[Tensor]:
+        known = self._kept.get(key)
+        if known is None or any(t.requires_grad for t in behind) or not _same(behind, known[1]):
+            known = self._kept[key] = (make(), [(t.detach(), t._version) for t in behind])
+        return known[0]
+
+
+class _Place(NamedTuple):
+    """Where the layers of one group stand, one below the other, as wide as the first."""
+
+    weights: int
+    biases: int
+    rows: int
+    width: int
+
+    def take(self, weights: Tensor, biases: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (rows, width) and biases (rows,), views."""
+        own = weights[self.weights : self.weights + self.rows * self.width].view(self.rows, self.width)
+        return own, biases[self.biases : self.biases + self.rows]
+
+
+def _place(groups: Sequence[Layers], task_id: int | None) -> tuple[list[_Place], list[MergedLayer]]:
+    places: list[_Place] = []
+    merged: list[MergedLayer] = []
+    weights = biases = 0
+    for group in groups:
+        width = _linear(group[0]).weight.shape[1]
+        rows = sum(len(_linear(layer).weight) for layer in group)
+        places.append(_Place(weights, biases, rows, width))
+        out = weights
+        for layer in group:
+            merged.append(_merged_layer(layer, task_id, width, out, biases))
+            out += len(_linear(layer).weight) * width
+            biases += len(_linear(layer).weight)
+        weights = -(-out // _ALIGNED) * _ALIGNED
+    return places, merged
+
+
+def _merged_layer(layer: nn.Module, task_id: int | None, width: int, out: int, bias_out: int) -> MergedLayer:
+    linear, key = _linear(layer), str(task_id)
+    stores = (layer.lora_A, layer.lora_B, layer.task_biases) if isinstance(layer, LoRALinear) else ()
+    lora_a, lora_b, task_bias = (
+        store[key].detach().contiguous() if key in store else None for store in stores or ({}, {}, {})
+    )
+    bias = None if linear.bias is None else linear.bias.detach().contiguous()
+    return MergedLayer(linear.weight.detach().contiguous(), bias, task_bias, lora_a, lora_b, width, out, bias_out)
+
+
+def _blocks(parts: Parts) -> list[AllInOneBlock]:
+    return list(parts.base.module_list)  # type: ignore[arg-type]
 
 
 def find_rows(plan: Plan, blocks: Sequence[AllInOneBlock], like: Tensor) -> list[Tensor]:
@@ -83,25 +197,6 @@ def find_rows(plan: Plan, blocks: Sequence[AllInOneBlock], like: Tensor) -> list
         found += Rows(torch.cat([rows[driver], rows[driven]]), pending, identity)
         pending = _pass_on(pending, rows[driver], identity[driver], rows[driven])
     return [*Ends(entry, rows, pending), *found]
-
-
-def pack_base_block(
-    plan: Plan, layers: Layers, context: tuple[Tensor, Tensor] | None, task_id: int | None
-) -> BaseWeights:
-    """`context`: taps and bias with their strength folded in, None for one network without context."""
-    named = dict(layers)
-    first = [named[name] for name in ("s1", "t1") if name in named]
-    second = [named[name] for name in ("s2", "t2") if name in named]
-    taps, taps_bias = context or (_bias(first[0], task_id)[:0],) * 2
-    weights = (_stacked(plan, first, task_id), _biases(first, task_id))
-    return BaseWeights(taps, taps_bias, *weights, _stacked(plan, second, task_id), _biases(second, task_id))
-
-
-def pack_coupling(plan: Plan, block: AffineCouplingBlock) -> TaskWeights:
-    packed: list[Tensor] = []
-    for layers in zip(_linears(block.s_net), _linears(block.t_net), strict=True):
-        packed += [_stacked(plan, layers, None), _biases(layers, None)]
-    return TaskWeights(*packed)
 
 
 def stack(plan: Plan, packs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -129,35 +224,15 @@ def unpack(
     return ends, list(zip(rows[:split], base, strict=True)), list(zip(rows[split:], own, strict=True))
 
 
-def _stacked(plan: Plan, layers: Sequence[nn.Module], task_id: int | None) -> Tensor:
-    """The layers' merged weights below each other, as wide as the first; a narrower one leaves its rest unwritten."""
-    weights = [_linear(layer).weight for layer in layers]
-    out = weights[0].new_empty(sum(len(w) for w in weights), weights[0].shape[1], dtype=plan.operand_dtype)
-    parts = out.split([len(w) for w in weights])
-    for layer, weight, part in zip(layers, weights, parts, strict=True):
-        own, key = part[:, : weight.shape[1]], str(task_id)
-        if isinstance(layer, LoRALinear) and key in layer.lora_A:
-            merge(weight, layer.lora_A[key], layer.lora_B[key], layer.scaling, own)
-        else:
-            own.copy_(weight)
-    return out
-
-
-def _biases(layers: Iterable[nn.Module], task_id: int | None) -> Tensor:
-    return torch.cat([_bias(layer, task_id) for layer in layers])
-
-
-def _bias(layer: nn.Module, task_id: int | None) -> Tensor:
-    bias = layer.merged_bias(task_id) if isinstance(layer, LoRALinear) else layer.bias
-    return bias.detach()  # type: ignore[operator]
-
-
 def _linear(layer: nn.Module) -> nn.Linear:
     return layer.base_linear if isinstance(layer, LoRALinear) else layer  # type: ignore[return-value]
 
 
-def _linears(net: nn.Module) -> Iterator[nn.Linear]:
-    return (m for m in net.layers if isinstance(m, nn.Linear))  # type: ignore[union-attr]
+def _same(tensors: Sequence[Tensor], before: Sequence[tuple[Tensor, int]]) -> bool:
+    return len(tensors) == len(before) and all(
+        t.data_ptr() == old.data_ptr() and t._version == version
+        for t, (old, version) in zip(tensors, before, strict=True)
+    )
 
 
 def _pass_on(pending: Tensor, rows: Tensor, affine: Tensor, written: Tensor) -> Tensor:

@@ -73,10 +73,8 @@ def _(
 def flow_backward(
     dz: Tensor, dlogdet: Tensor, saved: Sequence[Tensor], packed: Sequence[Tensor], params: Sequence[Tensor], plan: str
 ) -> list[Tensor]:
-    """Gradients of `flow`: of x (B, H, W, D), then of each of `params`."""
+    """Gradients of `flow` on a CPU: of x (B, H, W, D), then of each of `params`."""
     structure = parse(plan)
-    if structure.operands is not None:
-        return _channel_major().backward(structure, packed, params, saved, dz, dlogdet)
     base, own = _unpack(structure, packed)
     images, height, width, channels = dz.shape
     gradients = Gradients(dict(zip(structure.slots, params, strict=True)), structure.scaling)
@@ -102,6 +100,24 @@ def _(
     return [dx, *[p.new_empty(p.shape) for p in params]]
 
 
+@torch.library.custom_op("moleflow::flow_backward_on_device", mutates_args=("saved",))
+def flow_backward_on_device(
+    dz: Tensor, dlogdet: Tensor, saved: Sequence[Tensor], packed: Sequence[Tensor], params: Sequence[Tensor], plan: str
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `flow` in channel-major kernels: of x (B, H, W, D), and of all `params` in one flat tensor.
+
+    It overwrites what `flow` saved, so a graph can be gone back through once.
+    """
+    return _channel_major().backward(parse(plan), packed, params, saved, dz, dlogdet)
+
+
+@flow_backward_on_device.register_fake
+def _(
+    dz: Tensor, dlogdet: Tensor, saved: Sequence[Tensor], packed: Sequence[Tensor], params: Sequence[Tensor], plan: str
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(dz, memory_format=torch.contiguous_format), dz.new_empty(sum(p.numel() for p in params))
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, list[Tensor]]) -> None:
     _, packed, params, plan, keep = inputs
     if not keep:
@@ -122,7 +138,11 @@ def _backward(ctx: Any, dz: Tensor | None, dlogdet: Tensor | None, dsaved: Any) 
     given = dz if dz is not None else dlogdet
     dz = given.new_zeros(ctx.shape) if dz is None else dz  # type: ignore[union-attr]
     dlogdet = given.new_zeros(ctx.shape[:-1]) if dlogdet is None else dlogdet  # type: ignore[union-attr]
-    dx, *gradients = flow_backward(dz, dlogdet, saved, packed, params, ctx.plan)
+    if parse(ctx.plan).operands is None:
+        dx, *gradients = flow_backward(dz, dlogdet, saved, packed, params, ctx.plan)
+    else:
+        dx, flat = flow_backward_on_device(dz, dlogdet, saved, packed, params, ctx.plan)
+        gradients = _split_gradients(parse(ctx.plan), flat, params)
     return dx, [None] * len(packed), list(gradients), None, None
 
 
@@ -134,6 +154,12 @@ def _channel_major() -> ModuleType:
     from moleflow_fast.engine import channel_major
 
     return channel_major
+
+
+def _split_gradients(plan: Plan, flat: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
+    from moleflow_fast.engine.flat_gradients import split  # as above
+
+    return split(plan, flat, params)
 
 
 def _unpack(plan: Plan, packed: Sequence[Tensor]) -> tuple[list[BaseBlock], list[TaskCoupling]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,10 @@ from moleflow_fast.engine.task_block import TaskCoupling
 from moleflow_fast.models.coupling import AllInOneBlock
 from moleflow_fast.models.dia import AffineCouplingBlock, SimpleSubnet
 from moleflow_fast.models.lora_linear import LoRALinear
-from moleflow_fast.models.subnets import MoLEContextSubnet, MoLESubnet
+from moleflow_fast.models.subnets import MoLEContextSubnet, MoLESubnet, context_taps
+
+if TYPE_CHECKING:
+    from moleflow_fast.engine.channel_packing import ChannelPacker
 
 
 @dataclass(frozen=True)
@@ -36,25 +40,6 @@ def _key(parts: Parts, operands: str | None) -> _Key:
     return parts.task_id, operands, torch.backends.cuda.matmul.allow_tf32
 
 
-class RowsCache:
-    """Keeps `channel_packing.find_rows`, which no step changes unless global scales and offsets train."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, tuple[list[Tensor], list[tuple[Tensor, int]]]] = {}
-
-    def get(self, parts: Parts, plan: Plan) -> list[Tensor]:
-        from moleflow_fast.engine import channel_packing
-
-        blocks = _blocks(parts)
-        behind = [t for block in blocks for t in (block.perm_index, block.global_scale, block.global_offset)]
-        key = plan.text
-        known = self._kept.get(key)
-        if known is None or any(t.requires_grad for t in behind) or not _unchanged(behind, known[1]):
-            found = channel_packing.find_rows(plan, blocks, next(parts.tensors()))
-            known = self._kept[key] = (found, [(t.detach(), t._version) for t in behind])
-        return known[0]
-
-
 class PackCache:
     """Keeps the packed form of each task while nothing behind it can have changed (see `Seen`)."""
 
@@ -62,7 +47,7 @@ class PackCache:
         self._kept: dict[_Key, tuple[Packed, Seen]] = {}
         self._seen: dict[int | None, tuple[Parts, Seen]] = {}
         self._held: dict[_Key, Packed] | None = None
-        self._rows = RowsCache()
+        self._packer = Packer()
         self.forgotten = 0
         """How often anything was forgotten: what was built of packed forms before is then in doubt."""
         self._lock = threading.Lock()
@@ -101,11 +86,11 @@ class PackCache:
             seen = Seen([parts])
             if not seen.still():  # something trains
                 self.forget()
-                return pack(parts, key[1], self._rows)
+                return self._packer.pack(parts, key[1])
         with self._lock:
             known = self._kept.get(key)
             if known is None or known[1] is not seen:
-                known = self._kept[key] = (pack(parts, key[1], self._rows), seen)
+                known = self._kept[key] = (self._packer.pack(parts, key[1]), seen)
                 self._seen[parts.task_id] = (parts, seen)
             return known[0]
 
@@ -116,40 +101,44 @@ def obstacle(parts: Parts) -> str | None:
         subnet = block.subnet
         if not isinstance(subnet, (MoLEContextSubnet, MoLESubnet)):
             return f"its subnet is a {type(subnet).__name__}"
+        if _kernel(subnet) != _kernel(parts.base.module_list[0].subnet):
+            return "its base blocks differ in their context"
         if any(layer._forward_pre_hooks for layer in subnet.modules()):
             return "its layers carry spectral normalisation or other hooks"
     return None
 
 
-@torch.no_grad()
-def pack(parts: Parts, operands: str | None = None, known_rows: RowsCache | None = None) -> Packed:
-    """Merge and lay out the numbers of a flow with a task; `operands` as in `Plan`."""
-    plan = replace(_plan(parts), operands=operands)
-    reference = next(parts.tensors())
-    scales = [block.scale().log().sum() for block in _blocks(parts)]
-    log_scales = torch.stack(scales).sum() if scales else reference.new_zeros(())
-    tensors = _token_major(parts) if operands is None else _channel_major(parts, plan, known_rows or RowsCache())
-    return Packed(plan, tuple(tensors), log_scales)
+class Packer:
+    """Merges and lays out the numbers of flows; for a GPU it keeps what steps do not change."""
+
+    def __init__(self) -> None:
+        self._channel_major: ChannelPacker | None = None
+
+    @torch.no_grad()
+    def pack(self, parts: Parts, operands: str | None = None) -> Packed:
+        """The flow with a task's parts merged in; `operands` as in `Plan`."""
+        plan = replace(_plan(parts), operands=operands)
+        blocks, couplings = _blocks(parts), _couplings(parts)
+        if operands is None:
+            tensors = [t for block in blocks for t in _pack_base_block(block, parts.task_id)]
+            tensors += [t for coupling in couplings for t in _pack_coupling(coupling)]
+            return Packed(plan, tuple(tensors), parts.sum_of_log_scales())
+        layers = [group for block in blocks for group in _grouped(_layers(block.subnet, parts.task_id))]
+        layers += [pair for coupling in couplings for pair in zip(*map(_linears, _nets(coupling)), strict=True)]
+        packed, log_scales = self._packer().pack(plan, parts, layers)
+        return Packed(plan, tuple(packed), log_scales)
+
+    def _packer(self) -> ChannelPacker:
+        if self._channel_major is None:
+            from moleflow_fast.engine.channel_packing import ChannelPacker  # it needs Triton, which a CPU does not
+
+            self._channel_major = ChannelPacker()
+        return self._channel_major
 
 
-def _token_major(parts: Parts) -> Iterator[Tensor]:
-    for block in _blocks(parts):
-        yield from _pack_base_block(block, parts.task_id)
-    for coupling in _couplings(parts):
-        yield from _pack_coupling(coupling)
-
-
-def _channel_major(parts: Parts, plan: Plan, known_rows: RowsCache) -> Iterator[Tensor]:
-    from moleflow_fast.engine import channel_packing  # it needs Triton, which a CPU does not
-
-    yield from known_rows.get(parts, plan)
-    for block in _blocks(parts):
-        subnet = block.subnet
-        context = subnet.context_taps() if isinstance(subnet, MoLEContextSubnet) else None
-        layers = list(_layers(subnet, parts.task_id))
-        yield from channel_packing.pack_base_block(plan, layers, context, parts.task_id)
-    for coupling in _couplings(parts):
-        yield from channel_packing.pack_coupling(plan, coupling)
+def pack(parts: Parts, operands: str | None = None) -> Packed:
+    """`Packer.pack` once."""
+    return Packer().pack(parts, operands)
 
 
 def trained(parts: Parts, packed: Packed) -> tuple[Packed, list[Tensor]]:
@@ -201,7 +190,7 @@ def _pack_base_block(block: AllInOneBlock, task_id: int | None) -> BaseBlock:
 
 
 def _pack_coupling(block: nn.Module) -> TaskCoupling:
-    s, t = ([m for m in net.layers if isinstance(m, nn.Linear)] for net in (block.s_net, block.t_net))  # type: ignore[union-attr]
+    s, t = map(_linears, _nets(block))
     return TaskCoupling(
         torch.cat([s[0].weight, t[0].weight]),
         torch.cat([s[0].bias, t[0].bias]),
@@ -223,6 +212,20 @@ def _layers(subnet: nn.Module, task_id: int | None) -> Iterator[tuple[str, nn.Mo
     yield from zip(("s1", "s2"), subnet.layers_of(task_id), strict=True)
 
 
+def _grouped(layers: Iterable[tuple[str, nn.Module]]) -> list[list[nn.Module]]:
+    """First and last layers, the scale network's first."""
+    named = dict(layers)
+    return [[named[name] for name in names if name in named] for names in (("s1", "t1"), ("s2", "t2"))]
+
+
+def _nets(coupling: nn.Module) -> tuple[nn.Module, nn.Module]:
+    return coupling.s_net, coupling.t_net  # type: ignore[return-value]
+
+
+def _linears(net: nn.Module) -> list[nn.Linear]:
+    return [m for m in net.layers if isinstance(m, nn.Linear)]  # type: ignore[union-attr]
+
+
 def _merged(layer: nn.Module, task_id: int | None) -> tuple[Tensor, Tensor]:
     if isinstance(layer, LoRALinear):
         weight, bias = layer.get_merged_weight(task_id), layer.merged_bias(task_id)
@@ -232,22 +235,30 @@ def _merged(layer: nn.Module, task_id: int | None) -> tuple[Tensor, Tensor]:
 
 
 def _trained(parts: Parts) -> Iterator[tuple[str, Tensor]]:
+    taps = _trained_taps(_blocks(parts))
     for index, block in enumerate(_blocks(parts)):
         name = f"flow.{index}"
-        scale, offset = block.scale(), block.global_offset[0]
-        if scale.requires_grad or offset.requires_grad:
-            yield f"{name}.scale", scale
-            yield f"{name}.offset", offset
-        if isinstance(block.subnet, MoLEContextSubnet):
-            taps, bias = block.subnet.context_taps()
-            if taps.requires_grad or bias.requires_grad:
-                yield f"{name}.taps", taps
-                yield f"{name}.taps_bias", bias
+        if block.global_scale.requires_grad or block.global_offset.requires_grad:
+            yield f"{name}.scale", block.scale()
+            yield f"{name}.offset", block.global_offset[0]
+        if index in taps:
+            yield f"{name}.taps", taps[index][0]
+            yield f"{name}.taps_bias", taps[index][1]
         for layer_name, layer in _layers(block.subnet, parts.task_id):
             yield from _trained_in_layer(f"{name}.{layer_name}", layer, parts.task_id)
     for index, coupling in enumerate(_couplings(parts)):
         for net_name, net in (("s", coupling.s_net), ("t", coupling.t_net)):
             yield from _trained_in_net(f"dia.{index}.{net_name}", net)
+
+
+def _trained_taps(blocks: Sequence[AllInOneBlock]) -> dict[int, tuple[Tensor, Tensor]]:
+    """Taps and bias by block, of the blocks whose context convolutions train."""
+    subnets = {i: b.subnet for i, b in enumerate(blocks) if isinstance(b.subnet, MoLEContextSubnet)}
+    own = {i: s for i, s in subnets.items() if any(p.requires_grad for p in s.context_parameters())}
+    if not own:
+        return {}
+    taps, biases = context_taps(list(own.values()))
+    return dict(zip(own, zip(taps.unbind(), biases.unbind(), strict=True), strict=True))
 
 
 def _trained_in_layer(name: str, layer: nn.Module, task_id: int | None) -> Iterator[tuple[str, Tensor]]:
@@ -264,8 +275,7 @@ def _trained_in_layer(name: str, layer: nn.Module, task_id: int | None) -> Itera
 
 
 def _trained_in_net(name: str, net: SimpleSubnet) -> Iterator[tuple[str, Tensor]]:
-    linears = [m for m in net.layers if isinstance(m, nn.Linear)]
-    for number, linear in enumerate(linears, start=1):
+    for number, linear in enumerate(_linears(net), start=1):
         yield from _trained_in_linear(f"{name}{number}", linear)
 
 
@@ -274,10 +284,3 @@ def _trained_in_linear(name: str, linear: nn.Linear) -> Iterator[tuple[str, Tens
         yield f"{name}.weight", linear.weight
     if linear.bias is not None and linear.bias.requires_grad:
         yield f"{name}.bias", linear.bias
-
-
-def _unchanged(tensors: list[Tensor], before: list[tuple[Tensor, int]]) -> bool:
-    return len(tensors) == len(before) and all(
-        t.data_ptr() == old.data_ptr() and t._version == version
-        for t, (old, version) in zip(tensors, before, strict=True)
-    )

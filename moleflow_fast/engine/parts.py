@@ -28,6 +28,11 @@ class Parts:
         found = (store.get(name) for module in self.modules() for store, name in _places(module, str(self.task_id)))
         return (value for value in found if isinstance(value, Tensor))
 
+    def sum_of_log_scales(self) -> Tensor:
+        """Sum over base blocks of log(global scale), (): the part of the log-determinant that no token changes."""
+        scales = [block.scale().log().sum() for block in self.base.module_list]  # type: ignore[operator]
+        return torch.stack(scales).sum() if scales else next(self.tensors()).new_zeros(())
+
     def modules(self) -> Iterator[nn.Module]:
         """The modules that act for the task."""
         yield from _acting(self.base, str(self.task_id))

@@ -57,6 +57,34 @@ class Plan:
     def operand_dtype(self) -> torch.dtype:
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.operands or "fp32"]
 
+    @property
+    def context(self) -> bool:
+        """Whether base blocks have a context, and with it a network for the scale and one for the shift."""
+        return any(self.kernels)
+
+    @property
+    def hidden(self) -> int:
+        """Hidden units of a base block, of all its networks."""
+        return 2 * self.split * (2 if self.context else 1)
+
+    @property
+    def bias_values(self) -> int:
+        """Biases of all layers."""
+        base = self.hidden + 2 * (self.channels - self.split)
+        own = [4 * block.hidden + 2 * self._driven(block) for block in self.task_blocks]
+        return len(self.kernels) * base + sum(own)
+
+    @property
+    def base_weight_values(self) -> int:
+        """Weights of all base blocks, of which the first layers of both networks count as wide as the wider one."""
+        first = self.hidden * self.split * (2 if self.context else 1)
+        last = 2 * (self.channels - self.split) * 2 * self.split
+        return len(self.kernels) * (first + last)
+
+    def _driven(self, block: TaskBlock) -> int:
+        driven = self.halves(block)[1]
+        return driven.stop - driven.start
+
     def gap(self, block: int) -> int:
         """Columns between the halves in the input of a base block: room for the context channels."""
         return self.split if block < len(self.kernels) and self.kernels[block] else 0

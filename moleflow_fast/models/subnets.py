@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -124,8 +125,12 @@ class MoLEContextSubnet(nn.Module):
 
     def context_taps(self) -> tuple[Tensor, Tensor]:
         """The convolution with its strength folded in: weights (k * k, dims_in) and bias (dims_in,)."""
-        weight = self.context_conv.weight.flatten(1).t()
-        return (self._strength() * weight).contiguous(), self._strength() * self.context_conv.bias  # type: ignore[operator]
+        weights, biases = context_taps([self])
+        return weights[0], biases[0]
+
+    def context_parameters(self) -> list[nn.Parameter]:
+        """What `context_taps` follows from."""
+        return [self.context_scale_param, *self.context_conv.parameters()]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, H, W, dims_in) -> (B, H, W, dims_out)."""
@@ -136,6 +141,14 @@ class MoLEContextSubnet(nn.Module):
 
     def _strength(self) -> Tensor:
         return self.context_max_alpha * torch.sigmoid(self.context_scale_param)
+
+
+def context_taps(subnets: Sequence[MoLEContextSubnet]) -> tuple[Tensor, Tensor]:
+    """`MoLEContextSubnet.context_taps` of n subnets of one shape at once: (n, k * k, dims_in) and (n, dims_in)."""
+    strength = subnets[0].context_max_alpha * torch.sigmoid(torch.cat([s.context_scale_param for s in subnets]))
+    weights = torch.stack([s.context_conv.weight.flatten(1) for s in subnets])  # (n, dims_in, k * k)
+    biases = torch.stack([s.context_conv.bias for s in subnets])  # type: ignore[misc]
+    return (strength[:, None, None] * weights).transpose(1, 2).contiguous(), strength[:, None] * biases
 
 
 def _lora_layers_add(subnet: nn.Module, task_id: int) -> None:
