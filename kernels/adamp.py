@@ -307,11 +307,11 @@ class DeviceAdamP:
     """Steps of AdamP with these parameters, gradients and moments, at the addresses that they have now.
 
     Args:
-        groups: as for `adamp_step`: fp32, contiguous and on one device. The plan keeps the tensors alive; gradients
-            must be written to in place.
+        groups: as for `adamp_step`: fp32, contiguous and on one device. The plan keeps the tensors alive.
         max_norm: as for `adamp_step`; infinity never scales.
 
     Attributes:
+        table: where everything is; `step` takes another with other gradients.
         lr: (groups,) fp64, what the next step takes; to be written to in place.
         steps: (tensors,) int64, how many steps each tensor has taken.
         control: (3,) fp64, of the last step: the norm before scaling, the scale, 1 if the step was skipped.
@@ -323,7 +323,7 @@ class DeviceAdamP:
         _check(self.tensors)
         device = self.tensors[0].parameter.device
         table, tiles = _tables(groups)
-        self._table = torch.tensor(table, device=device)
+        self.table = torch.tensor(table, device=device)
         self._tiles = torch.tensor(tiles, dtype=torch.int64, device=device)
         self._settings = torch.tensor([s for s, _ in groups], dtype=torch.float64, device=device)
         self._max_norm = torch.tensor([max_norm], dtype=torch.float64, device=device)
@@ -338,11 +338,17 @@ class DeviceAdamP:
             torch.empty(len(table), _COEFFICIENTS.value, device=device),
         )
 
-    def step(self, skip: Tensor | None = None) -> Tensor:
+    def point(self, table: Tensor, gradients: Sequence[Tensor]) -> None:
+        """Let a copy of `table` lead to these gradients, one for each tensor; the caller keeps them alive."""
+        _check([t._replace(gradient=g) for t, g in zip(self.tensors, gradients, strict=True)])
+        table[:, 1].copy_(torch.tensor([g.data_ptr() for g in gradients]))
+
+    def step(self, skip: Tensor | None = None, table: Tensor | None = None) -> Tensor:
         """Update parameters, moments and step counts, unless the norm is not finite or `skip` holds.
 
         Args:
-            skip: (1,) or (), bool, on the device.
+            skip: (1,) or (), bool or uint8, on the device.
+            table: `table`, or a copy of it that leads to other gradients.
 
         Returns:
             The norm of the gradients before scaling, fp64 (), a view that the next step overwrites.
@@ -350,20 +356,21 @@ class DeviceAdamP:
         Only launches; the first call compiles, so it comes before a capture.
         """
         skip = self._never if skip is None else skip.view(torch.uint8)
+        table = self.table if table is None else table
         tile_sums, row_sums, coefficients = self.scratch
         sums = (row_sums, row_sums.stride(0))
         tiles, tensors = len(self._tiles), len(self.tensors)
         # Eight warps: with four `_advance` takes 254 registers.
         if tiles:
-            _measure[(tiles,)](self._tiles, self._table, tile_sums, *sums, num_warps=8)
+            _measure[(tiles,)](self._tiles, table, tile_sums, *sums, num_warps=8)
         _clip[(1,)](tile_sums, tiles, self._max_norm, skip, self.control, BLOCK=1024)
         _decide[(tensors,)](
-            self._table, self._settings, self.lr, self.steps, self.control, *sums, coefficients, BLOCK=256
+            table, self._settings, self.lr, self.steps, self.control, *sums, coefficients, BLOCK=256
         )
         if tiles:
-            _advance[(tiles,)](self._tiles, self._table, self.control, coefficients, *sums, num_warps=8)
-            _project_layer[(tensors,)](self._table, self.control, coefficients, *sums, BLOCK=1024)
-            _move[(tiles,)](self._tiles, self._table, self.control, coefficients, *sums, num_warps=8)
+            _advance[(tiles,)](self._tiles, table, self.control, coefficients, *sums, num_warps=8)
+            _project_layer[(tensors,)](table, self.control, coefficients, *sums, BLOCK=1024)
+            _move[(tiles,)](self._tiles, table, self.control, coefficients, *sums, num_warps=8)
         increment_version([w for t in self.tensors for w in (t.parameter, t.exp_avg, t.exp_avg_sq)])
         return self.control[0]
 

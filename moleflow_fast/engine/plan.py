@@ -8,6 +8,8 @@ from functools import cached_property, lru_cache
 
 import torch
 
+from moleflow_fast.backend import product_operands
+
 CHUNK_VALUES = 784 * 768
 """Feature values that go through the whole flow together, in whole images: one image of 28 x 28 patches of 768
 channels is 2.4 MB in fp32, so what one product writes is still in cache when the next reads it."""
@@ -120,6 +122,11 @@ class Plan:
 def images_at_once(values: int, training: bool) -> int:
     """How many images of so many feature values each make a chunk."""
     return max(1, CHUNK_VALUES * (TRAINING_CHUNK if training else 1) // max(values, 1))
+
+
+def parts_of_a_step() -> int:
+    """How many parts a batch on a GPU goes through in: what is kept of fp32 operands is twice what is kept of bf16."""
+    return 2 if product_operands() == "fp32" else 1
 
 
 @lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ happen on the device. On a CPU the same body runs without a graph, which is how 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -36,19 +36,26 @@ class DeviceSteps:
     """Steps of one training stage, for batches of any number of shapes; each shape is captured once.
 
     Args:
-        loss: patches (B, H, W, D) -> scalar; only launches work, and reads nothing back.
+        loss: patches (B, H, W, D) -> scalar, a mean over images; only launches work, and reads nothing back.
         optimizer: holds the parameters; its moments are updated in place, its step counts by `finish`.
         max_norm: of the gradients, as for `adamp_step`.
         largest_loss: a batch above it is skipped, as one whose loss or gradient is not finite.
+        parts: how many parts a batch goes through in, forward and backward: a step holds what one part keeps.
     """
 
     def __init__(
-        self, loss: Callable[[Tensor], Tensor], optimizer: Optimizer, max_norm: float, largest_loss: float
+        self,
+        loss: Callable[[Tensor], Tensor],
+        optimizer: Optimizer,
+        max_norm: float,
+        largest_loss: float,
+        parts: int = 1,
     ) -> None:
         self._loss = loss
         self._optimizer = optimizer
         self._max_norm = max_norm
         self._largest_loss = largest_loss
+        self._parts = parts
         self._adamp: DeviceAdamP | None = None
         self._steps: dict[torch.Size, _Step] = {}
         self._progress: _Progress | None = None
@@ -88,43 +95,73 @@ class DeviceSteps:
         if self._adamp is None or self._progress is None:
             from moleflow_fast.kernels.adamp import DeviceAdamP  # it needs Triton, which a CPU does not
 
-            self._find_gradients(patches)
+            self._find_gradients(patches[:1])
             self._adamp = DeviceAdamP(self._optimizer.with_state(), self._max_norm)
             self._progress = _Progress(patches.device)
-        body = _Body(self._loss, self._adamp, self._progress.totals, self._largest_loss)
-        return _Step(body, patches)
+        parameters = [t.parameter for t in self._adamp.tensors]
+        gradients = _Gradients(self._loss, parameters, self._parts)
+        return _Step(_Body(gradients, self._adamp, self._progress.totals, self._largest_loss), patches)
 
     def _find_gradients(self, patches: Tensor) -> None:
-        """Give each parameter that the loss reaches a gradient to stay; the others must not be decayed."""
+        """Leave a gradient with each parameter that the loss reaches; the others must not be decayed."""
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         reached = torch.autograd.grad(self._loss(patches), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, reached, strict=True):
-            parameter.grad = None if gradient is None else torch.zeros_like(parameter)
+            parameter.grad = None if gradient is None else gradient.contiguous()
+
+
+class _Gradients:
+    """Loss of a batch, and the gradients of some parameters: fresh tensors, which nothing is copied to."""
+
+    def __init__(self, loss: Callable[[Tensor], Tensor], parameters: Sequence[Tensor], parts: int) -> None:
+        self._loss = loss
+        self._parameters = parameters
+        self._parts = parts
+
+    def __call__(self, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Parts weigh as many images as they have: the loss is a mean over images."""
+        whole, *others = patches.chunk(self._parts)
+        value, gradients = self._of(whole, len(whole) / len(patches))
+        for part in others:
+            more, added = self._of(part, len(part) / len(patches))
+            value = value + more
+            torch._foreach_add_(gradients, added)
+        return value, gradients
+
+    def _of(self, patches: Tensor, share: float) -> tuple[Tensor, list[Tensor]]:
+        loss = self._loss(patches) if share == 1.0 else self._loss(patches) * share
+        gradients = torch.autograd.grad(loss, self._parameters)
+        return loss.detach(), [g.contiguous() for g in gradients]
 
 
 class _Body:
     """What one step does."""
 
     def __init__(
-        self, loss: Callable[[Tensor], Tensor], adamp: DeviceAdamP, totals: Tensor, largest_loss: float
+        self, gradients: _Gradients, adamp: DeviceAdamP, totals: Tensor, largest_loss: float
     ) -> None:
-        self.adamp = adamp
-        self.held = torch.zeros(1, dtype=torch.bool, device=totals.device)
-        self._loss = loss
+        self._gradients = gradients
+        self._adamp = adamp
         self._totals = totals
         self._largest_loss = largest_loss
-        self._gradients = [t.gradient for t in adamp.tensors]
+        self.held, self._skip = torch.zeros(2, 1, dtype=torch.uint8, device=totals.device)
+        self._table = adamp.table.clone()
+        self._pointed: list[Tensor] = []
 
     def __call__(self, patches: Tensor) -> None:
-        torch._foreach_zero_(self._gradients)
-        loss = self._loss(patches)
-        loss.backward()
-        value = loss.detach()
-        usable = value.isfinite() & (value <= self._largest_loss)
-        self.adamp.step(~usable | self.held)
-        skipped = self.adamp.control[2]
-        counts = torch.stack([torch.where(skipped == 0, value, 0.0).double(), 1.0 - skipped, skipped])
-        self._totals += torch.where(self.held, 0.0, counts)
+        from moleflow_fast.kernels.progress import count, judge  # as above
+
+        loss, gradients = self._gradients(patches)
+        self._pointed = gradients
+        if not (patches.is_cuda and torch.cuda.is_current_stream_capturing()):
+            self.point()
+        judge(loss, self.held, self._largest_loss, self._skip)
+        self._adamp.step(self._skip, self._table)
+        count(loss, self.held, self._adamp.control[2], self._totals)
+
+    def point(self) -> None:
+        """Let the optimizer's table lead to the gradients of the last call; a graph reads it when it is replayed."""
+        self._adamp.point(self._table, self._pointed)
 
 
 class _Step:
@@ -145,11 +182,13 @@ class _Step:
         self._graph.replay()
 
     def _capture(self) -> torch.cuda.CUDAGraph | None:
-        self._body.held.fill_(True)  # nothing that a warm-up computes may count
+        self._body.held.fill_(1)  # nothing that a warm-up computes may count
         try:
-            return capture(lambda: self._body(self._batch))
+            graph = capture(lambda: self._body(self._batch))
+            self._body.point()
         finally:
-            self._body.held.fill_(False)
+            self._body.held.fill_(0)
+        return graph
 
 
 class _Progress:

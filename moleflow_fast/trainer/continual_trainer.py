@@ -17,7 +17,7 @@ from torch import Tensor
 from moleflow_fast.backend import flow_backend
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.engine.inference import InferenceExecutor
-from moleflow_fast.engine.plan import images_at_once
+from moleflow_fast.engine.plan import images_at_once, parts_of_a_step
 from moleflow_fast.engine.training import DeviceSteps
 from moleflow_fast.errors import UserError
 from moleflow_fast.models import reference_format
@@ -295,7 +295,9 @@ class MoLEContinualTrainer:
     def _start_step(self, task_id: int, stage: _Stage, patches: Tensor) -> float:
         """Take an optimizer step, or start one on the device; returns the epoch's mean loss as far as it is known."""
         if stage.device_steps is None and self._steps_on_device(task_id, patches):
-            stage.device_steps = DeviceSteps(self._whole_loss(stage), stage.optimizer, CLIP_NORM, LARGEST_LOSS)
+            stage.device_steps = DeviceSteps(
+                self._whole_loss(stage), stage.optimizer, CLIP_NORM, LARGEST_LOSS, parts_of_a_step()
+            )
         if stage.device_steps is None:
             return stage.count(self._step(task_id, stage, patches))
         if task_id == 0:

@@ -137,7 +137,7 @@ def test_floor_is_the_longer_time() -> None:
 
 
 def test_table_of_a_result_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    lines = printed({"relu_product, bf16": 56.2e-6, "merge of a block, bf16": 7e-6}, tmp_path, monkeypatch, capsys)
+    lines = printed({"relu_product, bf16": 56.2e-6, "merge of a flow, bf16": 56e-6}, tmp_path, monkeypatch, capsys)
     assert "| relu_product | 22.20 | 59.6 | 28.1 us | 13.9 us | 28.1 us | arithmetic | 56.2 us | 50% |" in lines
     assert "| enter |  | 77.1 |  | 17.9 us | 17.9 us | traffic | not measured |  |" in lines
     assert "| merge | 8 | 28 us | 56 us | 50% |" in lines

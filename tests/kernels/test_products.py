@@ -9,8 +9,7 @@ from kernel_checks import DEVICE, random
 
 from moleflow_fast.kernels import channel_major
 from moleflow_fast.kernels.coupling import coupling_backward, coupling_product, logdet_tiles
-from moleflow_fast.kernels.merge import merge
-from moleflow_fast.kernels.products import relu_gradient_product, relu_product
+from moleflow_fast.kernels.products import relu_gradient_product, relu_product, sum_tiles
 from moleflow_fast.kernels.rows import gather_rows, scatter_gradient, taps_gradient
 from moleflow_fast.kernels.transpose import enter, leave
 from moleflow_fast.ops.coupling import Clamping
@@ -29,6 +28,11 @@ def rows(count: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch
     """A random (count, TOKENS) tensor in a padded layout."""
     out = channel_major(count, TOKENS, torch.empty(0, device=DEVICE), dtype)
     return out.copy_(random(count, TOKENS, seed=seed))
+
+
+def partial_sums(columns: int) -> torch.Tensor:
+    """Room in the middle of a wider buffer, full of NaN."""
+    return torch.full((sum_tiles(TOKENS), columns + 5), torch.nan, device=DEVICE)[:, 2 : columns + 2]
 
 
 def assert_near(actual: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
@@ -50,11 +54,12 @@ def test_hidden_layers(dtype: torch.dtype, inner: tuple[int, int] | None) -> Non
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients_of_hidden_layers(dtype: torch.dtype) -> None:
     weight, dy, hidden = random(26, 9).to(dtype), rows(26, dtype), rows(18, dtype, seed=1)
-    out, sums = relu_gradient_product(weight, dy, hidden, channel_major(18, TOKENS, dy), networks=2)
+    out, sums = channel_major(18, TOKENS, dy), partial_sums(18)
+    tiles = relu_gradient_product(weight, dy, hidden, out, 2, sums)
     w, dy64 = weight.double(), dy.double()
     expected = torch.cat([w[:13].t() @ dy64[:13], w[13:].t() @ dy64[13:]]) * (hidden > 0)
     assert_near(out, expected, dtype)
-    assert_near(sums, expected.sum(1), dtype)
+    assert_near(sums[:tiles].sum(0), expected.sum(1), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -82,12 +87,13 @@ def test_coupling_and_its_gradient(dtype: torch.dtype) -> None:
 
     grad, dlogdet, dout = rows(50, seed=4), random(TOKENS), channel_major(42, TOKENS, state, dtype)
     above = grad[at].double()
-    sums = coupling_backward(*kept, grad, at.int(), affine, dlogdet, dout, CLAMPING)
+    sums = partial_sums(42)
+    tiles = coupling_backward(*kept, grad, at.int(), affine, dlogdet, dout, CLAMPING, sums)
     loss = (y2 * above).sum() + (log_scale.sum(0) * dlogdet.double()).sum()
     dx2, ds, dt = torch.autograd.grad(loss, (x2, s, t))
     assert_near(grad[at], dx2, dtype)
     assert_near(dout, torch.cat([ds, dt]), dtype)
-    assert_near(sums, torch.cat([ds, dt]).sum(1), dtype)
+    assert_near(sums[:tiles].sum(0), torch.cat([ds, dt]).sum(1), dtype)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
@@ -111,7 +117,8 @@ def test_rows_with_their_context(dtype: torch.dtype, kernel: int) -> None:
     inputs = out[:5].double().t().reshape(*GRID, 5)
     convolved = depthwise_reference(inputs, leaf, bias.double()).reshape(TOKENS, 5).t()
     (expected,) = torch.autograd.grad((convolved * dx[5:].double()).sum(), leaf)
-    dtaps, dbias = taps_gradient(out[:5], dx[5:], kernel, GRID)
+    dtaps, dbias = torch.full((kernel**2, 5), torch.nan, device=DEVICE), torch.full((5,), torch.nan, device=DEVICE)
+    taps_gradient(out[:5], dx[5:], kernel, GRID, (dtaps, dbias))
     assert_near(dtaps, expected, torch.float32)
     assert_near(dbias, dx[5:].double().sum(1), torch.float32)
 
@@ -123,13 +130,3 @@ def test_in_and_out_again() -> None:
     assert torch.equal(leave(state, at, None, torch.empty_like(x)), x)
     expected = (x.t() * pending[at.long(), :1] + pending[at.long(), 1:]).t()
     torch.testing.assert_close(leave(state, at, pending, torch.empty_like(x)), expected, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rank", [1, 40])
-def test_merged_weights(dtype: torch.dtype, rank: int) -> None:
-    weight, lora_a, lora_b = random(37, 21), random(rank, 21), random(37, rank)
-    out = torch.full((37, 30), torch.nan, device=DEVICE, dtype=dtype)
-    merge(weight, lora_a, lora_b, 0.3, out[:, :21])
-    assert_near(out[:, :21], weight.double() + 0.3 * lora_b.double() @ lora_a.double(), dtype)
-    assert out[:, 21:].isnan().all()

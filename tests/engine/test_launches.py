@@ -1,0 +1,49 @@
+"""How many kernels a training step launches on a GPU, counted without one; see `launches`."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from launches import Launches
+
+from moleflow_fast.backend import use_backend, use_precision
+from moleflow_fast.config import AblationConfig
+from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
+from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BLOCKS, COUPLINGS = 8, 4
+ON_A_CPU = "copy_"  # casts that torch's products on a GPU do by themselves, and one copy of the batch
+
+
+def launched(task: int, blocks: int = BLOCKS) -> Launches:
+    """Those of a task's second step; in bf16, of which only the numbers mean nothing in the interpreter."""
+    torch.manual_seed(0)
+    model = MoLESpatialAwareNF(8, blocks, lora_rank=2, ablation_config=AblationConfig(dia_n_blocks=COUPLINGS))
+    positions = PositionalEmbeddingGenerator(DEVICE)
+    trainer = MoLEContinualTrainer(None, positions, model.to(DEVICE), SimpleNamespace(seed=0), DEVICE)
+    for task_id in range(task + 1):
+        trainer._begin_task(task_id)
+    stage = trainer._stages(task, 1, 1e-3)[0]
+    stage.begin(model)
+    model.train()
+    patches = torch.randn(2, 2, 2, 8, device=DEVICE)
+    with use_backend("triton"), use_precision("bf16"):
+        trainer._start_step(task, stage, patches)
+        assert stage.device_steps is not None
+        body = stage.device_steps._steps[patches.shape]._body
+        with Launches() as counted:
+            body(patches)
+    return counted
+
+
+@pytest.mark.parametrize(("task", "blocks", "most"), [(1, BLOCKS, 175), (0, BLOCKS, 275), (1, 0, 95)])
+def test_launches_of_a_step(task: int, blocks: int, most: int) -> None:
+    """Of a later task 1,016 before weights were merged and gradients written in one piece, of the first 1,230."""
+    counted = launched(task, blocks)
+    assert counted.total - counted.counts[f"torch.{ON_A_CPU}"] <= most, counted.counts.most_common()
+    assert counted.counts["_coupling_product"] == blocks + COUPLINGS  # they are counted at all
+    assert counted.counts["_merge"] == counted.counts["_add_up"] == 1
