@@ -137,7 +137,8 @@ def _base_backward(
     if kernel:
         torch.mm(block.first[:units, split:].t(), dh[:units], out=dx[split:])
         if gradients.wants(f"{name}.taps"):
-            dtaps, dbias = taps_gradient(operand[:split], dx[split:], kernel, grid)
+            dtaps, dbias = grad.new_empty(kernel * kernel, split), grad.new_empty(split)
+            taps_gradient(operand[:split], dx[split:], kernel, grid, (dtaps, dbias))
             gradients.add(f"{name}.taps", dtaps)
             gradients.add(f"{name}.taps_bias", dbias)
     taps = block.taps if kernel else None
