@@ -42,7 +42,7 @@ def _gather_with_context(
     line, column = place(group, HEIGHT, WIDTH, SPAN)
     row = tl.load(rows_ptr + channel)
     affine = (tl.load(pending_ptr + 2 * row), tl.load(pending_ptr + 2 * row + 1))
-    taps = load_taps(taps_ptr + channel, channels, KERNEL, FLIPPED=False)
+    taps = load_taps(taps_ptr + channel, channels, None, KERNEL, FLIPPED=False)
     source = state_ptr + row.to(tl.int64) * state_stride + first
     out = out_ptr + channel.to(tl.int64) * out_stride + first
     reach: tl.constexpr = KERNEL // 2
@@ -81,7 +81,7 @@ def _scatter_with_context(
     ok, fits = first < tokens, first < room(tokens)
     line, column = place(group, HEIGHT, WIDTH, SPAN)
     scale = tl.load(affine_ptr + 2 * channel)
-    taps = load_taps(taps_ptr + channel, channels, KERNEL, FLIPPED=True)
+    taps = load_taps(taps_ptr + channel, channels, None, KERNEL, FLIPPED=True)
     grad = grad_ptr + tl.load(rows_ptr + channel).to(tl.int64) * grad_stride + first
     dx = dx_ptr + channel.to(tl.int64) * dx_stride + first
     context = dx + channels.to(tl.int64) * dx_stride

@@ -86,11 +86,11 @@ def convolve(totals, values, taps, down: tl.constexpr, KERNEL: tl.constexpr, SPA
 
 
 @triton.jit
-def load_taps(ptr, stride, KERNEL: tl.constexpr, FLIPPED: tl.constexpr):
-    """k * k numbers, or tensors for a tensor of pointers; reversed they are those of the transposed convolution."""
+def load_taps(ptr, stride, ok, KERNEL: tl.constexpr, FLIPPED: tl.constexpr):
+    """k * k numbers, or tensors where ptr is one and `ok` its mask; reversed they are the transposed convolution's."""
     taps = ()
     for tap in tl.static_range(KERNEL * KERNEL):
-        taps = taps + (tl.load(ptr + (KERNEL * KERNEL - 1 - tap if FLIPPED else tap) * stride),)
+        taps = taps + (tl.load(ptr + (KERNEL * KERNEL - 1 - tap if FLIPPED else tap) * stride, mask=ok),)
     return taps
 
 

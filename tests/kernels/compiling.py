@@ -108,7 +108,7 @@ def run_operations() -> None:
         taps = torch.empty(9, CHANNELS)
     depthwise.depthwise(x, taps, vector)
     depthwise.depthwise(x, taps, None)
-    depthwise.tap_gradients(x, x, taps)
+    depthwise.tap_gradients(x, x, taps, (taps, vector))
     for where in (None, positions):
         whitening.whitening(x, vector, vector, where, height * width, 1e-5)
     for with_dx in (False, True):
