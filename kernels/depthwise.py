@@ -28,7 +28,7 @@ def _place(channels, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, LINES: tl.conste
 
 @triton.jit
 def _load_line(ptr, line, column, d, channels, wanted, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, TAPS: tl.constexpr):
-    """TAPS tensors (BLOCK_W, BLOCK_D): tokens of a line from TAPS // 2 before each column on, zero outside the image."""
+    """TAPS tensors (BLOCK_W, BLOCK_D): tokens of a line from TAPS // 2 before each column; zero outside the image."""
     there = wanted & (line >= 0) & (line < HEIGHT)
     values = ()
     for tap in tl.static_range(TAPS):
