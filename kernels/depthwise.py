@@ -124,12 +124,14 @@ def tap_gradients(x: Tensor, dy: Tensor, taps: Tensor, out: tuple[Tensor, Tensor
 
 
 def _tiling(x: Tensor, taps: Tensor) -> tuple[int, dict[str, int]]:
-    """Parts of all images, some lines by some columns each, and blocks of 1024 numbers: eight a thread."""
+    """Parts of all images, some lines by some columns each, and blocks of 1024 numbers."""
     images, height, width, channels = x.shape
+    kernel = round(len(taps) ** 0.5)
     lines = triton.cdiv(height, triton.cdiv(height, 8))
     block_w = fitting(width, 32)
     parts = images * triton.cdiv(height, lines) * triton.cdiv(width, block_w)
+    # Eight numbers a thread; of 5 x 5 taps and their sums a thread has registers for four (7 x 7 spill).
     return parts, {
-        "HEIGHT": height, "WIDTH": width, "KERNEL": round(len(taps) ** 0.5), "LINES": lines, "BLOCK_W": block_w,
-        "BLOCK_D": fitting(channels, 1024 // block_w), "num_warps": 4,
+        "HEIGHT": height, "WIDTH": width, "KERNEL": kernel, "LINES": lines, "BLOCK_W": block_w,
+        "BLOCK_D": fitting(channels, 1024 // block_w), "num_warps": 4 if kernel <= 3 else 8,
     }  # fmt: skip
