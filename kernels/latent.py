@@ -45,13 +45,13 @@ def _square_sums(
 
 @triton.jit
 def _nll(
-    sums_ptr, sums_stride, stripes, tiles_ptr, tiles_stride, tiles, nll_ptr, logdet_ptr, tokens, constant,
-    BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+    sums_ptr, sums_stride, stripes, tiles_ptr, tiles_stride, tiles, log_scales_ptr, nll_ptr, logdet_ptr, tokens,
+    constant, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     fits = n < room(tokens)
     squares = _column_sums(sums_ptr, sums_stride, stripes, n, fits, BLOCK_R, BLOCK_N)
-    logdet = _column_sums(tiles_ptr, tiles_stride, tiles, n, fits, BLOCK_R, BLOCK_N)
+    logdet = _column_sums(tiles_ptr, tiles_stride, tiles, n, fits, BLOCK_R, BLOCK_N) + tl.load(log_scales_ptr)
     tl.store(nll_ptr + n, 0.5 * squares + constant - logdet, mask=n < tokens)
     tl.store(logdet_ptr + n, logdet, mask=n < tokens)
 
@@ -83,12 +83,15 @@ def _state_gradient(
     tl.store(grad, (dloss * weight)[None, :] * z, mask=d_ok[:, None] & fits[None, :])
 
 
-def state_nll(state: Tensor, pending: Tensor, tiles: Tensor, nll: Tensor, logdet: Tensor) -> None:
+def state_nll(
+    state: Tensor, pending: Tensor, tiles: Tensor, log_scales: Tensor, nll: Tensor, logdet: Tensor
+) -> None:
     """-log p of each token into nll (N,), its log-determinant into logdet (N,).
 
     Args:
         state: (D, N) fp32, as the last block leaves it; pending (D, 2): each row's scale and offset.
         tiles: (T, N) fp32, parts of the log-determinant, in rows that start aligned.
+        log_scales: the part that no token changes, () fp32.
     """
     channels, tokens = state.shape
     sums = channel_major(triton.cdiv(channels, STRIPE), tokens, state)
@@ -98,7 +101,7 @@ def state_nll(state: Tensor, pending: Tensor, tiles: Tensor, nll: Tensor, logdet
     )
     block = fitting(tokens, 64)
     _nll[(triton.cdiv(tokens, block),)](
-        sums, sums.stride(0), len(sums), tiles, tiles.stride(0), len(tiles), nll, logdet, tokens,
+        sums, sums.stride(0), len(sums), tiles, tiles.stride(0), len(tiles), log_scales, nll, logdet, tokens,
         0.5 * channels * math.log(2 * math.pi), BLOCK_R=16, BLOCK_N=block,
     )  # fmt: skip
 

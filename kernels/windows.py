@@ -1,7 +1,8 @@
 """Windows of a k x k convolution over rows of tokens, each read once.
 
 Tokens are taken in groups of SPAN consecutive ones, which SPAN, a divisor of the width, keeps within a line. A group's
-window in a line is one wide load and its two edges; loads shifted by a token would each be SPAN narrow ones.
+window in a line is one wide load and its two edges. Shifted by a token a load is SPAN narrow ones, whose lanes lie SPAN
+tokens apart: with eight a thread (bf16 results) an H200 took 53 us where four a thread (fp32 results) took 37.
 """
 
 # Triton reads annotations of kernels itself, so they are not postponed here.

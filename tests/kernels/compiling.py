@@ -93,7 +93,15 @@ def run_operations() -> None:
     import torch
 
     from moleflow_fast.kernels import (
-        channel_major, density, depthwise, image_score, latent, mahalanobis, patch_pool, pixel_map, whitening,
+        channel_major,
+        density,
+        depthwise,
+        image_score,
+        latent,
+        mahalanobis,
+        patch_pool,
+        pixel_map,
+        whitening,
     )  # fmt: skip
     from moleflow_fast.kernels.adamp import DeviceAdamP
     from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor
@@ -124,7 +132,7 @@ def run_operations() -> None:
     density.density_loss_backward(tokens.sum(), weights, x, tokens, 1e-4)
     state, tiles = (channel_major(rows, tokens.numel(), x) for rows in (CHANNELS, 72))
     pending = torch.empty(CHANNELS, 2, device="meta")
-    latent.state_nll(state, pending, tiles, tokens, tokens)
+    latent.state_nll(state, pending, tiles, tokens.sum(), tokens, tokens)
     latent.state_gradient(tokens.sum(), weights, state, pending, tokens, 1e-4, state, tokens)
     image_score.mean_scores(tokens)
     image_score.quantiles(tokens, 0.99)

@@ -15,6 +15,7 @@ from moleflow_fast.kernels.latent import state_gradient, state_nll
 from moleflow_fast.ops.density import density_loss, patch_nll
 
 pytestmark = pytest.mark.usefixtures("poisoned")
+LOG_SCALES = -0.3  # the part of the log-determinant that no token changes
 # images, H, W, channels, tiles of the log-determinant
 SHAPES = [(1, 1, 1, 1, 1), (2, 3, 7, 5, 3), (1, 1, 17, 65, 2), (2, 14, 11, 130, 17), (2, 3, 4, 9, 0)]
 
@@ -35,7 +36,7 @@ def state(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def nll_and_logdet(rows: Tensor, pending: Tensor, tiles: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     nll, logdet = (torch.full(grid, torch.nan, device=DEVICE) for _ in range(2))
-    state_nll(rows, pending, tiles, nll, logdet)
+    state_nll(rows, pending, tiles, torch.tensor(LOG_SCALES, device=DEVICE), nll, logdet)
     return nll, logdet
 
 
@@ -43,7 +44,7 @@ def nll_and_logdet(rows: Tensor, pending: Tensor, tiles: Tensor, grid: tuple[int
 def test_nll_of_a_state(shape: tuple[int, ...]) -> None:
     rows, pending, tiles, z = state(shape)
     nll, logdet = nll_and_logdet(rows, pending, tiles, shape[:3])
-    expected = tiles.double().sum(0).view(shape[:3])
+    expected = tiles.double().sum(0).view(shape[:3]) + LOG_SCALES
     torch.testing.assert_close(logdet.double(), expected, rtol=2e-6, atol=2e-6)
     with use_backend("eager"):
         exact = patch_nll(z, expected)
@@ -56,7 +57,8 @@ def test_nll_of_a_state(shape: tuple[int, ...]) -> None:
 def test_loss_and_its_gradient(options: dict[str, Any], shape: tuple[int, ...], in_place: bool) -> None:
     rows, pending, tiles, z = state(shape)
     nll, logdet = nll_and_logdet(rows, pending, tiles, shape[:3])
-    leaves = z.requires_grad_(True), tiles.double().sum(0).view(shape[:3]).requires_grad_(True)
+    determinants = tiles.double().sum(0).view(shape[:3]) + LOG_SCALES
+    leaves = z.requires_grad_(True), determinants.requires_grad_(True)
     with use_backend("eager"):
         expected = density_loss(*leaves, **options)
     share, penalty = options["tail_weight"], options["lambda_logdet"]
