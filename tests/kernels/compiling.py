@@ -102,7 +102,7 @@ def run_operations() -> None:
         patch_pool,
         pixel_map,
         whitening,
-    )  # fmt: skip
+    )
     from moleflow_fast.kernels.adamp import DeviceAdamP
     from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor
 
