@@ -5,6 +5,7 @@ Their multiply-adds, those of the context, are of fp32 numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moleflow_fast.kernels.coupling import coupling_backward
+from moleflow_fast.kernels.latent import state_gradient, state_nll
 from moleflow_fast.kernels.rows import gather_rows, scatter_gradient, taps_gradient
 from moleflow_fast.kernels.transpose import enter, leave
 from moleflow_fast.ops.coupling import base_clamping
@@ -21,6 +23,8 @@ from moleflow_fast.ops.coupling import base_clamping
 CLAMPING = base_clamping(CLAMP)
 SIDE = 3  # of the context
 TAPS = SIDE**2
+TILES = 72  # of the log-determinant: eight base blocks' and four couplings' of the task flow
+PENALTY = 1e-4  # weight of mean(logdet^2)
 
 
 def tokens_in(sizes: Sizes) -> Case:
@@ -149,8 +153,48 @@ def context_gradient(sizes: Sizes) -> Case:
         dtaps = torch.nn.grad.conv2d_weight(inputs, shape, outputs, padding=SIDE // 2, groups=sizes.driver)
         return dtaps.view(-1, TAPS).T, dc.sum(1, dtype=torch.float32)
 
+    out = torch.empty_like(taps), torch.empty_like(bias)
+
+    def kernel() -> tuple[Tensor, ...]:
+        taps_gradient(x1, dc, SIDE, sizes.grid, out)
+        return out
+
     work = Work(TAPS * sizes.driver * sizes.tokens, moved(x1, dc, taps, bias))
-    return Case(lambda: taps_gradient(x1, dc, SIDE, sizes.grid), definition, work, fp32=True)
+    return Case(kernel, definition, work, fp32=True)
+
+
+def likelihood(sizes: Sizes) -> Case:
+    """-log p of tokens from the state, with the parts of their log-determinants."""
+    state, tiles, pending = sizes.state(sizes.channels), sizes.state(TILES), sizes.affine(sizes.channels)
+    log_scales, nll, logdet = sizes.normal(1)[0], sizes.normal(sizes.tokens), sizes.normal(sizes.tokens)
+
+    def definition() -> tuple[Tensor, ...]:
+        z = state * pending[:, :1] + pending[:, 1:]
+        total = tiles.sum(0) + log_scales
+        return 0.5 * z.square().sum(0) + 0.5 * sizes.channels * math.log(2 * math.pi) - total, total
+
+    def kernel() -> tuple[Tensor, ...]:
+        state_nll(state, pending, tiles, log_scales, nll, logdet)
+        return nll, logdet
+
+    return Case(kernel, definition, Work(0, moved(state, tiles, nll, logdet)), fp32=True)
+
+
+def likelihood_gradient(sizes: Sizes) -> Case:
+    """Gradients of the state and of the log-determinants for weights of the tokens."""
+    state, grad, pending = sizes.state(sizes.channels), sizes.state(sizes.channels), sizes.affine(sizes.channels)
+    dloss, weights, logdet = sizes.normal(1)[0], sizes.normal(sizes.tokens), sizes.normal(sizes.tokens)
+    dlogdet = torch.empty_like(logdet)
+
+    def definition() -> tuple[Tensor, ...]:
+        z = state * pending[:, :1] + pending[:, 1:]
+        return dloss * weights * z, dloss * (2 * PENALTY / sizes.tokens * logdet - weights)
+
+    def kernel() -> tuple[Tensor, ...]:
+        state_gradient(dloss, weights, state, pending, logdet, PENALTY, grad, dlogdet)
+        return grad, dlogdet
+
+    return Case(kernel, definition, Work(0, moved(state, grad, weights, logdet, dlogdet)), fp32=True)
 
 
 CASES: dict[str, Callable[[Sizes], Case]] = {
@@ -162,6 +206,8 @@ CASES: dict[str, Callable[[Sizes], Case]] = {
     "scatter_gradient": driving_gradient,
     "scatter_gradient with context": driving_gradient_with_context,
     "taps_gradient": context_gradient,
+    "state_nll": likelihood,
+    "state_gradient": likelihood_gradient,
 }
 
 

@@ -114,16 +114,22 @@ def patch_nll_backward(grad: Tensor, z: Tensor) -> Tensor:
 def density_loss(
     z: Tensor, logdet: Tensor, tail: int, tail_weight: float, lambda_logdet: float
 ) -> tuple[Tensor, Tensor]:
-    """The loss () of z (B, H, W, D) and logdet (B, H, W), and its derivative by each nll (B, H, W).
+    """The loss () of z (B, H, W, D) and logdet (B, H, W), and its derivative by each nll; see `loss_of_patches`."""
+    return loss_of_patches(patch_nll(z, logdet), logdet, tail, tail_weight, lambda_logdet)
+
+
+def loss_of_patches(
+    nll: Tensor, logdet: Tensor, tail: int, tail_weight: float, lambda_logdet: float
+) -> tuple[Tensor, Tensor]:
+    """The loss () of nll and logdet (B, H, W), and its derivative by each nll (B, H, W).
 
     Args:
         tail: size of each image's tail, of equal patches the first; 0 for the plain loss.
         tail_weight: the tail's share of the loss.
         lambda_logdet: weight of mean(logdet^2).
     """
-    images, patches = logdet.shape[0], logdet[0].numel()
-    nll, weights = patch_nll(z, logdet), logdet.new_empty(logdet.shape)
-    loss, sums = z.new_empty(()), z.new_empty(images, 3, dtype=torch.float64)
+    images, patches, weights = len(nll), nll[0].numel(), nll.new_empty(nll.shape)
+    loss, sums = nll.new_empty(()), nll.new_empty(images, 3, dtype=torch.float64)
     plain = (1 - tail_weight) / (images * patches) if tail else 1 / images
     extra = tail_weight / (images * tail) if tail else 0.0
     # With eight warps and 1,024 patches sm_90 spills 8 bytes; with four it takes 123 registers.

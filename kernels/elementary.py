@@ -1,4 +1,4 @@
-"""What several kernels share: scalar mathematics, the bound of a row, the neighbours of a token."""
+"""What several kernels share: scalar mathematics, the bound of a row."""
 
 # Triton reads annotations of kernels itself, so they are not postponed here.
 import triton
@@ -23,14 +23,3 @@ def tanh(x):
 def room(tokens):
     """Tokens a row has room for, `row_stride`, known to the compiler to be a multiple of 16."""
     return tl.cdiv(tokens, 16) * 16
-
-
-@triton.jit
-def neighbour(columns, tap: tl.constexpr, KERNEL: tl.constexpr, height, width, ok):
-    """Token that tap number `tap` of a k x k convolution reads for `columns`, and whether it lies in the same image."""
-    down: tl.constexpr = tap // KERNEL - KERNEL // 2
-    right: tl.constexpr = tap % KERNEL - KERNEL // 2
-    line = columns // width % height + down
-    column = columns % width + right
-    inside = ok & (line >= 0) & (line < height) & (column >= 0) & (column < width)
-    return columns + down * width + right, inside

@@ -80,7 +80,8 @@ def _backward_op(
         if with_dx:
             dx = _triton().depthwise(dy, taps, None)
         if with_dtaps:
-            dtaps, dbias = _triton().tap_gradients(x, dy, taps)
+            dtaps, dbias = taps.new_empty(taps.shape), taps.new_empty(taps.shape[1])
+            _triton().tap_gradients(x, dy, taps, (dtaps, dbias))
         return dx, dtaps, dbias
     if with_dx:
         dx = x.new_empty(x.shape)

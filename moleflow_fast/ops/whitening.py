@@ -77,10 +77,12 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dy, x = dy.contiguous(), x.contiguous()
     positions = None if positions is None else positions.contiguous()
-    if operator_on_triton(x):
-        return _triton().whitening_backward(dy, x, gamma.contiguous(), positions, _period(x), mean, rstd, with_dx)
-    dx = x.new_empty(x.shape if with_dx else 0)
     dgamma, dbeta = x.new_empty(gamma.shape), x.new_empty(gamma.shape)
+    if operator_on_triton(x):
+        out = dgamma, dbeta
+        dx = _triton().whitening_backward(dy, x, gamma.contiguous(), positions, _period(x), mean, rstd, with_dx, out)
+        return dx, dgamma, dbeta
+    dx = x.new_empty(x.shape if with_dx else 0)
     call(
         "whitening_backward", x.dtype, x, positions, _period(x), gamma.contiguous(), mean, rstd, dy,
         dx if with_dx else None, dgamma, dbeta, mean.numel(), x.shape[-1], threads(),

@@ -92,7 +92,17 @@ def run_operations() -> None:
     """What stands around the flow: features, whitening, loss, scores, optimizer."""
     import torch
 
-    from moleflow_fast.kernels import density, depthwise, image_score, mahalanobis, patch_pool, pixel_map, whitening
+    from moleflow_fast.kernels import (
+        channel_major,
+        density,
+        depthwise,
+        image_score,
+        latent,
+        mahalanobis,
+        patch_pool,
+        pixel_map,
+        whitening,
+    )
     from moleflow_fast.kernels.adamp import DeviceAdamP
     from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor
 
@@ -108,15 +118,22 @@ def run_operations() -> None:
         taps = torch.empty(9, CHANNELS)
     depthwise.depthwise(x, taps, vector)
     depthwise.depthwise(x, taps, None)
-    depthwise.tap_gradients(x, x, taps)
+    depthwise.tap_gradients(x, x, taps, (taps, vector))
     for where in (None, positions):
         whitening.whitening(x, vector, vector, where, height * width, 1e-5)
+    several, chosen = torch.empty(15, CHANNELS, device="meta"), torch.empty(images, dtype=torch.int32, device="meta")
+    whitening.whitening(x, several, several, positions, height * width, 1e-5, chosen)
     for with_dx in (False, True):
-        whitening.whitening_backward(x, x, vector, None, height * width, tokens, tokens, with_dx)
+        out = vector, vector
+        whitening.whitening_backward(x, x, vector, None, height * width, tokens, tokens, with_dx, out)
     density.patch_nll_backward(tokens, x)
     for tail in (0, 15):
         _, weights = density.density_loss(x, tokens, tail, 0.7, 1e-4)
     density.density_loss_backward(tokens.sum(), weights, x, tokens, 1e-4)
+    state, tiles = (channel_major(rows, tokens.numel(), x) for rows in (CHANNELS, 72))
+    pending = torch.empty(CHANNELS, 2, device="meta")
+    latent.state_nll(state, pending, tiles, tokens.sum(), tokens, tokens)
+    latent.state_gradient(tokens.sum(), weights, state, pending, tokens, 1e-4, state, tokens)
     image_score.mean_scores(tokens)
     image_score.quantiles(tokens, 0.99)
     image_score.cluster_scores(tokens, 0.99, 3, 0.5)

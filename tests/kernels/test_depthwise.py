@@ -7,7 +7,11 @@ from kernel_checks import assert_near_definition, assert_same_bits_twice, random
 from moleflow_fast.backend import use_backend
 from moleflow_fast.ops.depthwise import depthwise, depthwise_reference
 
-SHAPES = [(1, 1, 1, 1, 3), (2, 1, 7, 5, 3), (3, 4, 5, 37, 3), (2, 5, 3, 16, 5), (1, 9, 2, 130, 7)]  # B, H, W, C, kernel
+# B, H, W, C, kernel: one line or column, odd sizes, several stripes of lines and of columns.
+SHAPES = [
+    (1, 1, 1, 1, 3), (2, 1, 17, 5, 3), (3, 3, 7, 37, 3), (2, 5, 3, 16, 5), (1, 9, 2, 130, 7), (2, 17, 35, 3, 3),
+    (1, 4, 5, 6, 1),
+]  # fmt: skip
 
 
 def inputs(images: int, height: int, width: int, channels: int, kernel: int) -> list[torch.Tensor]:

@@ -57,6 +57,17 @@ def test_same_bits_twice():
     assert_same_bits_twice(whitening, inputs((3, 5, 7, 37)))
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 17, 37), (4, 3, 7, 5)])
+def test_each_image_takes_its_own_task(shape, poisoned):
+    x, positions = random(*shape), random(*shape[1:], seed=3)
+    gamma, beta = (random(3, shape[-1], seed=seed) for seed in (1, 2))
+    tasks = torch.tensor([2, 0, 2, 1], dtype=torch.int32, device=DEVICE)[: shape[0]]
+    y, *_ = kernels.whitening(x, gamma, beta, positions, shape[1] * shape[2], 1e-5, tasks)
+    for image, task in enumerate(tasks.tolist()):
+        alone = kernels.whitening(x[image : image + 1], gamma[task], beta[task], positions, shape[1] * shape[2], 1e-5)
+        assert torch.equal(y[image], alone[0][0])
+
+
 def test_only_the_gradients_asked_for(poisoned):
     x, gamma, beta = inputs((2, 2, 3, 5))
     gamma.requires_grad_(True)
