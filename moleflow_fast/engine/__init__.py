@@ -91,6 +91,18 @@ class FlowEngine:
         z, logdet, _ = flow(x, packed.tensors, params, packed.plan.text, wanted)
         return z, logdet + (parts.sum_of_log_scales() if _scales_train(parts) else packed.log_scales)
 
+    def loss(self, parts: Parts, x: Tensor, tail: int, tail_weight: float, lambda_logdet: float) -> Tensor:
+        """The training loss () of x (B, H, W, D) by Triton kernels, as `ops.density` defines it of what `run` gives.
+
+        Args:
+            tail: patches of each image's tail, 0 for the plain loss.
+        """
+        from moleflow_fast.engine.density import flow_loss  # it needs Triton, which a CPU does not
+
+        packed, params = trained(parts, self.packed(parts))
+        log_scales = parts.sum_of_log_scales() if _scales_train(parts) else packed.log_scales
+        return flow_loss(x, packed.tensors, params, log_scales, packed.plan.text, tail, tail_weight, lambda_logdet)[0]
+
     def run_mixed(self, parts: Sequence[Parts], x: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """`run` without gradients, image b of x (B, H, W, D) under parts[chosen[b]]; chosen (B,) int32.
 

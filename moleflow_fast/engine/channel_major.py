@@ -44,52 +44,76 @@ class TaskKept(NamedTuple):
     outputs: Tensor
 
 
+class Forward(NamedTuple):
+    """What the blocks leave of tokens that went through all of them."""
+
+    state: Tensor  # (D, N), rows where `Ends.exit` says, with scales and offsets pending
+    logdet_tiles: Tensor  # (tiles, N): their sum is the log-determinant without the constant of the global scales
+    saved: list[Tensor]  # what backward needs, where there is to be one
+
+
 def forward(
     plan: Plan, packed: Sequence[Tensor], x: Tensor, keep: bool, tasks: Tensor | None = None
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """z (B, H, W, D), logdet (B, H, W) and, with `keep`, what backward needs, of x (B, H, W, D) fp32.
-
-    Args:
-        tasks: (B,) int32, for `packed` of several tasks (`channel_packing.stack`): which of them each image takes.
-    """
-    images, height, width, channels = x.shape
-    tokens = images * height * width
-    ends, base, own = unpack(plan, packed)
-    x = x.contiguous()
-    state = enter(x.view(tokens, channels), ends.entry, channel_major(channels, tokens, x))
-    driven = [block.second.shape[-2] // 2 for _, block in base] + [block.last.shape[-2] // 2 for _, block in own]
-    tiles = [logdet_tiles(rows, tokens, plan.operand_dtype) for rows in driven]
-    logdet = channel_major(sum(tiles), tokens, x)
-    parts = iter(logdet.split(tiles) if tiles else ())
-    saved = saved_like(plan, x) if keep else []
-    grid = (images, height, width)
-    base_kept, own_kept = _taken_apart(plan, saved if keep else _reused(plan, x))
-    for (at, block), kept in zip(base, base_kept, strict=True):
-        _base_forward(plan, at, block, kept, state, next(parts), grid, keep, tasks)
-    for index, ((at, coupling), own_one) in enumerate(zip(own, own_kept, strict=True)):
-        _task_forward(plan, index, at, coupling, own_one, state, next(parts), grid, keep, tasks)
-    z = leave(state, ends.exit, ends.pending, x.new_empty(tokens, channels))
-    return z.view(x.shape), logdet.sum(0).view(x.shape[:-1]), saved
+    """z (B, H, W, D), logdet (B, H, W) and, with `keep`, what backward needs, of x (B, H, W, D) fp32; see `blocks`."""
+    ends, *_ = unpack(plan, packed)
+    state, tiles, saved = blocks(plan, packed, x, keep, tasks)
+    z = leave(state, ends.exit, ends.pending, x.new_empty(state.shape[1], plan.channels))
+    return z.view(x.shape), tiles.sum(0).view(x.shape[:-1]), saved
 
 
 def backward(
     plan: Plan, packed: Sequence[Tensor], params: Sequence[Tensor], saved: Sequence[Tensor], dz: Tensor,
     dlogdet: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`blocks_backward` for gradients of z (B, H, W, D) and logdet (B, H, W)."""
+    ends, *_ = unpack(plan, packed)
+    dz, dlogdet = dz.contiguous(), dlogdet.contiguous().flatten()  # gradients of a sum are expanded numbers
+    rows = dz.view(-1, plan.channels)
+    grad = enter(rows, ends.exit, channel_major(plan.channels, len(rows), dz))
+    return blocks_backward(plan, packed, params, saved, grad, dlogdet, grid_of(dz))
+
+
+def blocks(plan: Plan, packed: Sequence[Tensor], x: Tensor, keep: bool, tasks: Tensor | None = None) -> Forward:
+    """The state after all blocks, of x (B, H, W, D) fp32.
+
+    Args:
+        tasks: (B,) int32, for `packed` of several tasks (`channel_packing.stack`): which of them each image takes.
+    """
+    ends, base, own = unpack(plan, packed)
+    rows = x.contiguous().view(-1, plan.channels)
+    grid, tokens = grid_of(x), len(rows)
+    state = enter(rows, ends.entry, channel_major(plan.channels, tokens, x))
+    driven = [block.second.shape[-2] // 2 for _, block in base] + [block.last.shape[-2] // 2 for _, block in own]
+    tiles = [logdet_tiles(count, tokens, plan.operand_dtype) for count in driven]
+    logdet = channel_major(sum(tiles), tokens, x)
+    parts = iter(logdet.split(tiles) if tiles else ())
+    saved = saved_like(plan, x) if keep else []
+    base_kept, own_kept = _taken_apart(plan, saved if keep else _reused(plan, x))
+    for (at, block), kept in zip(base, base_kept, strict=True):
+        _base_forward(plan, at, block, kept, state, next(parts), grid, keep, tasks)
+    for index, ((at, coupling), own_one) in enumerate(zip(own, own_kept, strict=True)):
+        _task_forward(plan, index, at, coupling, own_one, state, next(parts), grid, keep, tasks)
+    return Forward(state, logdet, saved)
+
+
+def blocks_backward(
+    plan: Plan, packed: Sequence[Tensor], params: Sequence[Tensor], saved: Sequence[Tensor], grad: Tensor,
+    dlogdet: Tensor, grid: Grid,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients of x (B, H, W, D), and of `params` as `flat_gradients.split` takes them apart.
 
-    Kept outputs are overwritten by their gradients.
+    Args:
+        grad: gradient of z in the rows of the state (D, N), which is overwritten, as kept outputs are by theirs.
+        dlogdet: (N,).
     """
-    images, height, width, channels = dz.shape
-    grid, tokens = (images, height, width), images * height * width
+    tokens = grad.shape[1]
     # Kernels read up to the end of the padding, which must then be there.
     padded = (tensor.shape[-2] == 1 or tensor.stride(-2) == row_stride(tokens) for tensor in saved)
     assert all(padded), "saved rows have lost their padding"
     ends, base, own = unpack(plan, packed)
     named = dict(zip(plan.slots, params, strict=True))
-    gradients = FlatGradients(plan, named, tokens, dz, factored=_factored(plan))
-    dz, dlogdet = dz.contiguous(), dlogdet.contiguous().view(tokens)  # gradients of a sum are expanded numbers
-    grad = enter(dz.view(tokens, channels), ends.exit, channel_major(channels, tokens, dz))
+    gradients = FlatGradients(plan, named, tokens, dlogdet, factored=_factored(plan))
     base_kept, own_kept = _taken_apart(plan, saved)
     for index in reversed(range(len(own))):
         _task_backward(plan, index, *own[index], own_kept[index], grad, dlogdet, gradients, grid)
@@ -97,8 +121,13 @@ def backward(
         _base_backward(plan, index, *base[index], base_kept[index], grad, dlogdet, gradients, grid)
     if base:
         _last_layers(plan, saved, gradients)
-    dx = leave(grad, ends.entry, None, dz.new_empty(tokens, channels))
-    return dx.view(dz.shape), gradients.finish()
+    dx = leave(grad, ends.entry, None, grad.new_empty(tokens, plan.channels))
+    return dx.view(*grid, plan.channels), gradients.finish()
+
+
+def grid_of(x: Tensor) -> Grid:
+    images, height, width, _ = x.shape
+    return images, height, width
 
 
 def saved_like(plan: Plan, x: Tensor) -> list[Tensor]:

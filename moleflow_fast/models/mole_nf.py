@@ -27,7 +27,7 @@ from moleflow_fast.models.coupling import CouplingFlow
 from moleflow_fast.models.dia import DeepInvertibleAdapter
 from moleflow_fast.models.lora_linear import LoRALinear
 from moleflow_fast.models.subnets import MoLEContextSubnet, MoLESubnet
-from moleflow_fast.ops.density import patch_nll
+from moleflow_fast.ops.density import density_loss, patch_nll, tail_size
 from moleflow_fast.ops.whitening import EPS
 
 
@@ -276,6 +276,27 @@ class MoLESpatialAwareNF(nn.Module):
         if key in self.input_adapters:
             x = self.input_adapters[key](x)
         return x if self.spatial_mixer is None else self.spatial_mixer(x)
+
+    def density_loss(
+        self, x: Tensor, *, tail_weight: float | None, tail_top_k_ratio: float, lambda_logdet: float
+    ) -> Tensor:
+        """`ops.density.density_loss` of what `forward` gives for x (B, H, W, D); on a GPU without z ever being written.
+
+        Raises:
+            ValueError: as there.
+        """
+        task_id = self.current_task_id
+        fused = flow_backend() == "triton" and x.numel() > 0 and torch.is_grad_enabled()
+        if not fused or self.why_not_compiled(x, task_id) is not None:
+            return density_loss(
+                *self(x),
+                tail_weight=tail_weight,
+                tail_top_k_ratio=tail_top_k_ratio,
+                lambda_logdet=lambda_logdet,
+            )
+        tail = 0 if tail_weight is None else tail_size(x.shape[1] * x.shape[2], tail_top_k_ratio)
+        x = self.condition(x, task_id)
+        return self._engine.loss(self._parts(task_id), x, tail, tail_weight or 0.0, lambda_logdet)
 
     def log_prob_patch(self, x: Tensor) -> Tensor:
         """log p per patch (B, H, W) = -|z|^2 / 2 - D/2 ln(2 pi) + logdet."""

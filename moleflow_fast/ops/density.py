@@ -48,7 +48,7 @@ def density_loss(
     if not 0 <= tail_top_k_ratio <= 1:
         raise ValueError(f"tail_top_k_ratio must be in [0, 1], got {tail_top_k_ratio}")
     if runs_compiled(z, logdet) or runs_on_triton(z, logdet):
-        tail = 0 if tail_weight is None else _tail_size(logdet[0].numel(), tail_top_k_ratio)
+        tail = 0 if tail_weight is None else tail_size(logdet[0].numel(), tail_top_k_ratio)
         return torch.ops.moleflow.density_loss(z, logdet, tail, tail_weight or 0.0, lambda_logdet)[0]
     return density_loss_reference(
         z, logdet, tail_weight=tail_weight, tail_top_k_ratio=tail_top_k_ratio, lambda_logdet=lambda_logdet
@@ -78,7 +78,7 @@ def nll_loss(nll: Tensor) -> Tensor:
 def tail_aware_loss(nll: Tensor, weight: float, top_k_ratio: float) -> Tensor:
     """(1 - w) * mean(nll) + w * mean(the k largest per image), k = max(1, int(H W * ratio))."""
     patches = nll.flatten(1)  # (B, H*W)
-    tail = patches.topk(_tail_size(patches.shape[1], top_k_ratio), dim=1).values
+    tail = patches.topk(tail_size(patches.shape[1], top_k_ratio), dim=1).values
     return (1 - weight) * patches.mean() + weight * tail.mean()
 
 
@@ -87,7 +87,14 @@ def logdet_penalty(logdet: Tensor) -> Tensor:
     return (logdet**2).mean()
 
 
-def _tail_size(patches: int, top_k_ratio: float) -> int:
+def tail_size(patches: int, top_k_ratio: float) -> int:
+    """How many of an image's patches are its tail.
+
+    Raises:
+        ValueError: the ratio is not in [0, 1].
+    """
+    if not 0 <= top_k_ratio <= 1:
+        raise ValueError(f"tail_top_k_ratio must be in [0, 1], got {top_k_ratio}")
     return max(1, int(patches * top_k_ratio))
 
 

@@ -24,7 +24,6 @@ from moleflow_fast.models import reference_format
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
-from moleflow_fast.ops.density import density_loss
 from moleflow_fast.trainer.feature_loader import FeatureLoader, ImageBatchSource
 from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
@@ -308,8 +307,7 @@ class MoLEContinualTrainer:
         plain = stage.name == "slow"  # no reference to the stage: its graphs would outlive it in a cycle
 
         def loss(patches: Tensor) -> Tensor:
-            z, logdet = self.nf_model(self.executor.add_positions(patches))
-            return self._loss(z, logdet, plain)
+            return self._loss(self.executor.add_positions(patches), plain)
 
         return loss
 
@@ -342,20 +340,18 @@ class MoLEContinualTrainer:
         """Gradients of the loss of a batch x (B, H, W, D), added up over its parts; stops where it is not finite."""
         value = 0.0
         for part in x.split(images_at_once(x[0].numel(), training=True) if x.device.type == "cpu" else len(x)):
-            z, logdet = self.nf_model(part)
-            loss = self._loss(z, logdet, plain) * (len(part) / len(x))
+            loss = self._loss(part, plain) * (len(part) / len(x))
             value += float(loss.detach())
             if not math.isfinite(value):
                 return value
             loss.backward()
         return value
 
-    def _loss(self, z: Tensor, logdet: Tensor, plain: bool) -> Tensor:
+    def _loss(self, x: Tensor, plain: bool) -> Tensor:
         config = self.config
         tail = config.use_tail_aware_loss and not plain
-        return density_loss(
-            z,
-            logdet,
+        return self.nf_model.density_loss(
+            x,
             tail_weight=config.tail_weight if tail else None,
             tail_top_k_ratio=config.tail_top_k_ratio,
             lambda_logdet=0.0 if plain else config.lambda_logdet,
