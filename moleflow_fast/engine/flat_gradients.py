@@ -179,7 +179,7 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> None:
     multiply = torch.mm if a.dim() == 2 else torch.bmm
     if a.dtype == out.dtype:
         multiply(a, b, out=out)
-    elif a.is_cuda:
+    elif a.device.type != "cpu":
         multiply(a, b, out_dtype=out.dtype, out=out)
     else:
         out.copy_(multiply(a.to(out.dtype), b.to(out.dtype)))
