@@ -5,7 +5,7 @@ x -> input adapter of t -> spatial mixer -> base flow with the LoRA of t -> DIA 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -84,6 +84,12 @@ class MoLESpatialAwareNF(nn.Module):
     @property
     def device(self) -> torch.device:
         return self._anchor.device
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MoLESpatialAwareNF:
+        """The statistics, which are no parameters, move with the model."""
+        super()._apply(fn, recurse)
+        self.feature_statistics.to(self.device)
+        return self
 
     # -- tasks ---------------------------------------------------------------------------------------
 
