@@ -20,7 +20,7 @@ def test_equal_to_the_definition(images: int, height: int, width: int, channels:
 
 
 @settings(max_examples=15, deadline=None)
-@given(height=st.integers(1, 6), width=st.integers(1, 6), channels=st.integers(1, 40), kernel=st.sampled_from([1, 3, 5]))
+@given(height=st.integers(1, 6), width=st.integers(1, 6), channels=st.integers(1, 40), kernel=st.sampled_from([1, 5]))
 def test_box_mean(height: int, width: int, channels: int, kernel: int) -> None:
     x = random(2, height, width, channels)
     assert_backends_agree(lambda x: box_mean(x, kernel), [x])
