@@ -248,7 +248,7 @@ class MoLESpatialAwareNF(nn.Module):
         return self._why_not_alike(task_ids) or self._engine.why_not_mixed([self._parts(t) for t in task_ids], x)
 
     def _why_not_alike(self, task_ids: Sequence[int]) -> str | None:
-        if flow_backend() != "triton":
+        if flow_backend(self.device) != "triton":
             return "only Triton kernels choose weights by image"
         if any(str(t) in self.task_flows for t in task_ids):
             return "its tasks have flows of their own"

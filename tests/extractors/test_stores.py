@@ -1,5 +1,4 @@
-"""Copies to a GPU that a store makes: none that the host waits for. Without one, on tensors that only say where they are.
-"""
+"""A store makes no copy to a GPU that the host waits for: shown on tensors that only say where they are."""
 
 from collections.abc import Iterator
 from typing import Any
