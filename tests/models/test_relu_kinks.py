@@ -1,9 +1,10 @@
 """A later task's gradients in fp32 against fp64: exact to rounding, but for what a ReLU decides by rounding.
 
-On an H200 one of 146 parameters was 1.4e-3 apart between Triton and plain PyTorch, both in fp32 (16 images, 28 x 28 x 768,
-8 blocks). On a CPU, with 2 images, plain PyTorch in fp32 is as far from fp64: 1.3e-3 in `s_net.layers.2.weight` of the
-first DIA block, because 3 of 29 million sums, within 8e-8 of 0, end on the other side of a ReLU. With the ReLUs of the fp32
-pass taken over into fp64 the worst parameter is 1.3e-6 off: neither cancellation nor an order of sums is behind it.
+On an H200 one of 146 parameters was 1.4e-3 apart between Triton and plain PyTorch, both in fp32 (16 images,
+28 x 28 x 768, 8 blocks). On a CPU, with 2 images, plain PyTorch in fp32 is as far from fp64: 1.3e-3 in
+`s_net.layers.2.weight` of the first DIA block, because 3 of 29 million sums, within 8e-8 of 0, end on the other side
+of a ReLU. With the ReLUs of the fp32 pass taken over into fp64 the worst parameter is 1.3e-6 off: neither cancellation
+nor an order of sums is behind it.
 """
 
 import copy
