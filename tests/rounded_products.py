@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def nearest_tf32(x: Tensor) -> Tensor:
-    """x in fp32 with 10 bits of its mantissa, as cuBLAS rounds: off by 2^-11 of itself at most."""
+    """x in fp32 with 10 bits of its mantissa, rounded to nearest: off by 2^-11 of itself at most."""
     return ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
