@@ -1,19 +1,22 @@
 """Which implementation runs an operation: plain PyTorch, the compiled part, or Triton kernels; and in which precision.
 
-`MOLEFLOW_BACKEND` or `use_backend` chooses among `BACKENDS`; "auto", the default, takes the compiled part where it can
-run. "triton" is for a GPU, and has to be asked for until it has been measured on one; on a CPU it runs in Triton's
-interpreter, which only tests want. A flow that it cannot take is an error; another operation runs in plain PyTorch.
+`MOLEFLOW_BACKEND` or `use_backend` chooses among `BACKENDS`. "auto", the default, takes Triton kernels for tensors on a
+GPU and the compiled part for those on a CPU; what they cannot take runs in plain PyTorch, and for a flow on a GPU one
+warning says why. A backend that is named must run the flow, or that is an error; other operations have their plain
+definition to fall back to. On a CPU "triton" runs in Triton's interpreter, which only tests want.
 `MOLEFLOW_PRECISION` or `use_precision` chooses what matrix products read on a GPU.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +24,8 @@ import torch
 from torch import Tensor
 
 from moleflow_fast.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "eager", "cpp", "triton")
 
@@ -121,13 +126,14 @@ def product_operands() -> str:
     return _MEANING[requested_precision()].operands
 
 
-def flow_backend() -> str:
-    """The compiled backend that is tried for a flow: "triton" where it was asked for, else "cpp"."""
-    return "triton" if requested_backend() == "triton" else "cpp"
+def flow_backend(device: torch.device) -> str:
+    """The compiled backend that is tried on tensors of a device: "triton" on a GPU or where named, else "cpp"."""
+    requested = requested_backend()
+    return "triton" if requested == "triton" or (requested == "auto" and device.type == "cuda") else "cpp"
 
 
 def runs_compiled(*tensors: Tensor, why_not: str | None = None, backend: str = "cpp") -> bool:
-    """Whether `backend` takes these tensors.
+    """Whether `backend` takes these tensors; where "auto" would have Triton kernels and cannot, a warning says so once.
 
     Args:
         tensors: operands; for "cpp" all fp32 or all fp64, on the CPU; for "triton" all fp32, on a GPU.
@@ -139,15 +145,27 @@ def runs_compiled(*tensors: Tensor, why_not: str | None = None, backend: str = "
     reason = why_not_compiled(*tensors, why_not=why_not, backend=backend)
     if reason and requested_backend() == backend:
         raise BackendError(f"backend {backend} cannot run this: {reason}; use --backend auto or MOLEFLOW_BACKEND=auto")
+    if reason and backend == "triton" and requested_backend() == "auto":
+        _warn_of_plain_flow(reason)
     return reason is None
 
 
+@cache  # once a process and reason
+def _warn_of_plain_flow(reason: str) -> None:
+    logger.warning(
+        "the flow runs in plain PyTorch, which is several times slower on a GPU than Triton kernels: %s. Change that, "
+        "or take --backend eager (MOLEFLOW_BACKEND=eager) if it is meant",
+        reason,
+    )
+
+
 def runs_on_triton(*tensors: Tensor, why_not: str | None = None) -> bool:
-    """Whether Triton kernels were asked for and take these tensors, arguments as for `runs_compiled`.
+    """Whether Triton kernels are the backend here and take these tensors, arguments as for `runs_compiled`.
 
     It never raises: an operation beside the flow has its definition to fall back to.
     """
-    return requested_backend() == "triton" and why_not_compiled(*tensors, why_not=why_not, backend="triton") is None
+    chosen = flow_backend(tensors[0].device) == "triton"
+    return chosen and why_not_compiled(*tensors, why_not=why_not, backend="triton") is None
 
 
 def operator_on_triton(tensor: Tensor) -> bool:
@@ -175,25 +193,31 @@ def _obstacle(tensors: tuple[Tensor, ...], backend: str) -> str | None:
         wrong = f"its state is float32, and the operands are {dtype}" if dtype != torch.float32 else None
         return why_not_triton(device) or wrong
     if device != "cpu":
-        return f"it runs on the CPU, and the operands are on {device}; backend triton is for a GPU"
+        return f"it runs on the CPU, and the operands are on {device}"
     if dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, and the operands are {dtype}"
     return None
 
 
-def why_not_precision(device: str) -> str | None:
-    """What keeps a flow on this type of device from the requested precision, or None."""
+def why_not_precision(device: str, why_not: str | None = None) -> str | None:
+    """What keeps a flow on this type of device from the requested precision, or None.
+
+    Args:
+        why_not: what keeps the flow from running compiled, if anything does.
+    """
     if product_operands() == "fp32":
         return None
-    if requested_backend() != "triton":
-        return f"backend {requested_backend()} does not choose them"
-    return None if device == "cuda" else f"the device is {device}, and Triton's interpreter does not multiply bf16"
+    if requested_backend() not in ("auto", "triton"):
+        return f"backend {requested_backend()} was asked for"
+    if device != "cuda":
+        return f"the device is {device}"
+    return why_not or why_not_triton(device)
 
 
 def why_not_triton(device: str) -> str | None:
     """What keeps any Triton kernel from running on tensors of this type of device, or None."""
     if importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed"
+        return "the package triton is not installed (pip install triton)"
     if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it runs on a GPU, and the operands are on {device}"
     return None

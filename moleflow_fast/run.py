@@ -134,7 +134,7 @@ class ContinualRun(RunParts):
         """Why the flow runs in plain PyTorch, None if it is compiled; an error where that was insisted on in vain."""
         features = torch.empty(0, device=self.device)
         reason = self.trainer.nf_model.why_not_compiled(features, None)
-        runs_compiled(features, why_not=reason, backend=flow_backend())
+        runs_compiled(features, why_not=reason, backend=flow_backend(self.device))
         return reason
 
     @cached_property
@@ -146,15 +146,15 @@ class ContinualRun(RunParts):
         if precision == "tf32" and self.device.type == "cpu":
             precision = "fp32 (tf32 is for a GPU)"
         steps = "as CUDA graphs" if self.trainer.steps_are_graphs else "one by one"
-        how = f"compiled ({flow_backend()})" if plain is None else f"plain PyTorch: {plain}"
+        how = f"compiled ({flow_backend(self.device)})" if plain is None else f"plain PyTorch: {plain}"
         return f"{how}; precision {precision}, training steps {steps}"
 
     def _check_precision(self) -> None:
-        reason = why_not_precision(self.device.type)
+        reason = why_not_precision(self.device.type, self._why_plain_flow)
         if reason:
             raise UserError(
                 f"--precision {self.options.precision} needs the flow on Triton kernels on a GPU, but {reason}; "
-                "add --backend triton where there is a GPU, or take --precision fp32"
+                "take --precision fp32"
             )
 
     def _check_data(self) -> None:

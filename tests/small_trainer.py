@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from moleflow_fast.config import AblationConfig
+from moleflow_fast.extractors.stores import TensorStore
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
@@ -17,19 +17,11 @@ from moleflow_fast.trainer.feature_loader import FeatureLoader
 DIM, GRID = 16, (4, 5)
 
 
-class TensorSource:
-    """Features held in a tensor (n, H, W, D)."""
+class TensorSource(TensorStore):
+    """Features (n, H, W, D) held as a run holds them, on their device."""
 
     def __init__(self, patches: torch.Tensor) -> None:
-        self.patches = patches
-        self.image_features = patches.mean((1, 2))
-
-    def __len__(self) -> int:
-        return len(self.patches)
-
-    def batches(self, index_batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for index in index_batches:
-            yield self.patches[index], self.image_features[index]
+        super().__init__(patches, patches.mean((1, 2)), patches.device, "device")
 
 
 def task_features(task: int, images: int = 9) -> torch.Tensor:

@@ -7,15 +7,19 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from moleflow_fast import backend
+from moleflow_fast import backend, engine
 from moleflow_fast.backend import (
     BACKENDS,
     PRECISIONS,
     BackendError,
+    flow_backend,
+    runs_compiled,
     runs_on_triton,
     use_backend,
     use_precision,
 )
+from moleflow_fast.config import AblationConfig
+from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 
 
 def flags() -> tuple[bool, bool]:
@@ -88,29 +92,83 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
         ("fp32", "auto", "cpu", None),
         ("tf32", "eager", "cuda", None),
         ("bf16", "triton", "cuda", None),
-        ("bf16", "auto", "cuda", "backend auto does not choose them"),
-        ("bf16", "cpp", "cpu", "backend cpp does not choose them"),
-        ("bf16", "triton", "cpu", "interpreter"),
+        ("bf16", "auto", "cuda", None),
+        ("bf16", "auto", "cpu", "the device is cpu"),
+        ("bf16", "eager", "cuda", "backend eager was asked for"),
+        ("bf16", "cpp", "cpu", "backend cpp was asked for"),
+        ("bf16", "triton", "cpu", "the device is cpu"),
     ],
 )
 def test_where_a_precision_runs(name: str, chosen: str, device: str, reason: str | None) -> None:
+    pytest.importorskip("triton")
     with use_backend(chosen), use_precision(name):
         found = backend.why_not_precision(device)
-    assert found is None if reason is None else reason in str(found)
+        assert found is None if reason is None else reason in str(found)
+        plain = backend.why_not_precision(device, "its layers carry hooks")
+        assert (plain is None) == (name != "bf16")  # what is not compiled has no bf16 operands
 
 
 @pytest.fixture
-def on_gpu() -> Iterator[torch.Tensor]:
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.Tensor]:
     """Without contents: what runs is decided from device, dtype and backend."""
     pytest.importorskip("triton")
+    monkeypatch.delenv("MOLEFLOW_BACKEND", raising=False)
     with FakeTensorMode():
         yield torch.empty(2, 3, 4, device="cuda")
 
 
-@pytest.mark.parametrize(("name", "taken"), [("auto", False), ("eager", False), ("cpp", False), ("triton", True)])
-def test_triton_has_to_be_asked_for(on_gpu: torch.Tensor, name: str, taken: bool) -> None:
+@pytest.mark.parametrize(("name", "taken"), [("auto", True), ("eager", False), ("cpp", False), ("triton", True)])
+def test_auto_takes_triton_on_a_gpu(on_gpu: torch.Tensor, name: str, taken: bool) -> None:
     with use_backend(name):
-        assert runs_on_triton(on_gpu) == taken
+        assert (flow_backend(on_gpu.device) == "triton") == runs_on_triton(on_gpu) == taken
+
+
+def test_auto_takes_the_compiled_part_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Triton's interpreter would run there."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    on_cpu = torch.randn(2, 3)
+    for name, found in {"auto": "cpp", "eager": "cpp", "cpp": "cpp", "triton": "triton"}.items():
+        with use_backend(name):
+            assert flow_backend(on_cpu.device) == found
+            assert runs_on_triton(on_cpu) == (name == "triton" and importlib.util.find_spec("triton") is not None)
+            assert runs_compiled(on_cpu) == (name in ("auto", "cpp"))
+
+
+@pytest.fixture
+def untold() -> Iterator[None]:
+    """No warning of this process counts as given."""
+    backend._warn_of_plain_flow.cache_clear()
+    yield
+    backend._warn_of_plain_flow.cache_clear()
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_flow_that_triton_cannot_take(on_gpu: torch.Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    for reason in ("its layers carry hooks", "its layers carry hooks", "its subnet is a Linear"):
+        assert not runs_compiled(on_gpu, why_not=reason, backend=flow_backend(on_gpu.device))
+    assert not runs_compiled(on_gpu.double(), backend="triton")
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 3 and all("--backend eager" in line for line in said)  # once a reason
+    assert "its layers carry hooks" in said[0] and "its subnet is a Linear" in said[1] and "float64" in said[2]
+    with use_backend("triton"), pytest.raises(BackendError, match="carry hooks"):
+        runs_compiled(on_gpu, why_not="its layers carry hooks", backend="triton")
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_gpu_without_triton(
+    on_gpu: torch.Tensor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not runs_compiled(on_gpu, backend=flow_backend(on_gpu.device))
+    assert "pip install triton" in caplog.text
+    with use_precision("bf16"):
+        assert "not installed" in str(backend.why_not_precision("cuda"))
+
+
+@pytest.mark.usefixtures("untold")
+def test_operations_beside_the_flow_say_nothing(on_gpu: torch.Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    assert not runs_on_triton(on_gpu.double()) and not runs_compiled(on_gpu)
+    assert caplog.text == ""
 
 
 def test_what_triton_cannot_take(on_gpu: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,3 +178,22 @@ def test_what_triton_cannot_take(on_gpu: torch.Tensor, monkeypatch: pytest.Monke
         assert not runs_on_triton(on_gpu, why_not="a gradient is wanted")
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         assert not runs_on_triton(on_gpu)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("auto", "triton"), ("triton", "triton"), ("cpp", "cpp"), ("eager", "cpp")]
+)
+def test_a_model_on_a_gpu(name: str, found: str) -> None:
+    """Its passes, its images of several tasks and the operands that it packs go by one choice."""
+    pytest.importorskip("triton")
+    model = MoLESpatialAwareNF(8, 1, lora_rank=2, ablation_config=AblationConfig(dia_n_blocks=1))
+    model.add_task(0)
+    with FakeTensorMode(), use_backend(name), use_precision("bf16"):
+        x = torch.empty(2, 3, 4, 8, device="cuda")
+        for module in model.modules():
+            for store in (module._parameters, module._buffers):
+                store.update({n: x.new_empty(t.shape, dtype=t.dtype) for n, t in store.items() if t is not None})
+        assert flow_backend(x.device) == found
+        assert (model.why_not_compiled(x, 0) is None) == (found == "triton")
+        assert (model.why_not_mixed(x, [0]) is None) == (found == "triton")
+        assert engine._products(model._parts(0)) == ("bf16" if found == "triton" else None, False)

@@ -27,11 +27,11 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 PARALLEL_TASKS = ("off", "ray")
 BACKEND_HELP = (
     "what runs the flow: plain PyTorch (eager), the compiled part (cpp, on a CPU), Triton kernels (triton, on a GPU), "
-    "or auto, which takes the compiled part where it can run"
+    "or auto, which takes Triton kernels on a GPU and the compiled part on a CPU, where they can run"
 )
 PRECISION_HELP = (
-    "what matrix products read on a GPU: fp32, tf32 (convolutions too), or bf16 (the flow's products, with --backend "
-    "triton alone); fp32 until the detection quality of the others has been measured on a GPU"
+    "what matrix products read on a GPU: fp32, tf32 (convolutions too), or bf16 (the flow's products, on Triton "
+    "kernels alone); fp32 until the detection quality of the others has been measured on a GPU"
 )
 
 

@@ -7,7 +7,7 @@ import logging
 from functools import cached_property
 from pathlib import Path
 
-from moleflow_fast.backend import BACKBONE_PRECISIONS, given_backend, given_precision, why_not_triton
+from moleflow_fast.backend import BACKBONE_PRECISIONS, given_backend, given_precision, why_not_precision, why_not_triton
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.detector.calibrate import calibrate
@@ -27,6 +27,7 @@ class TrainedParts(RunParts):
     def __init__(self, directory: RunDirectory, device: str, data_path: Path | None) -> None:
         super().__init__(_options(directory, device, data_path), _LoggingConsole(quiet=True))
         self._leave_unavailable_backend()
+        self._leave_unavailable_precision()
         self.directory = directory
         self._written = directory.read_calibration()
         known = None if self._written is None else max(self._written.tasks) + 1
@@ -80,10 +81,16 @@ class TrainedParts(RunParts):
         """A run of one kind of machine works on the other too, unless a backend was asked for now."""
         backend, device = self.options.backend, self.device.type
         unavailable = why_not_triton(device) if backend == "triton" else device != "cpu" and backend == "cpp"
-        if given_backend() is not None or not unavailable:
-            return
-        logger.warning("backend %s, which the run was made with, does not run on %s: auto in fp32", backend, device)
-        self.options = dataclasses.replace(self.options, backend="auto", precision="fp32")
+        if given_backend() is None and unavailable:
+            logger.warning("backend %s, which the run was made with, does not run on %s: auto in fp32", backend, device)
+            self.options = dataclasses.replace(self.options, backend="auto", precision="fp32")
+
+    def _leave_unavailable_precision(self) -> None:
+        with self.as_chosen():
+            reason = why_not_precision(self.device.type)
+        if reason is not None:
+            logger.warning("no %s here (%s): the flow computes in fp32", self.options.precision, reason)
+            self.options = dataclasses.replace(self.options, precision="fp32")
 
 
 class _LoggingConsole(RunConsole):

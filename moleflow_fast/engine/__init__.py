@@ -51,11 +51,11 @@ class FlowEngine:
         Raises:
             BackendError: one was asked for and cannot.
         """
-        return runs_compiled(x, why_not=self._obstacle(parts, x), backend=flow_backend())
+        return runs_compiled(x, why_not=self._obstacle(parts, x), backend=flow_backend(x.device))
 
     def why_not(self, parts: Parts, x: Tensor) -> str | None:
         """Why no compiled backend runs these parts on x, or None."""
-        return why_not_compiled(x, why_not=self._obstacle(parts, x), backend=flow_backend())
+        return why_not_compiled(x, why_not=self._obstacle(parts, x), backend=flow_backend(x.device))
 
     def why_not_mixed(self, parts: Sequence[Parts], x: Tensor) -> str | None:
         """Why Triton kernels cannot run all of these parts on x, or None."""
@@ -123,12 +123,12 @@ class FlowEngine:
             seen, forgotten = Seen(parts), self._packs.forgotten
             packs = [self.packed(p) for p in parts]
             stack = channel_packing.stack(packs[0].plan, [p.tensors for p in packs])
-            known = self._stack = _Stack(tuple(parts), _products(), seen, forgotten, packs, stack)
+            known = self._stack = _Stack(tuple(parts), _products(parts[0]), seen, forgotten, packs, stack)
         return known.packs, known.stack
 
     def _known_stack(self, parts: Sequence[Parts]) -> _Stack | None:
         known = self._stack
-        if known is None or known.parts != tuple(parts) or known.products != _products():
+        if known is None or known.parts != tuple(parts) or known.products != _products(parts[0]):
             return None
         return known if known.forgotten == self._packs.forgotten and known.seen.still() else None
 
@@ -141,7 +141,7 @@ class FlowEngine:
 
     def packed(self, parts: Parts) -> Packed:
         """The packed form of these parts: the same object as long as nothing behind it has changed."""
-        return self._packs.get(parts, _products()[0])
+        return self._packs.get(parts, _products(parts)[0])
 
     def hold(self) -> AbstractContextManager[None]:
         """In the block no parameter changes, so weights that train are packed once and not at every call."""
@@ -152,9 +152,10 @@ class FlowEngine:
         self._packs.forget()
 
 
-def _products() -> tuple[str | None, bool]:
+def _products(parts: Parts) -> tuple[str | None, bool]:
     """Operands as in `Plan`, and whether products of fp32 ones may run in tf32."""
-    operands = product_operands() if flow_backend() == "triton" else None
+    triton = flow_backend(next(parts.tensors()).device) == "triton"
+    operands = product_operands() if triton else None
     return operands, torch.backends.cuda.matmul.allow_tf32
 
 

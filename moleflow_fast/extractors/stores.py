@@ -80,7 +80,7 @@ class TensorStore:
         return len(self._patches)
 
     def patches(self, indices: Tensor) -> Tensor:
-        return self._to_device(self._gather(indices))
+        return self._arriving(self._gather(indices))
 
     def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         if self.origin == "device":
@@ -89,10 +89,10 @@ class TensorStore:
         return self._batches_read_ahead(index_batches)
 
     def _move(self, index_batches: list[Tensor]) -> Iterable[Tensor]:
-        """All indices in one copy: one a batch would make the host wait for the device at every step."""
+        """All indices in one copy, made once for an epoch."""
         if not index_batches:
             return ()
-        return torch.cat(index_batches).to(self.device).split([len(batch) for batch in index_batches])
+        return _sent(torch.cat(index_batches), self.device).split([len(batch) for batch in index_batches])
 
     def _batches_read_ahead(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         with ThreadPoolExecutor(1) as reader:
@@ -105,15 +105,23 @@ class TensorStore:
                 yield self._finish(*pending.popleft())
 
     def _finish(self, indices: Tensor, rows: Future[Tensor]) -> tuple[Tensor, Tensor]:
-        return self._to_device(rows.result()), self._image_rows(indices)
+        return self._arriving(rows.result()), self._image_rows(indices)
 
     def _image_rows(self, indices: Tensor) -> Tensor:
-        return self.image_features[indices.to(self.device)]
+        return self.image_features.index_select(0, _sent(indices, self.device))
 
     def _gather(self, indices: Tensor) -> Tensor:
-        rows = self._patches.index_select(0, indices.to(self._patches.device))
-        crosses = self._patches.device.type == "cpu" and self.device.type == "cuda"
-        return rows.pin_memory() if crosses else rows
+        return _pinned(self._patches.index_select(0, _sent(indices, self._patches.device)), self.device)
 
-    def _to_device(self, rows: Tensor) -> Tensor:
+    def _arriving(self, rows: Tensor) -> Tensor:
         return rows.to(self.device, non_blocking=True).float()
+
+
+def _sent(indices: Tensor, device: torch.device) -> Tensor:
+    """Indices on their way: from memory that is not pinned the copy would make the host wait for all that runs."""
+    return _pinned(indices, device).to(device, non_blocking=True)
+
+
+def _pinned(tensor: Tensor, destination: torch.device) -> Tensor:
+    crosses = tensor.device.type == "cpu" and destination.type == "cuda"
+    return tensor.pin_memory() if crosses else tensor

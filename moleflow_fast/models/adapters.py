@@ -38,7 +38,9 @@ class _ReferenceStatistics(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         # State dicts have no flag for it: absent statistics are stored as mean 0 and deviation 1.
-        self.has_reference = bool(self.reference_mean.any()) or not bool((self.reference_std == 1).all())
+        mean, std = (state_dict.get(prefix + name) for name in ("reference_mean", "reference_std"))
+        if mean is not None and std is not None:  # else nothing of it was loaded
+            self.has_reference = bool(mean.any()) or not bool((std == 1).all())
 
 
 class WhiteningAdapter(_ReferenceStatistics):

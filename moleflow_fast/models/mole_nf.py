@@ -5,7 +5,7 @@ x -> input adapter of t -> spatial mixer -> base flow with the LoRA of t -> DIA 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -84,6 +84,12 @@ class MoLESpatialAwareNF(nn.Module):
     @property
     def device(self) -> torch.device:
         return self._anchor.device
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MoLESpatialAwareNF:
+        """The statistics, which are no parameters, move with the model."""
+        super()._apply(fn, recurse)
+        self.feature_statistics.to(self.device)
+        return self
 
     # -- tasks ---------------------------------------------------------------------------------------
 
@@ -242,7 +248,7 @@ class MoLESpatialAwareNF(nn.Module):
         return self._why_not_alike(task_ids) or self._engine.why_not_mixed([self._parts(t) for t in task_ids], x)
 
     def _why_not_alike(self, task_ids: Sequence[int]) -> str | None:
-        if flow_backend() != "triton":
+        if flow_backend(self.device) != "triton":
             return "only Triton kernels choose weights by image"
         if any(str(t) in self.task_flows for t in task_ids):
             return "its tasks have flows of their own"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from moleflow_fast.config.ablation import SPATIAL_CONTEXT_MODES
-from moleflow_fast.ops.depthwise import depthwise, gated_residual
+from moleflow_fast.ops.depthwise import box_mean, depthwise, gated_residual
 
 
 class SpatialContextMixer(nn.Module):
@@ -71,8 +70,6 @@ class SpatialContextMixer(nn.Module):
         return self.depthwise_conv.weight.flatten(1).t(), self.depthwise_conv.bias  # type: ignore[return-value]
 
     def _local_std(self, x: Tensor) -> Tensor:
-        planes = x.permute(0, 3, 1, 2)
-        window = (self.kernel_size, 1, self.kernel_size // 2)
-        mean = F.avg_pool2d(planes, *window)
-        variance = F.avg_pool2d(planes**2, *window) - mean**2
-        return variance.clamp_min(1e-6).sqrt().permute(0, 2, 3, 1)
+        mean = box_mean(x, self.kernel_size)
+        variance = box_mean(x**2, self.kernel_size) - mean**2
+        return variance.clamp_min(1e-6).sqrt()

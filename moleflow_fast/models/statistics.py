@@ -9,7 +9,7 @@ from torch import Tensor
 class FeatureStatistics:
     """Exact mean and unbiased deviation per channel over every batch seen (parallel update of Chan et al.).
 
-    `std` carries 1e-6 under the root.
+    `std` carries 1e-6 under the root. What is restored goes to `device`, as do features.
     """
 
     def __init__(self, device: torch.device | str | None = None) -> None:
@@ -18,6 +18,12 @@ class FeatureStatistics:
         self.is_finalized = False
         self._mean: Tensor | None = None  # (D,) float64: hundreds of batches must not drift
         self._squares: Tensor | None = None  # (D,) sum of squared deviations
+
+    def to(self, device: torch.device | str) -> None:
+        """Go where features come from now on."""
+        self.device = device
+        if self._mean is not None and self._squares is not None:
+            self._mean, self._squares = self._mean.to(device), self._squares.to(device)
 
     @torch.no_grad()
     def update(self, features: Tensor) -> None:
@@ -40,7 +46,8 @@ class FeatureStatistics:
 
     def restore(self, mean: Tensor, std: Tensor) -> None:
         """Take on finalised statistics from a checkpoint; their count is not kept, so they end here."""
-        self._mean, self._squares, self.count = mean.double(), (std.double() ** 2 - 1e-6), 1
+        mean, std = mean.to(self.device).double(), std.to(self.device).double()
+        self._mean, self._squares, self.count = mean, std**2 - 1e-6, 1
         self.is_finalized = True
 
     def running(self) -> dict[str, Tensor]:

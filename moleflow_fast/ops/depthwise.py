@@ -41,6 +41,22 @@ def depthwise_reference(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
     return planes.permute(0, 2, 3, 1)
 
 
+def box_mean(x: Tensor, kernel: int) -> Tensor:
+    """Mean over the kernel x kernel patches (odd) around each patch of x (B, H, W, C), zeros outside the image."""
+    taps, bias = x.new_full((kernel**2, x.shape[-1]), 1 / kernel**2), x.new_zeros(x.shape[-1])
+    if x.numel() and (runs_compiled(x) or runs_on_triton(x)):
+        return torch.ops.moleflow.depthwise(x, taps, bias)
+    return box_mean_reference(x, kernel)
+
+
+def box_mean_reference(x: Tensor, kernel: int) -> Tensor:
+    """The definition, which no flag rounds to tf32 as it may a convolution."""
+    # Contiguous: for channels-last planes with padding torch 2.11's gradient is wrong on CUDA, off by half of the
+    # largest value (pytorch/pytorch#188344). Convolutions of channels-last planes are cuDNN's, and right.
+    planes = x.permute(0, 3, 1, 2).contiguous()
+    return F.avg_pool2d(planes, kernel, stride=1, padding=kernel // 2).permute(0, 2, 3, 1)
+
+
 def gated_residual(taps: Tensor, bias: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
     """Taps and bias whose convolution is (1 - gate) x + gate DW(x): the identity goes into the middle tap."""
     middle = torch.zeros_like(taps)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moleflow_fast.backend import requested_backend, runs_compiled, why_not_triton
+from moleflow_fast.backend import flow_backend, runs_compiled, why_not_triton
 from moleflow_fast.ops import native
 
 
@@ -41,7 +41,7 @@ def patch_pool(
             positions of another shape.
 
     Compiled for patches of 3 with stride 1; that has no gradient, so maps that want one take the convolution too.
-    Triton kernels, for a GPU, run where backend "triton" was asked for and they can, else the convolution does.
+    Triton kernels run on a GPU where the backend is theirs and they can, else the convolution does.
     """
     _check(maps, embed_dim, grid, positions)
     operands = [*maps] if positions is None else [*maps, positions]
@@ -99,7 +99,7 @@ def _obstacle(operands: list[Tensor], patch_size: int, patch_stride: int) -> str
 
 
 def _runs_kernels(maps: Sequence[Tensor]) -> bool:
-    if requested_backend() != "triton" or native.forward_only(*maps) is not None:
+    if flow_backend(maps[0].device) != "triton" or native.forward_only(*maps) is not None:
         return False
     (device, dtype), *others = {(m.device, m.dtype) for m in maps}
     takes = dtype in (torch.float32, torch.bfloat16, torch.float16)

@@ -317,7 +317,7 @@ class MoLEContinualTrainer:
         return self.device.type == "cuda" and self._steps_on_device(None, torch.empty(0, device=self.device))
 
     def _steps_on_device(self, task_id: int | None, patches: Tensor) -> bool:
-        return flow_backend() == "triton" and self.nf_model.why_not_compiled(patches, task_id) is None
+        return flow_backend(self.device) == "triton" and self.nf_model.why_not_compiled(patches, task_id) is None
 
     def _step(self, task_id: int, stage: _Stage, patches: Tensor) -> float:
         """One optimizer step; NaN if the batch was skipped.

@@ -67,5 +67,5 @@ class ImageBatchSource:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.loader:
-            patches = self.extractor(batch[0].to(self.device))  # type: ignore[operator]
+            patches = self.extractor(batch[0].to(self.device, non_blocking=True))  # type: ignore[operator]
             yield patches, patches.mean((1, 2))

@@ -1,5 +1,6 @@
 """A detector sees what the run's evaluation saw."""
 
+import json
 import logging
 import shutil
 import subprocess
@@ -265,6 +266,18 @@ def test_several_classes_a_task_and_no_router(data: Path, tmp_path: Path, caplog
     assert "the detector has to route" in caplog.text
     assert detector.calibration.tasks[0].class_names == CLASSES[:2] and detector.calibration.tasks[0].images == 6
     assert {r.class_names for r in detector.predict(data / "gasket" / "test")} == {CLASSES[:2]}
+
+
+def test_a_run_in_bf16_computes_in_fp32_on_a_cpu(
+    finished: RunResult, tmp_path: Path, photo: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = Path(shutil.copytree(finished.directory.path, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    config["options"]["precision"] = "bf16"
+    (copy / "config.json").write_text(json.dumps(config))
+    (result,) = Detector.load(copy, device="cpu").predict(photo)
+    assert "no bf16 here (the device is cpu): the flow computes in fp32" in caplog.text
+    assert result.score == Detector.load(finished.directory.path, device="cpu").predict(photo)[0].score
 
 
 def test_the_package_alone_is_light() -> None:

@@ -6,7 +6,7 @@ from op_checks import assert_backends_agree, assert_sound_operator, random, torc
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.ops import kernels
-from moleflow_fast.ops.depthwise import depthwise, gated_residual
+from moleflow_fast.ops.depthwise import box_mean, box_mean_reference, depthwise, gated_residual
 
 
 @settings(max_examples=25, deadline=None)
@@ -17,6 +17,15 @@ from moleflow_fast.ops.depthwise import depthwise, gated_residual
 def test_equal_to_the_definition(images: int, height: int, width: int, channels: int, kernel: int) -> None:
     inputs = [random(images, height, width, channels), random(kernel**2, channels), random(channels)]
     assert_backends_agree(depthwise, inputs)
+
+
+@settings(max_examples=15, deadline=None)
+@given(height=st.integers(1, 6), width=st.integers(1, 6), channels=st.integers(1, 40), kernel=st.sampled_from([1, 5]))
+def test_box_mean(height: int, width: int, channels: int, kernel: int) -> None:
+    x = random(2, height, width, channels)
+    assert_backends_agree(lambda x: box_mean(x, kernel), [x])
+    taps, bias = torch.full((kernel**2, channels), 1 / kernel**2, dtype=x.dtype), torch.zeros(channels, dtype=x.dtype)
+    torch.testing.assert_close(box_mean_reference(x, kernel), depthwise(x, taps, bias), rtol=1e-12, atol=1e-12)
 
 
 def test_gated_residual_is_the_blend() -> None:
