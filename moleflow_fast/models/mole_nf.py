@@ -292,7 +292,7 @@ class MoLESpatialAwareNF(nn.Module):
             ValueError: as there.
         """
         task_id = self.current_task_id
-        fused = flow_backend() == "triton" and x.numel() > 0 and torch.is_grad_enabled()
+        fused = flow_backend(x.device) == "triton" and x.numel() > 0 and torch.is_grad_enabled()
         if not fused or self.why_not_compiled(x, task_id) is not None:
             return density_loss(
                 *self(x),
