@@ -49,11 +49,11 @@ test: lint ## lint, then every test, against the installed package
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto # a worker per core: more threads would only get in their way
 
 bench: $(READY) ## benchmarks: result as JSON in bench/results/cpu/, tables on the screen
-	@mkdir -p .benchmarks
-	$(RUN) -m pytest bench --benchmark-only --benchmark-json=.benchmarks/raw.json
-	$(RUN) bench/tables.py .benchmarks/raw.json --results $(RESULTS)/cpu
+	@mkdir -p .benchmarks && rm -f .benchmarks/rows.jsonl
+	MOLEFLOW_BENCH_ROWS=.benchmarks/rows.jsonl $(RUN) -m pytest bench --benchmark-only
+	$(RUN) bench/tables.py .benchmarks/rows.jsonl --results $(RESULTS)/cpu
 
-gpu-check: $(READY) ## what needs a GPU and fits 9 minutes (MINUTES=6): tests, benchmarks (JSON in bench/results/cuda/), tables; PARTS="tests kernels"
+gpu-check: $(READY) ## what needs a GPU, in 12 minutes (MINUTES=5: the first half of the list): benchmarks (JSON in bench/results/cuda/), tests, tables; PARTS="tests kernels"
 	$(RUN) bench/gpu_check.py --results $(RESULTS) $(if $(MINUTES),--minutes $(MINUTES)) $(PARTS)
 
 gpu-tiles: $(READY) ## tile shapes of the Triton products side by side on a GPU
