@@ -68,7 +68,10 @@ PARTS = {
     "kernels": _benchmarks(50, "kernels"),
     "ops": _benchmarks(40, "ops"),
     "whole_run": _benchmarks(130, "whole_run"),
-    "quality": _tests(90, "tests/run/test_quality.py", "tests/run/test_precision_options.py", "-m", "gpu", "-rfEP"),
+    "quality": _tests(
+        90, "tests/run/test_real_quality.py", "tests/run/test_quality.py", "tests/run/test_precision_options.py",
+        "-m", "gpu", "-rfEPs",
+    ),
     "tests": _tests(
         110, "tests/kernels", "tests/engine", "tests/models/test_golden_nf.py", "tests/ops/test_gaussian_smooth.py",
         "tests/evaluation/test_device_ranking.py", "tests/evaluation/test_scorer.py", "tests/bench", "tests/cuda",
@@ -118,7 +121,7 @@ def _run(name: str, part: Part, seconds: float, log: TextIO) -> bool:
     took = time.monotonic() - started
     said = Path(log.name).read_bytes()[at:].decode(errors="replace")
     print(f"{name}: {took:.0f} s{'' if in_time else ', interrupted'}; {_last_line(said)}", flush=True)
-    for line in re.findall(r"^(?:FAILED|ERROR|quality:) .*", said, re.MULTILINE)[:20]:
+    for line in re.findall(r"^(?:FAILED|ERROR|SKIPPED|quality:) .*", said, re.MULTILINE)[:20]:
         print(f"  {line[:200]}", flush=True)
     return in_time and process.returncode == 0
 
