@@ -215,17 +215,14 @@ def _step_table(every: list[Row], times: dict[str, float], rates: Rates) -> str:
     floors, reachable, cells = 0.0, 0.0, []
     for part, (repeats, names) in STEP.items():
         rows = [named[name] for name in names]
-        floor, reached = (repeats * sum(values) for values in _floors(rows, rates))
+        floor = repeats * sum(row.floor(rates) for row in rows)
+        reached = repeats * sum(row.reachable(rates) for row in rows)
         there = all(row.group in times for row in rows)
         time = repeats * sum(times[row.group] for row in rows) if there else None
         cells.append((part, str(repeats), *_against(floor, reached, time)))
         floors, reachable = floors + floor, reachable + reached
     cells.append(("step", "1", *_against(floors, reachable, times.get(WHOLE_STEP))))
     return markdown(("part of a later task's step", "times", *TIMES), cells)
-
-
-def _floors(rows: list[Row], rates: Rates) -> tuple[list[float], list[float]]:
-    return [row.floor(rates) for row in rows], [row.reachable(rates) for row in rows]
 
 
 def _against(floor: float, reachable: float, time: float | None) -> tuple[str, ...]:
