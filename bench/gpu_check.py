@@ -56,7 +56,7 @@ def _benchmarks(seconds: float, names: str, rows: str = "") -> Part:
 # Seconds are the most that a part may take: the first six fit five minutes, all but the last one twelve. torch.compile
 # takes a minute or two a row, so its rows have what is left. What tests ignore takes no GPU.
 PARTS = {
-    "compile": Part(("-m", "moleflow_fast.precompile"), 40),
+    "compile": Part(("-m", "moleflow_fast.precompile", "--precision", "bf16"), 40),
     "smoke": _tests(
         40, "tests/models/test_golden_nf.py", "tests/engine/test_training.py", "tests/engine/test_channel_major.py",
         "-k", "nf_default or nf_ctx5_dia4 or equal_to_single_steps or bf16_operands_are_near",
