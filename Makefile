@@ -14,11 +14,11 @@ READY := $(VENV)/.installed-test
 endif
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.csv')
 
-.PHONY: help install demo lint test bench gpu-check gpu-tiles clean
+.PHONY: help install demo lint test bench gpu-check clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo 'SYSTEM=1 (gpu-check, gpu-tiles, bench): use the packages of PYTHON as they are and fetch nothing; RESULTS=folder'
+	@echo 'SYSTEM=1 (gpu-check, bench): use the packages of PYTHON as they are and fetch nothing; RESULTS=folder'
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
@@ -49,15 +49,12 @@ test: lint ## lint, then every test, against the installed package
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto # a worker per core: more threads would only get in their way
 
 bench: $(READY) ## benchmarks: result as JSON in bench/results/cpu/, tables on the screen
-	@mkdir -p .benchmarks
-	$(RUN) -m pytest bench --benchmark-only --benchmark-json=.benchmarks/raw.json
-	$(RUN) bench/tables.py .benchmarks/raw.json --results $(RESULTS)/cpu
+	@mkdir -p .benchmarks && rm -f .benchmarks/rows.jsonl
+	MOLEFLOW_BENCH_ROWS=.benchmarks/rows.jsonl $(RUN) -m pytest bench --benchmark-only
+	$(RUN) bench/tables.py .benchmarks/rows.jsonl --results $(RESULTS)/cpu
 
-gpu-check: $(READY) ## what needs a GPU and fits 9 minutes (MINUTES=6): tests, benchmarks (JSON in bench/results/cuda/), tables; PARTS="tests kernels"
+gpu-check: $(READY) ## what needs a GPU, in 12 minutes (MINUTES=5: the first half of the list): benchmarks (JSON in bench/results/cuda/), tests, tables; PARTS="tests kernels"
 	$(RUN) bench/gpu_check.py --results $(RESULTS) $(if $(MINUTES),--minutes $(MINUTES)) $(PARTS)
-
-gpu-tiles: $(READY) ## tile shapes of the Triton products side by side on a GPU
-	$(RUN) bench/tiles.py
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) .system build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

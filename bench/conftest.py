@@ -1,10 +1,9 @@
-"""Makes the modules beside this file importable, and puts the machine's rates into the results."""
+"""Makes the modules beside this file importable, and keeps rows and the machine's rates (row_file.py)."""
 
 import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,17 +11,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from device import ON_GPU, SMALL  # noqa: E402
-from machine import Machine, faster, measure  # noqa: E402
-
-_MACHINE = pytest.StashKey[Machine]()
+from machine import measure  # noqa: E402
+from row_file import append, pytest_runtest_makereport  # noqa: E402, F401 (a hook)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def machine(request: pytest.FixtureRequest) -> Machine:
+def machine() -> Iterator[None]:
     """Measured before the first benchmark, and again after the last."""
-    measured = measure()
-    request.config.stash[_MACHINE] = measured
-    return measured
+    append({"machine": measure().as_dict(), "small": SMALL})
+    yield
+    append({"machine": measure().as_dict(), "small": SMALL})
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +30,3 @@ def memory_given_back() -> Iterator[None]:
     gc.collect()
     if ON_GPU:
         torch.cuda.empty_cache()
-
-
-def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    output_json["machine"] = faster(config.stash[_MACHINE], measure()).as_dict()
-    output_json["small"] = SMALL

@@ -1,15 +1,15 @@
-"""What needs a GPU, part by part as far as the time goes: tests, then benchmarks.
+"""What needs a GPU, part by part as far as the time goes: the figures that matter most come first.
 
-Leaves in RESULTS/cuda: gpu-check.log, and after each part of benchmarks the result file, tables.md and summary.md as
-far as they have come, so that a run that is cut off loses the part it was in alone. A part that takes too long is
-interrupted. On the screen: a line a part, the tests that failed, and last the shortest table.
+Leaves in RESULTS/cuda: gpu-check.log; rows/PART.jsonl, a line for each benchmark as it is finished; after each part the
+result file, tables.md and summary.md as far as they have come; and profile.json, the device's kernels by name. A part
+that takes too long is interrupted and keeps the rows that it has. On the screen: a line a part, the tests that failed,
+and last the shortest table.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -23,57 +23,71 @@ from typing import TextIO
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import row_file  # noqa: E402
 from summary import summary  # noqa: E402
 from tables import load, tables, write  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-RAW = ROOT / ".benchmarks" / "gpu"
 LAST_WORDS = 20.0  # seconds that an interrupted part gets to say what failed
+RESULTS = "{results}"  # in a part's arguments: the folder
 
 
 @dataclass(frozen=True)
 class Part:
-    """Arguments of pytest, and the seconds after which it is interrupted."""
+    """Arguments of Python, and the seconds after which it is interrupted."""
 
     arguments: tuple[str, ...]
     seconds: float
-    benchmarks: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+_PYTEST = ("-m", "pytest", "-q", "--tb=short", "-rfE")
 
 
 def _tests(seconds: float, *arguments: str) -> Part:
-    return Part(("-n", "8", "--dist", "loadfile", *arguments), seconds)
+    return Part((*_PYTEST, "-n", "8", "--dist", "loadfile", *arguments), seconds, (("OMP_NUM_THREADS", "1"),))
 
 
 def _benchmarks(seconds: float, names: str, rows: str = "") -> Part:
     files = [f"bench/test_{name}.py" for name in names.split()]
-    return Part((*files, "-k", rows, "--benchmark-only", "--benchmark-quiet"), seconds, benchmarks=True)
+    return Part((*_PYTEST, *files, "-k", rows, "--benchmark-only", "--benchmark-quiet"), seconds)
 
 
-# What is ignored takes no GPU. Seconds are the most that a part may take; those down to quality, and those after them,
-# fit nine minutes each even so. torch.compile takes a minute or two a row, so its rows come last.
+# Seconds are the most that a part may take: the first six fit five minutes, all but the last one twelve. torch.compile
+# takes a minute or two a row, so its rows have what is left. What tests ignore takes no GPU.
 PARTS = {
+    "compile": Part(("-m", "moleflow_fast.precompile", "--precision", "bf16"), 40),
+    "smoke": _tests(
+        40, "tests/models/test_golden_nf.py", "tests/engine/test_training.py", "tests/engine/test_channel_major.py",
+        "-k", "nf_default or nf_ctx5_dia4 or equal_to_single_steps or bf16_operands_are_near",
+    ),
+    "training_step": _benchmarks(70, "training_step", "not compile"),
+    "inference": _benchmarks(50, "inference", "not compile"),
+    "profile": Part(("bench/kernel_profile.py", "--results", RESULTS), 30),
+    "ways": Part(("-m", "moleflow_fast.tune", "--results", RESULTS), 60),
+    "kernels": _benchmarks(50, "kernels"),
+    "ops": _benchmarks(40, "ops"),
+    "whole_run": _benchmarks(130, "whole_run"),
+    "quality": _tests(
+        90, "tests/run/test_real_quality.py", "tests/run/test_quality.py", "tests/run/test_precision_options.py",
+        "-m", "gpu", "-rfEPs",
+    ),
     "tests": _tests(
-        200, "tests/kernels", "tests/engine", "tests/models/test_golden_nf.py", "tests/ops/test_gaussian_smooth.py",
+        110, "tests/kernels", "tests/engine", "tests/models/test_golden_nf.py", "tests/ops/test_gaussian_smooth.py",
         "tests/evaluation/test_device_ranking.py", "tests/evaluation/test_scorer.py", "tests/bench", "tests/cuda",
         "tests/trainer/test_partial_state.py", "--ignore=tests/kernels/test_compiling.py",
         "--ignore=tests/cuda/test_compiling.py", "--ignore=tests/engine/test_flow.py",
     ),
-    "kernels": _benchmarks(60, "kernels"),
-    "ops": _benchmarks(50, "ops"),
-    "training_step": _benchmarks(100, "training_step", "not compile"),
-    "quality": _tests(90, "tests/run/test_quality.py", "tests/run/test_precision_options.py", "-m", "gpu", "-rfEP"),
-    "inference": _benchmarks(90, "inference", "not compile"),
-    "whole_run": _benchmarks(180, "whole_run"),
-    "compile": _benchmarks(240, "training_step inference", "compile"),
+    "torch_compile": _benchmarks(240, "training_step inference", "compile"),
 }  # fmt: skip
 
 
 def run_parts(parts: dict[str, Part], results: Path, seconds: float) -> bool:
     """Whether all that was asked for has passed."""
     give_up = time.monotonic() + seconds
-    shutil.rmtree(RAW, ignore_errors=True)  # what an earlier run measured is not of today
-    RAW.mkdir(parents=True)
-    results.mkdir(parents=True, exist_ok=True)
+    rows = results / "rows"
+    shutil.rmtree(rows, ignore_errors=True)  # what an earlier run measured is not of today
+    rows.mkdir(parents=True)
     passed = []
     with (results / "gpu-check.log").open("a") as log:
         for name, part in parts.items():
@@ -83,18 +97,20 @@ def run_parts(parts: dict[str, Part], results: Path, seconds: float) -> bool:
                 passed.append(False)
                 continue
             passed.append(_run(name, part, min(part.seconds, left - LAST_WORDS), log))
-            if part.benchmarks:
-                write_results(results)
+            write_results(results)
     return all(passed)
 
 
 def _run(name: str, part: Part, seconds: float, log: TextIO) -> bool:
-    more = (f"--benchmark-json={RAW / name}.json",) if part.benchmarks else ()
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", "-rfE", *part.arguments, *more]
-    # What is missing is an error here, not a reason to skip; and a failure's line has room for its reason.
-    environment = {**os.environ, "MOLEFLOW_GPU_CHECK": "1", "COLUMNS": "200"}
-    if not part.benchmarks:
-        environment["OMP_NUM_THREADS"] = "1"
+    results = Path(log.name).parent.resolve()
+    command = [sys.executable, "-P", *(str(results) if word == RESULTS else word for word in part.arguments)]
+    environment = {
+        **os.environ,
+        "MOLEFLOW_GPU_CHECK": "1",  # what is missing is an error here, not a reason to skip
+        "COLUMNS": "200",  # a failure's line has room for its reason
+        row_file.VARIABLE: str(results / "rows" / f"{name}.jsonl"),
+        **dict(part.environment),
+    }
     log.write(f"\n===== {name}: {' '.join(command)}\n")
     log.flush()
     at, started = Path(log.name).stat().st_size, time.monotonic()
@@ -105,7 +121,7 @@ def _run(name: str, part: Part, seconds: float, log: TextIO) -> bool:
     took = time.monotonic() - started
     said = Path(log.name).read_bytes()[at:].decode(errors="replace")
     print(f"{name}: {took:.0f} s{'' if in_time else ', interrupted'}; {_last_line(said)}", flush=True)
-    for line in re.findall(r"^(?:FAILED|ERROR|quality:) .*", said, re.MULTILINE)[:20]:
+    for line in re.findall(r"^(?:FAILED|ERROR|SKIPPED|quality:) .*", said, re.MULTILINE)[:20]:
         print(f"  {line[:200]}", flush=True)
     return in_time and process.returncode == 0
 
@@ -133,9 +149,9 @@ def _last_line(said: str) -> str:
 
 
 def write_results(results: Path) -> None:
-    """The result file and the tables of all parts that have left one."""
-    files = [file for file in sorted(RAW.glob("*.json")) if _is_whole(file)]
-    if not files:
+    """The result file and the tables of all rows so far, in the order of the parts."""
+    files = sorted((results / "rows").glob("*.jsonl"), key=lambda file: file.stat().st_mtime)
+    if not any(row_file.result(file.read_text()) for file in files):
         return
     result = load(files)
     write(result, results)
@@ -143,20 +159,11 @@ def write_results(results: Path) -> None:
     (results / "summary.md").write_text(summary(result))
 
 
-def _is_whole(file: Path) -> bool:
-    """A part that was killed leaves an empty file, or half of one."""
-    try:
-        json.loads(file.read_text())
-    except ValueError:
-        return False
-    return True
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"all by default: {' '.join(PARTS)}")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", metavar="FOLDER")
-    parser.add_argument("--minutes", type=float, default=9.0, help="for everything; what does not fit is left out")
+    parser.add_argument("--minutes", type=float, default=12.0, help="for everything; what does not fit is left out")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {' '.join(PARTS)}")

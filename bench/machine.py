@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -72,16 +72,6 @@ def measure() -> Machine:
         copy_gigabytes_per_s=round(copy_rate(), 2),
         gpu=_gpu() if ON_GPU else None,
     )
-
-
-def faster(one: Machine, other: Machine) -> Machine:
-    """The higher of each of their rates: a floor is what the machine can do, also where a neighbour was busy once."""
-    gflops = {
-        precision: {name: max(rate, other.gflops[precision][name]) for name, rate in rates.items()}
-        for precision, rates in one.gflops.items()
-    }
-    copy = max(one.copy_gigabytes_per_s, other.copy_gigabytes_per_s)
-    return replace(one, gflops=gflops, copy_gigabytes_per_s=copy)
 
 
 def product_gflops(rows: int, inner: int, columns: int, precision: str = "fp32", repeats: int = 7) -> float:

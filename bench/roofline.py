@@ -6,14 +6,20 @@ python bench/roofline.py FOLDER/<date>-<gpu>.json    with the times of a result 
 A kernel's floor is the longer of two times: its multiply-adds at the rate of its products, and its compulsory bytes
 (inputs, outputs and weights once) at the rate of the memory. Elementwise work is not counted. The default rates are
 those of an H200: 790 TFLOP/s in bf16, of 989 on the data sheet, and as large a part of its 67 in fp32; 4.3 TB/s.
+
+No product of these sizes reaches such a rate. What can be reached is the longer of cuBLAS's time for the same products,
+measured on an H200 with nothing fused (results/cuda/2026-11-28-nvidia-h200-ways.json), and the bytes at the rate of its
+copy.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -35,6 +41,38 @@ from tables import Result, load, markdown, seconds  # noqa: E402
 FLOW = Flow(BATCH.dim, blocks=8, dia_blocks=4, rank=64)
 OURS = ("triton", "kernel")  # backends of a result file
 LATER_TASK = optimizer_title(1, trained_parameters(FLOW, 1))
+
+H200 = Path(__file__).parent / "results" / "cuda" / "2026-11-28-nvidia-h200.json"
+COPY = 4.2e12  # bytes a second, measured there
+WHOLE_STEP, IN_BF16 = "training step, later task, 28x28, 16 images", "triton-bf16"  # group and backend in a result file
+TIMES = ("floor", "reachable", "measured", "% of floor", "% of reachable")  # last columns of both tables
+
+# The products of each row as cuBLAS does them at 12,544 tokens: outputs x inputs. Input gradients are cuBLAS's own.
+_BOTH_FIRST = ("cublas channel-major 768x768", "cublas channel-major 768x384")
+_BOTH_LAST = 2 * ("cublas channel-major 384x768",)
+_TASK_LAYER = 2 * ("cublas channel-major 384x384",)
+_DENSE = ("cublas weight gradient channel-major 1536x768", *2 * ("cublas weight gradient channel-major 384x768",))
+_TASK_DENSE = (
+    "cublas weight gradient channel-major 768x384",
+    *4 * ("cublas weight gradient channel-major 384x384",),
+)
+CUBLAS: dict[str, tuple[str, ...]] = {
+    "relu_product": _BOTH_FIRST,
+    "relu_product by image": _BOTH_FIRST,
+    "relu_product, task flow, first": ("cublas channel-major 768x384",),
+    "relu_product, task flow, middle": _TASK_LAYER,
+    "coupling_product": _BOTH_LAST,
+    "coupling_product, nothing kept": _BOTH_LAST,
+    "coupling_product by image": _BOTH_LAST,
+    "coupling_product, task flow": _TASK_LAYER,
+    "relu_gradient_product": 2 * ("cublas channel-major 768x384",),
+    "relu_gradient_product, task flow": _TASK_LAYER,
+    "input gradient": ("input gradient, bf16",),
+    "input gradient, task flow": ("input gradient, task flow, bf16",),
+    "LoRA gradients": _DENSE,
+    "weight and LoRA gradients": _DENSE,
+    "weight gradients, task flow": _TASK_DENSE,
+}
 
 # A later task's optimizer step: how often each part runs, and its rows.
 STEP: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -103,6 +141,10 @@ class Row:
     def floor(self, rates: Rates) -> float:
         return max(self.arithmetic(rates), self.traffic(rates))
 
+    def reachable(self, rates: Rates) -> float:
+        products = [cublas_seconds()[name] for name in CUBLAS.get(self.name, ())]
+        return max(sum(products) if products else self.arithmetic(rates), self.work.bytes / COPY)
+
 
 def rows() -> list[Row]:
     """Every kernel of the flow, then every operation around it that has a kernel."""
@@ -125,11 +167,23 @@ def _operations() -> Iterator[Row]:
         yield Row(name, name, work, fp32=True)
 
 
+@cache
+def cublas_seconds() -> dict[str, float]:
+    """Of the products that an H200 has timed, by name."""
+    ways = json.loads(H200.with_name(f"{H200.stem}-ways.json").read_text())
+    cold = {name: 1e-6 * way["cold_us"] for name, way in ways.items() if name.startswith("cublas")}
+    return cold | {group: time for group, time in measured(load([H200])).items() if group.startswith("input gradient")}
+
+
 def measured(result: Result) -> dict[str, float]:
-    """Seconds of our row in each group of a result file."""
+    """Seconds of our row in each group of a result file; of a step, of that in bf16."""
     if result.get("small"):
         raise SystemExit("MOLEFLOW_BENCH_SMALL was set: the times of this result are of other sizes")
-    return {row["group"]: row["median_s"] for row in result["benchmarks"] if row["backend"] in OURS}
+    return {row["group"]: row["median_s"] for row in result["benchmarks"] if row["backend"] in _ours(row["group"])}
+
+
+def _ours(group: str) -> tuple[str, ...]:
+    return (IN_BF16,) if group == WHOLE_STEP else OURS
 
 
 def report(every: list[Row], times: dict[str, float], rates: Rates) -> str:
@@ -138,47 +192,50 @@ def report(every: list[Row], times: dict[str, float], rates: Rates) -> str:
 
 
 def _table(every: list[Row], times: dict[str, float], rates: Rates) -> str:
-    titles = (
-        "kernel or operation", "GFLOP", "MB", "arithmetic", "traffic", "floor", "bound by", "measured", "% of floor"
-    )  # fmt: skip
+    titles = ("kernel or operation", "GFLOP", "MB", "arithmetic", "traffic", "bound by", *TIMES)
     return markdown(titles, (_cells(row, times.get(row.group), rates) for row in every))
 
 
 def _cells(row: Row, time: float | None, rates: Rates) -> tuple[str, ...]:
-    arithmetic, traffic, floor = row.arithmetic(rates), row.traffic(rates), row.floor(rates)
+    arithmetic, traffic = row.arithmetic(rates), row.traffic(rates)
     return (
         row.name,
         f"{2 * row.work.macs / 1e9:.2f}" if row.work.macs else "",
         f"{row.work.bytes / 1e6:.1f}",
         f"{seconds(arithmetic)}{' (fp32)' if row.fp32 else ''}" if arithmetic else "",
         seconds(traffic),
-        seconds(floor),
         "arithmetic" if arithmetic > traffic else "traffic",
-        *_against(floor, time),
+        *_against(row.floor(rates), row.reachable(rates), time),
     )
 
 
 def _step_table(every: list[Row], times: dict[str, float], rates: Rates) -> str:
-    """Parts of a later task's step, and their sum; a part is measured where all of its rows are."""
+    """Parts of a later task's step, and the step; a part is measured where all of its rows are."""
     named = {row.name: row for row in every}
-    floors, found = dict[str, float](), dict[str, float | None]()
+    floors, reachable, cells = 0.0, 0.0, []
     for part, (repeats, names) in STEP.items():
-        own = [times.get(named[name].group) for name in names]
-        floors[part] = repeats * sum(named[name].floor(rates) for name in names)
-        found[part] = None if None in own else repeats * sum(own)  # type: ignore[arg-type]
-    cells = [(part, str(STEP[part][0]), seconds(floors[part]), *_against(floors[part], found[part])) for part in STEP]
-    whole, time = sum(floors.values()), None if None in found.values() else sum(found.values())  # type: ignore[arg-type]
-    cells.append(("step", "1", seconds(whole), *_against(whole, time)))
-    return markdown(("part of a later task's step", "times", "floor", "measured", "% of floor"), cells)
+        rows = [named[name] for name in names]
+        floor = repeats * sum(row.floor(rates) for row in rows)
+        reached = repeats * sum(row.reachable(rates) for row in rows)
+        there = all(row.group in times for row in rows)
+        time = repeats * sum(times[row.group] for row in rows) if there else None
+        cells.append((part, str(repeats), *_against(floor, reached, time)))
+        floors, reachable = floors + floor, reachable + reached
+    cells.append(("step", "1", *_against(floors, reachable, times.get(WHOLE_STEP))))
+    return markdown(("part of a later task's step", "times", *TIMES), cells)
 
 
-def _against(floor: float, time: float | None) -> tuple[str, str]:
-    return ("not measured", "") if time is None else (seconds(time), f"{100 * floor / time:.0f}%")
+def _against(floor: float, reachable: float, time: float | None) -> tuple[str, ...]:
+    """The cells of `TIMES`."""
+    if time is None:
+        return seconds(floor), seconds(reachable), "not measured", "", ""
+    shares = (f"{100 * limit / time:.0f}%" for limit in (floor, reachable))
+    return seconds(floor), seconds(reachable), seconds(time), *shares
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("result", type=Path, nargs="?", help="a result file, or JSON of pytest-benchmark")
+    parser.add_argument("result", type=Path, nargs="?", help="a result file, or rows of a run")
     parser.add_argument("--bf16-tflops", type=float, default=790.0, help="products of bf16 numbers (%(default)s)")
     parser.add_argument("--fp32-tflops", type=float, default=54.0, help="products of fp32 numbers (%(default)s)")
     parser.add_argument("--terabytes", type=float, default=4.3, help="moved a second (%(default)s)")

@@ -1,7 +1,7 @@
-"""From pytest-benchmark's JSON to a small result file and the Markdown tables of docs/performance.md.
+"""From the rows of a run (row_file.py) to a result file and the Markdown tables of docs/performance.md.
 
-python bench/tables.py RAW.json ... [--results FOLDER]   prints the tables; writes FOLDER/<date>[-<gpu>].json
-python bench/tables.py FOLDER/<date>.json                prints the tables of a result file
+python bench/tables.py ROWS.jsonl ... [--results FOLDER]   prints the tables; writes FOLDER/<date>[-<gpu>].json
+python bench/tables.py FOLDER/<date>.json                  prints the tables of a result file
 """
 
 from __future__ import annotations
@@ -9,63 +9,41 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import row_file  # noqa: E402
 
 Result = dict[str, Any]
 BASELINES = ("published", "reference", "compile")  # what a group's rows are compared with, at equal precision
 
 
-def compact(raw: Result) -> Result:
-    """What is worth keeping of a raw file; a result file passes through."""
-    if "machine_info" not in raw:
-        return raw
-    return {
-        "machine": raw["machine"],
-        **({"small": True} if raw.get("small") else {}),
-        "benchmarks": [_row(benchmark) for benchmark in raw["benchmarks"]],
-    }
-
-
 def load(files: Iterable[Path]) -> Result:
     """One result of several files from the same machine; its rates are those measured for the first.
 
-    Rows of one group stand together, where the first of them stood.
+    Rows of one group stand together, where the first of them stood. ValueError where no file has a row.
     """
-    # pytest-benchmark leaves an empty file where it was stopped.
-    results = [compact(json.loads(text)) for file in files if (text := file.read_text())]
+    results = [result for file in files if (result := _read(file)) is not None]
+    if not results:
+        raise ValueError("none of the files has a row: did the run end before its first benchmark?")
     rows = [row for result in results for row in result["benchmarks"]]
     first = {row["group"]: place for place, row in reversed(list(enumerate(rows)))}
     return {**results[0], "benchmarks": sorted(rows, key=lambda row: first[row["group"]])}
+
+
+def _read(file: Path) -> Result | None:
+    text = file.read_text()
+    return row_file.result(text) if file.suffix == ".jsonl" else json.loads(text)
 
 
 def write(result: Result, folder: Path) -> None:
     """The result file of its machine and date."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / file_name(result["machine"])).write_text(json.dumps(result, indent=2) + "\n")
-
-
-def _row(benchmark: Result) -> Result:
-    stats, extra = benchmark["stats"], dict(benchmark["extra_info"])
-    calls = extra.pop("calls", 1)
-    if extra.get("precision") == "fp32":
-        del extra["precision"]
-    return {
-        "group": benchmark["group"],
-        "name": benchmark["name"],
-        "backend": _backend(benchmark),
-        "median_s": stats["median"] / calls,
-        "min_s": stats["min"] / calls,
-        "rounds": stats["rounds"],
-        **extra,
-    }
-
-
-def _backend(benchmark: Result) -> str:
-    """The parameter of that name; else all of them, which name the row as well as they can."""
-    params = benchmark.get("params") or {}
-    return str(params.get("backend") or ", ".join(map(str, params.values())) or benchmark["name"])
 
 
 def tables(result: Result) -> str:
@@ -190,7 +168,7 @@ def seconds(value: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+", help="JSON of pytest-benchmark, or a result file")
+    parser.add_argument("files", type=Path, nargs="+", help="rows of a run (.jsonl), or a result file")
     parser.add_argument("--results", type=Path, help="folder for the result file")
     options = parser.parse_args()
     result = load(options.files)

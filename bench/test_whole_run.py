@@ -6,6 +6,8 @@ Only on a GPU; MOLEFLOW_BENCH_SMALL=1 runs a few images of two classes anywhere.
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ import pytest
 from device import ON_GPU, SMALL
 from PIL import Image
 from recording import record
+from row_file import VARIABLE
 
 # Images: training, test (Bergmann et al., CVPR 2019, table 1).
 MVTEC = {
@@ -58,6 +61,13 @@ def _save(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path, compress_level=1)
 
 
+def _keep_epochs(folder: Path) -> None:
+    """Of a run that was interrupted too: its epochs, beside the file of rows where there is one."""
+    if row_file := os.environ.get(VARIABLE):
+        for file in folder.glob("runs/*/epochs.csv"):
+            shutil.copy(file, Path(row_file).with_suffix(".epochs.csv"))
+
+
 @pytest.mark.skipif(not (ON_GPU or SMALL), reason="60 epochs of 15 classes take days on a CPU")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_whole_run(benchmark: Any, data: Path, tmp_path: Path, backend: str) -> None:
@@ -72,5 +82,8 @@ def test_whole_run(benchmark: Any, data: Path, tmp_path: Path, backend: str) -> 
     group = f"whole run, {len(CLASSES)} classes, {trained:,} training and {tested:,} test images, {EPOCHS} epochs"
     record(benchmark, group, backend=backend)
     # One round: a second would find the features in the cache.
-    benchmark.pedantic(lambda: subprocess.run(command, check=True, cwd=tmp_path), rounds=1)
+    try:
+        benchmark.pedantic(lambda: subprocess.run(command, check=True, cwd=tmp_path), rounds=1)
+    finally:
+        _keep_epochs(tmp_path)
     assert list(tmp_path.glob("runs/*/summary.json"))

@@ -137,17 +137,47 @@ def test_floor_is_the_longer_time() -> None:
 
 
 def test_table_of_a_result_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    lines = printed({"relu_product, bf16": 56.2e-6, "merge of a flow, bf16": 56e-6}, tmp_path, monkeypatch, capsys)
-    assert "| relu_product | 22.20 | 59.6 | 28.1 us | 13.9 us | 28.1 us | arithmetic | 56.2 us | 50% |" in lines
-    assert "| enter |  | 77.1 |  | 17.9 us | 17.9 us | traffic | not measured |  |" in lines
-    assert "| merge | 8 | 28 us | 56 us | 50% |" in lines
-    assert "| base block, forward | 8 | 514 us | not measured |  |" in lines
+    lines = printed(
+        {"relu_product, bf16": 56.2e-6, "merge of a block, bf16": 7e-6, roofline.WHOLE_STEP: 8e-3},
+        tmp_path,
+        monkeypatch,
+        capsys,
+    )
+    start = "| relu_product | 22.20 | 59.6 | 28.1 us | 13.9 us | arithmetic "
+    assert f"{start}| 28.1 us | 46.3 us | 56.2 us | 50% | 82% |" in lines
+    assert "| enter |  | 77.1 |  | 17.9 us | traffic | 17.9 us | 18.4 us | not measured |  |  |" in lines
+    assert "| merge | 8 | 28 us | 28 us | 56 us | 50% | 50% |" in lines
+    (forward,) = (line for line in lines if line.startswith("| base block, forward | 8 | 514 us |"))
+    assert forward.endswith("| not measured |  |  |")
+    (step,) = (line for line in lines if line.startswith("| step | 1 |"))
+    assert " | 8 ms | 28% | " in step
 
 
 def test_rates_are_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     slow = ("--bf16-tflops", "395", "--terabytes", "2.15")
     lines = printed({}, tmp_path, monkeypatch, capsys, *slow)
-    assert "| relu_product | 22.20 | 59.6 | 56.2 us | 27.7 us | 56.2 us | arithmetic | not measured |  |" in lines
+    start = "| relu_product | 22.20 | 59.6 | 56.2 us | 27.7 us | arithmetic "
+    assert f"{start}| 56.2 us | 46.3 us | not measured |  |  |" in lines
+
+
+def test_products_by_cublas_are_those_of_the_rows() -> None:
+    """The shapes that stand for a row have its multiply-adds; LoRA gradients are formed dense."""
+    rows = {row.name: row for row in roofline.rows()}
+    for name, products in roofline.CUBLAS.items():
+        if not name.startswith(("input gradient", "LoRA", "weight and LoRA")):
+            sizes = [[int(n) for n in product.split()[-1].split("x")] for product in products]
+            assert rows[name].work.macs == 12_544 * sum(outputs * inputs for outputs, inputs in sizes), name
+
+
+def test_what_can_be_reached_is_what_was_measured() -> None:
+    rows = {row.name: row for row in roofline.rows()}
+    assert rows["relu_product"].reachable(RATES) == pytest.approx(46.3e-6, abs=1e-7)  # 27.6 and 18.7
+    assert rows["enter"].reachable(RATES) == rows["enter"].work.bytes / roofline.COPY
+    products = sum(
+        repeats * sum(rows[name].reachable(RATES) for name in names if name in roofline.CUBLAS)
+        for repeats, names in roofline.STEP.values()
+    )
+    assert products == pytest.approx(2.95e-3, rel=0.03)
 
 
 def test_a_result_of_small_sizes_is_refused() -> None:
@@ -162,7 +192,10 @@ def printed(
     rows = [
         {"group": group, "backend": backend, "median_s": time}
         for group, ours in times.items()
-        for backend, time in (("triton", ours), ("reference", 1.0))
+        for backend, time in (
+            (roofline.IN_BF16 if group == roofline.WHOLE_STEP else "triton", ours),
+            ("reference", 1.0),
+        )
     ]
     (folder / "result.json").write_text(json.dumps({"machine": {}, "benchmarks": rows}))
     monkeypatch.setattr("sys.argv", ["roofline.py", str(folder / "result.json"), *options])
