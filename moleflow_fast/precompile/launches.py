@@ -1,0 +1,114 @@
+"""Which kernels a function launches, and for which arguments: found on meta tensors, by Triton's own launcher.
+
+The launcher specialises each launch as ever (what is 1, what 16 divides, types, constants) and is stopped where it would
+compile. What it would have compiled is Triton's record of it, so the cache key is the launcher's by construction.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+_WARP = 32
+_numbers = itertools.count()  # a kernel remembers what it knows of a device number
+
+
+class Launch(NamedTuple):
+    """A kernel and one specialisation of it."""
+
+    kernel: Any  # triton.runtime.jit.JITFunction
+    specialization: str  # for `kernel.preload`
+    scalars: dict[str, Any]  # arguments that are no tensors, of the first launch that came to this
+
+
+def stand_in(arch: int) -> None:
+    """Have Triton take sm_<arch> for the device of this process, which can then launch nothing."""
+    driver.set_active(_StandIn(arch, next(_numbers)))
+
+
+def launches(run: Callable[[], object], arch: int) -> list[Launch]:
+    """Every distinct launch that `run`, on meta tensors, comes to on sm_<arch>, in order.
+
+    Operators of ours run, where torch would only work out the shapes of their results; what they read back to the host
+    is 1.
+
+    Raises:
+        RuntimeError: kernels were decorated for Triton's interpreter (TRITON_INTERPRET=1).
+    """
+    if knobs.runtime.interpret:
+        raise RuntimeError("TRITON_INTERPRET=1 leaves nothing to compile: unset it")
+    stand_in(arch)
+    found: dict[tuple[int, str], Launch] = {}
+    with _noted(found), _OperatorsRun():
+        run()
+    return list(found.values())
+
+
+@contextmanager
+def _noted(found: dict[tuple[int, str], Launch]) -> Iterator[None]:
+    """In the block launches end up in `found`, by kernel and specialisation."""
+    stopped_at: list[str] = []
+
+    def stop(*, compile: dict[str, Any], **_: Any) -> bool:
+        stopped_at.append(compile["specialization_data"])
+        return True
+
+    def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        launch_it(kernel, *args, grid=grid, warmup=True, **options)
+        specialization = stopped_at.pop()
+        given = {**dict(zip(kernel.arg_names, args, strict=False)), **options}
+        scalars = {name: value for name, value in given.items() if isinstance(value, int | float | str)}
+        found.setdefault((id(kernel), specialization), Launch(kernel, specialization, scalars))
+
+    launch_it, hook = JITFunction.run, knobs.runtime.jit_cache_hook
+    JITFunction.run, knobs.runtime.jit_cache_hook = note, stop
+    try:
+        yield
+    finally:
+        JITFunction.run, knobs.runtime.jit_cache_hook = launch_it, hook
+
+
+class _StandIn:
+    """As much of a Triton driver as specialising and compiling ask for."""
+
+    def __init__(self, arch: int, number: int) -> None:
+        self._target = GPUTarget("cuda", arch, _WARP)
+        self._number = number
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return self._number
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class _OperatorsRun(TorchDispatchMode):
+    """The package's operators run on meta tensors as on a GPU's, and a host that reads a tensor gets ones."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == "moleflow":
+            return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *args, **kwargs)
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return torch.ones((), dtype=args[0].dtype).item()
+        if func is torch.ops.aten._to_copy.default and args[0].is_meta and _to_host(kwargs):
+            return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        return func(*args, **kwargs)
+
+
+def _to_host(options: dict[str, Any]) -> bool:
+    return options.get("device") is not None and torch.device(options["device"]).type == "cpu"
+
+
