@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from triton import knobs
 from triton.backends.nvidia import driver as nvidia
 
-from moleflow_fast.precompile.launches import Launch, stand_in
+from moleflow_fast.precompile.launches import Launch
 
 MOST_THREADS = 16
 
@@ -45,12 +45,11 @@ def compile_launches(
         progress: is told kernels done and kernels in all.
     """
     started = time.perf_counter()
-    stand_in(arch)
     there, failed = _Hits(), []
     before, knobs.compilation.listener = knobs.compilation.listener, there
     pool = ThreadPoolExecutor(min(_cores(), MOST_THREADS))
     try:
-        names = {pool.submit(compile_launch, launch): launch.kernel.__name__ for launch in launches}
+        names = {pool.submit(compile_launch, launch, arch): launch.kernel.__name__ for launch in launches}
         progress(0, len(launches))
         for done, future in enumerate(as_completed(names), 1):
             error = future.exception()
@@ -63,13 +62,12 @@ def compile_launches(
     return Outcome(len(launches), there.count, failed, time.perf_counter() - started)
 
 
-def compile_launch(launch: Launch) -> Any:
-    """The compiled kernel of a launch, for the device that `stand_in` put in place."""
-    compiled = launch.kernel.preload(launch.specialization)
+def compile_launch(launch: Launch, arch: int) -> None:
+    """All that a launch on sm_<arch> needs from Triton's cache."""
+    compiled = launch.compiled(arch)
     if hasattr(nvidia, "make_launcher") and _has_driver():
         # Up to Triton 3.6 a C function is built for every signature that is launched: 0.14 s each.
         nvidia.CudaLauncher(compiled.src, compiled.metadata)
-    return compiled
 
 
 def _has_driver() -> bool:

@@ -1,7 +1,8 @@
 """Which kernels a function launches, and for which arguments: found on meta tensors, by Triton's own launcher.
 
 The launcher specialises each launch as ever (what is 1, what 16 divides, types, constants) and is stopped where it would
-compile. What it would have compiled is Triton's record of it, so the cache key is the launcher's by construction.
+compile. What it was about to compile is kept, so the key in the cache is the launcher's by construction. Triton's own
+record of a specialisation, `JITFunction.preload`, would not do: it takes a constant "bf16" for the type.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton import knobs
 from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
@@ -23,16 +26,19 @@ _numbers = itertools.count()  # a kernel remembers what it knows of a device num
 
 
 class Launch(NamedTuple):
-    """A kernel and one specialisation of it."""
+    """A kernel and one specialisation of it, in Triton's terms."""
 
     kernel: Any  # triton.runtime.jit.JITFunction
-    specialization: str  # for `kernel.preload`
+    signature: dict[str, Any]
+    constants: dict[tuple[int, ...], Any]
+    attributes: dict[tuple[int, ...], Any]
+    options: Any  # of the backend
     scalars: dict[str, Any]  # arguments that are no tensors, of the first launch that came to this
 
-
-def stand_in(arch: int) -> None:
-    """Have Triton take sm_<arch> for the device of this process, which can then launch nothing."""
-    driver.set_active(_StandIn(arch, next(_numbers)))
+    def compiled(self, arch: int) -> Any:
+        """The kernel for sm_<arch>, from Triton's cache or put there; as `JITFunction.run` has it made."""
+        source = ASTSource(self.kernel, self.signature, self.constants, self.attributes)
+        return triton.compile(source, target=_target(arch), options=self.options.__dict__)
 
 
 def launches(run: Callable[[], object], arch: int) -> list[Launch]:
@@ -46,7 +52,7 @@ def launches(run: Callable[[], object], arch: int) -> list[Launch]:
     """
     if knobs.runtime.interpret:
         raise RuntimeError("TRITON_INTERPRET=1 leaves nothing to compile: unset it")
-    stand_in(arch)
+    driver.set_active(_StandIn(arch, next(_numbers)))  # from here on this process can launch nothing
     found: dict[tuple[int, str], Launch] = {}
     with _noted(found), _OperatorsRun():
         run()
@@ -55,33 +61,38 @@ def launches(run: Callable[[], object], arch: int) -> list[Launch]:
 
 @contextmanager
 def _noted(found: dict[tuple[int, str], Launch]) -> Iterator[None]:
-    """In the block launches end up in `found`, by kernel and specialisation."""
-    stopped_at: list[str] = []
+    """In the block launches end up in `found`, by kernel and the launcher's key of the specialisation."""
 
-    def stop(*, compile: dict[str, Any], **_: Any) -> bool:
-        stopped_at.append(compile["specialization_data"])
-        return True
+    def stop(
+        kernel: Any, key: str, signature: Any, device: int, constants: Any, options: Any, attributes: Any, warmup: bool
+    ) -> None:
+        launch = Launch(kernel, signature, constants, attributes, options, dict(given))
+        found.setdefault((id(kernel), key), launch)
 
     def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        given.clear()
+        arguments = {**dict(zip(kernel.arg_names, args, strict=False)), **options}
+        given.update((name, value) for name, value in arguments.items() if isinstance(value, int | float | str))
         launch_it(kernel, *args, grid=grid, warmup=True, **options)
-        specialization = stopped_at.pop()
-        given = {**dict(zip(kernel.arg_names, args, strict=False)), **options}
-        scalars = {name: value for name, value in given.items() if isinstance(value, int | float | str)}
-        found.setdefault((id(kernel), specialization), Launch(kernel, specialization, scalars))
 
-    launch_it, hook = JITFunction.run, knobs.runtime.jit_cache_hook
-    JITFunction.run, knobs.runtime.jit_cache_hook = note, stop
+    given: dict[str, Any] = {}
+    launch_it, compile_it = JITFunction.run, JITFunction._do_compile
+    JITFunction.run, JITFunction._do_compile = note, stop
     try:
         yield
     finally:
-        JITFunction.run, knobs.runtime.jit_cache_hook = launch_it, hook
+        JITFunction.run, JITFunction._do_compile = launch_it, compile_it
+
+
+def _target(arch: int) -> GPUTarget:
+    return GPUTarget("cuda", arch, _WARP)
 
 
 class _StandIn:
     """As much of a Triton driver as specialising and compiling ask for."""
 
     def __init__(self, arch: int, number: int) -> None:
-        self._target = GPUTarget("cuda", arch, _WARP)
+        self._target = _target(arch)
         self._number = number
 
     def get_current_target(self) -> GPUTarget:
@@ -110,5 +121,3 @@ class _OperatorsRun(TorchDispatchMode):
 
 def _to_host(options: dict[str, Any]) -> bool:
     return options.get("device") is not None and torch.device(options["device"]).type == "cpu"
-
-
