@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, help="images of a training step (default %(default)s)")
     parser.add_argument("--grid", type=int, help="patches along a side of an image (default %(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, help="as for training (default $MOLEFLOW_PRECISION or fp32)")
-    parser.add_argument("--arch", type=int, help="compute capability, e.g. 90 for an H200; that of the GPU here if left out")
+    parser.add_argument("--arch", type=int, help="compute capability, 90 for an H200; that of the GPU here if left out")
     parser.set_defaults(**_WIDE_RESNET, precision=requested_precision())
     try:
         return _compile(parser.parse_args(argv))

@@ -1,8 +1,8 @@
 """Which kernels a function launches, and for which arguments: found on meta tensors, by Triton's own launcher.
 
-The launcher specialises each launch as ever (what is 1, what 16 divides, types, constants) and is stopped where it would
-compile. What it was about to compile is kept, so the key in the cache is the launcher's by construction. Triton's own
-record of a specialisation, `JITFunction.preload`, would not do: it takes a constant "bf16" for the type.
+The launcher specialises each launch as ever (what is 1, what 16 divides, types, constants) and is stopped where it
+would compile. What it was about to compile is kept, so the key in the cache is the launcher's by construction. Triton's
+own record of a specialisation, for `JITFunction.preload`, would not do: it takes a constant "bf16" for the type.
 """
 
 from __future__ import annotations

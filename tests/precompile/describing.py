@@ -1,0 +1,13 @@
+"""Prints the kernels of a small run with their constants, as they are found on meta tensors."""
+
+import json
+import sys
+
+from moleflow_fast.config.options import RunOptions
+from moleflow_fast.precompile.launches import launches
+from moleflow_fast.precompile.workload import Workload
+
+if __name__ == "__main__":
+    request = json.loads(sys.argv[1])
+    found = launches(Workload(RunOptions(**request["options"]), request["dim"], tuple(request["grid"])).run, 90)
+    print(json.dumps([[it.kernel.__name__, it.scalars] for it in found]))
