@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton import knobs
 from triton.backends.compiler import GPUTarget
@@ -44,8 +45,8 @@ class Launch(NamedTuple):
 def launches(run: Callable[[], object], arch: int) -> list[Launch]:
     """Every distinct launch that `run`, on meta tensors, comes to on sm_<arch>, in order.
 
-    Operators of ours run, where torch would only work out the shapes of their results; what they read back to the host
-    is 1.
+    Operators of ours run, where torch would only work out the shapes of their results. Whatever the host reads back is
+    finite and true: 0 where it is a whole number, such as a task id or an error code, else 1.
 
     Raises:
         RuntimeError: kernels were decorated for Triton's interpreter (TRITON_INTERPRET=1).
@@ -106,18 +107,23 @@ class _StandIn:
 
 
 class _OperatorsRun(TorchDispatchMode):
-    """The package's operators run on meta tensors as on a GPU's, and a host that reads a tensor gets ones."""
+    """The package's operators run on meta tensors as on a GPU's, and a host that reads a tensor gets an answer."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.namespace == "moleflow":
             return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *args, **kwargs)
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
-            return torch.ones((), dtype=args[0].dtype).item()
+            return _answer((), args[0].dtype).item()
         if func is torch.ops.aten._to_copy.default and args[0].is_meta and _to_host(kwargs):
-            return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+            return _answer(args[0].shape, args[0].dtype).to(kwargs.get("dtype") or args[0].dtype)
         return func(*args, **kwargs)
 
 
 def _to_host(options: dict[str, Any]) -> bool:
     return options.get("device") is not None and torch.device(options["device"]).type == "cpu"
+
+
+def _answer(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    whole = not (dtype.is_floating_point or dtype == torch.bool)
+    return torch.full(shape, 0 if whole else 1, dtype=dtype)

@@ -92,9 +92,7 @@ def test_a_kernel_that_does_not_compile_is_named_and_the_others_are_compiled(mon
 
     kinds: Sequence[Any] = (good, bad, good)
     shown: list[tuple[int, int]] = []
-    some: list[Any] = [
-        SimpleNamespace(kernel=SimpleNamespace(__name__=kind.__name__), compiled=kind) for kind in kinds
-    ]
+    some: list[Any] = [SimpleNamespace(kernel=SimpleNamespace(__name__=kind.__name__), compiled=kind) for kind in kinds]
     outcome = compile_launches(some, 70, lambda done, total: shown.append((done, total)))
     assert outcome.failed == ["bad: no such instruction"] and compiled == [70, 70]
     assert shown == [(0, 3), (1, 3), (2, 3), (3, 3)]
@@ -115,6 +113,7 @@ def test_the_process_ends_with_its_parent(cache: Path) -> None:
     child.stdout.close()
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_compiled(tmp_path: Path) -> None:
     words = ("-P", "-m", "moleflow_fast.precompile", "--dim", "16", "--images", "2", "--grid", "4")
     first = run_apart(*words, "--arch", "90", cache=tmp_path)
