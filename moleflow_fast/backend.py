@@ -215,10 +215,10 @@ def why_not_precision(device: str, why_not: str | None = None) -> str | None:
 
 
 def why_not_triton(device: str) -> str | None:
-    """What keeps any Triton kernel from running on tensors of this type of device, or None."""
+    """What keeps any Triton kernel from running on tensors of this type of device, or None; "meta" stands for a GPU."""
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed (pip install triton)"
-    if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    if device not in ("cuda", "meta") and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it runs on a GPU, and the operands are on {device}"
     return None
 

@@ -42,14 +42,14 @@ class RunConsole:
         self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
 
     @contextmanager
-    def counting(self, title: str) -> Iterator[Callable[[int, int], None]]:
+    def counting(self, title: str, what: str = "images") -> Iterator[Callable[[int, int], None]]:
         """A bar for `callback(done, total)`."""
         with self._bar("{task.fields[rate]}") as bar:
             line = bar.add_task(title, total=None, rate="")
 
             def advance(done: int, total: int) -> None:
                 seconds = bar.tasks[line].elapsed or 0.0
-                rate = f"{done / seconds:.0f} images/s" if seconds else ""
+                rate = f"{done / seconds:.0f} {what}/s" if seconds else ""
                 bar.update(line, completed=done, total=total, rate=rate)
 
             yield advance

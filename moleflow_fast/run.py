@@ -280,7 +280,10 @@ class ContinualRun(RunParts):
                     show(last)
 
     def _train(self, directory: RunDirectory, task_id: int) -> None:
+        kernels = self.kernels  # compiled while features are made
         loader = self.training_loader(task_id)
+        if kernels is not None:
+            kernels.wait()
         with directory.task_held(task_id), self.console.training(self._title(task_id)) as show:
 
             def listen(record: EpochRecord | BatchRecord) -> None:

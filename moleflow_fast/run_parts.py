@@ -32,6 +32,7 @@ from moleflow_fast.extractors.cache import FeatureCache
 from moleflow_fast.extractors.stores import FeatureStore
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
+from moleflow_fast.precompile.background import Precompilation
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 
@@ -161,6 +162,21 @@ class RunParts:
             device=self.device,
             device_budget_bytes=int(options.device_cache_gb * 2**30),
         )
+
+    @cached_property
+    def kernels(self) -> Precompilation | None:
+        """The run's kernels, compiled beside it from the first call on; None where its flow launches none."""
+        if not self.trainer.steps_are_graphs:
+            return None
+        major, minor = torch.cuda.get_device_capability(self.device)
+        return Precompilation(self.options, self.extractor.embed_dim, self._grid, 10 * major + minor, self.console)
+
+    def _grid(self) -> tuple[int, int]:
+        """Patches of an image, (H, W)."""
+        image = torch.zeros(1, 3, self.options.img_size, self.options.img_size)
+        with use_backend("eager"):  # nothing that would have to be compiled
+            _, height, width, _ = self.extractor(image).shape
+        return height, width
 
     # -- features ------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ def stack_gaussians(means: Sequence[Tensor], precisions: Sequence[Tensor]) -> Ga
     if not stackable(means, precisions):
         raise ValueError("Gaussians must be at least one, and of one shape, dtype and device")
     triangles, factored = _triangles(precisions)
-    dim, count = means[0].shape[0], 1 if means[0].is_cuda else _BLOCKS
+    dim, count = means[0].shape[0], _BLOCKS if means[0].is_cpu else 1
     edges = sorted({dim * b // count for b in range(count + 1)})
     blocks = [torch.stack([t[start:, start:end] for t in triangles]) for start, end in pairwise(edges)]
     return GaussianStack(torch.stack(list(means)), tuple(blocks), factored)

@@ -1,7 +1,6 @@
 """What Triton's compiler makes of every kernel, at real sizes; needs no GPU.
 
-Engine and operations run on meta tensors, and each launch is compiled, instead of launched, for the GPUs that matter:
-with the configuration and the knowledge of its arguments (divisible by 16, equal to 1) that the launcher would have.
+Engine and operations run on meta tensors, and each launch is compiled, instead of launched, for the GPUs that matter.
 """
 
 from __future__ import annotations
@@ -15,12 +14,14 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moleflow_fast.precompile.launches import Launch
 
 RECORD = Path(__file__).with_name("compiled.json")
 CHANNELS = 768
 GRID, RAGGED = (16, 28, 28), (3, 14, 14)  # images, H, W: 12,544 tokens; 588, which 16 does not divide
-TYPES = {"float32": "fp32", "float64": "fp64", "bfloat16": "bf16", "int32": "i32", "int64": "i64", "uint8": "u8"}
 # Parameters that tell compiled variants of a kernel apart.
 VARIANT = (
     "networks", "KERNEL", "KEEP", "PENDING", "MIXED", "LOSS", "TAIL", "WEIGHTED", "POSITIONS", "WITH_DX", "FLIPPED",
@@ -31,36 +32,20 @@ COPY = r"cp\.async\.c[ag]\.shared\.global.*?\], (\w+)"  # from global to shared 
 NARROW = re.compile(r"ld\.global\S*\.b16\s")  # one bf16 number at a time
 
 
-class Launch(NamedTuple):
-    """A launch as the compiler sees it."""
+def launches(run: Callable[[], None], arch: int) -> list[tuple[str, Launch]]:
+    """Every distinct launch that `run` comes to on sm_<arch>, under a label of its own."""
+    from moleflow_fast.precompile.launches import launches
 
-    label: str
-    kernel: Any
-    signature: dict[str, str]
-    constants: dict[str, Any]
-    aligned: tuple[int, ...]  # places of the arguments that are known to be divisible by 16
-    options: dict[str, Any]
+    found = launches(run, arch)
+    labels = [label(launch) for launch in found]
+    seen = [labels[: number + 1].count(text) for number, text in enumerate(labels)]
+    return [(text if n == 1 else f"{text} #{n}", it) for it, text, n in zip(found, labels, seen, strict=True)]
 
 
-def launches(run: Callable[[], None]) -> list[Launch]:
-    """Every distinct launch that `run` comes to."""
-    from triton.runtime.jit import JITFunction
-
-    found: list[Launch] = []
-
-    def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
-        launch = describe(kernel, args, options)
-        if launch not in found:
-            found.append(launch)
-
-    launch_it, JITFunction.run = JITFunction.run, note
-    try:
-        run()
-    finally:
-        JITFunction.run = launch_it
-    labels = [launch.label for launch in found]
-    seen = [labels[: number + 1].count(label) for number, label in enumerate(labels)]
-    return [it if n == 1 else it._replace(label=f"{it.label} #{n}") for it, n in zip(found, seen, strict=True)]
+def label(launch: Launch) -> str:
+    """The kernel, and the arguments that tell its variants apart."""
+    variant = [f"{name}={int(launch.scalars[name])}" for name in VARIANT if name in launch.scalars]
+    return " ".join([launch.kernel.__name__.strip("_"), *variant])
 
 
 def run_flows(operands: str, grid: tuple[int, int, int]) -> None:
@@ -147,41 +132,11 @@ def run_operations() -> None:
     adamp.step()
 
 
-def describe(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Launch:
-    """Specialise a launch on its arguments as Triton's launcher does."""
-    values = dict(zip(kernel.arg_names, args, strict=False))
-    constants = {name: options.pop(name) for name in kernel.arg_names if name in options}
-    constants |= {name: value for name, value in values.items() if isinstance(value, int) and value == 1}
-    signature = {n: "constexpr" if n in constants else type_name(values[n]) for n in kernel.arg_names}
-    aligned = tuple(i for i, n in enumerate(kernel.arg_names) if n not in constants and is_aligned(values[n]))
-    known = {**values, **constants}
-    label = " ".join([kernel.__name__.strip("_"), *(f"{n}={int(known[n])}" for n in VARIANT if n in known)])
-    return Launch(label, kernel, signature, constants, aligned, options)
-
-
-def type_name(value: Any) -> str:
-    if isinstance(value, float):
-        return "fp32"
-    return "i32" if isinstance(value, int) else "*" + TYPES[str(value.dtype).removeprefix("torch.")]
-
-
-def is_aligned(value: Any) -> bool:
-    if isinstance(value, float):
-        return False
-    return (value if isinstance(value, int) else value.storage_offset() * value.element_size()) % 16 == 0
-
-
 def compile_launch(launch: Launch, arch: int) -> dict[str, Any]:
     """Figures of the compiled kernel for sm_<arch>."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    attributes = {(place,): [["tt.divisibility", 16]] for place in launch.aligned}
-    source = ASTSource(launch.kernel, launch.signature, launch.constants, attributes)
     log = io.StringIO()
     with contextlib.redirect_stdout(log):
-        compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=launch.options)
+        compiled = launch.compiled(arch)
     return figures(log.getvalue(), compiled.asm["ptx"], compiled.metadata.shared)
 
 
@@ -201,23 +156,23 @@ def figures(log: str, ptx: str, shared: int) -> dict[str, Any]:
     }
 
 
-def wanted() -> Iterator[tuple[str, int, Launch]]:
-    """All kernels for each kind of GPU, and the products of odd sizes in bf16."""
-    found = [(operands, launches(partial(run_flows, operands, GRID))) for operands in ("bf16", "fp32")]
-    found.append(("fp32", launches(run_operations)))
+def wanted() -> Iterator[tuple[str, str, int, Launch]]:
+    """Label, kind, GPU and launch: all kernels for each kind of GPU, and the products of odd sizes in bf16."""
+    runs = [(operands, partial(run_flows, operands, GRID)) for operands in ("bf16", "fp32")]
+    runs.append(("fp32", run_operations))
     for arch in (80, 90, 100):
-        for operands, some in found:
-            yield from ((operands, arch, launch) for launch in some)
+        for operands, run in runs:
+            yield from ((text, operands, arch, launch) for text, launch in launches(run, arch))
     # Of several tasks each image starts where the one before ends: unaligned at such sizes, which is accepted.
-    ragged = launches(partial(run_flows, "bf16", RAGGED))
-    wide = [launch for launch in ragged if "product" in launch.label and "MIXED=1" not in launch.label]
-    yield from (("bf16 ragged", 90, launch) for launch in wide)
+    ragged = launches(partial(run_flows, "bf16", RAGGED), 90)
+    wide = [(text, launch) for text, launch in ragged if "product" in text and "MIXED=1" not in text]
+    yield from ((text, "bf16 ragged", 90, launch) for text, launch in wide)
 
 
 def compile_all() -> dict[str, Any]:
     import triton
 
-    kernels = {f"{launch.label} {kind} sm_{arch}": compile_launch(launch, arch) for kind, arch, launch in wanted()}
+    kernels = {f"{text} {kind} sm_{arch}": compile_launch(launch, arch) for text, kind, arch, launch in wanted()}
     return {"triton": triton.__version__, "kernels": kernels}
 
 
