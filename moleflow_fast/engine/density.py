@@ -15,6 +15,7 @@ from moleflow_fast.engine import channel_major
 from moleflow_fast.engine.channel_packing import unpack
 from moleflow_fast.engine.flat_gradients import split
 from moleflow_fast.engine.plan import parse
+from moleflow_fast.kernels import channel_major as channel_major_like
 from moleflow_fast.kernels import density, latent
 
 
@@ -37,6 +38,17 @@ def flow_loss(
     return loss, weights, logdet, state, saved
 
 
+@flow_loss.register_fake
+def _(
+    x: Tensor, packed: Sequence[Tensor], params: Sequence[Tensor], log_scales: Tensor, plan: str, tail: int,
+    tail_weight: float, lambda_logdet: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:  # fmt: skip
+    structure, per_token = parse(plan), x.new_empty(x.shape[:-1])
+    state = channel_major_like(structure.channels, per_token.numel(), x)
+    saved = channel_major.saved_like(structure, x)
+    return x.new_empty(()), torch.empty_like(per_token), per_token, state, saved
+
+
 @torch.library.custom_op("moleflow::flow_loss_backward", mutates_args=("state", "saved"))
 def flow_loss_backward(
     dloss: Tensor, weights: Tensor, logdet: Tensor, state: Tensor, saved: Sequence[Tensor], packed: Sequence[Tensor],
@@ -53,6 +65,15 @@ def flow_loss_backward(
     grid = (logdet.shape[0], logdet.shape[1], logdet.shape[2])
     dx, flat = channel_major.blocks_backward(structure, packed, params, saved, state, dlogdet.flatten(), grid)
     return dx, flat, dlogdet
+
+
+@flow_loss_backward.register_fake
+def _(
+    dloss: Tensor, weights: Tensor, logdet: Tensor, state: Tensor, saved: Sequence[Tensor], packed: Sequence[Tensor],
+    params: Sequence[Tensor], plan: str, lambda_logdet: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    dx = logdet.new_empty(*logdet.shape, parse(plan).channels)
+    return dx, logdet.new_empty(sum(p.numel() for p in params)), torch.empty_like(logdet)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

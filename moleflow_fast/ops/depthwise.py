@@ -89,7 +89,7 @@ def _(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
 def _backward_op(
     dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool, with_dtaps: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, taps and bias; those that are not wanted are empty."""
+    """Gradients of x, taps and bias; those that are not wanted are empty, as x may be where those of taps are not."""
     dx, dtaps, dbias = (x.new_empty(0) for _ in range(3))
     if operator_on_triton(x):
         x, dy, taps = x.contiguous(), dy.contiguous(), taps.contiguous()
@@ -100,9 +100,9 @@ def _backward_op(
             _triton().tap_gradients(x, dy, taps, (dtaps, dbias))
         return dx, dtaps, dbias
     if with_dx:
-        dx = x.new_empty(x.shape)
+        dx = dy.new_empty(dy.shape)
         # The transposed convolution of an odd kernel is the convolution with the taps in reverse order.
-        kernels.depthwise(_rows(dy), taps.flip(0).contiguous(), None, _rows(dx), _grid(x))
+        kernels.depthwise(_rows(dy), taps.flip(0).contiguous(), None, _rows(dx), _grid(dy))
     if with_dtaps:
         dtaps, dbias = x.new_zeros(taps.shape), x.new_zeros(x.shape[-1])
         kernels.depthwise_backward_taps(_rows(x), _rows(dy), dtaps, dbias, _grid(x))
@@ -113,13 +113,15 @@ def _backward_op(
 def _(
     dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool, with_dtaps: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dx, dtaps = x.new_empty(x.shape if with_dx else (0,)), x.new_empty(taps.shape if with_dtaps else (0,))
+    dx, dtaps = dy.new_empty(dy.shape if with_dx else (0,)), x.new_empty(taps.shape if with_dtaps else (0,))
     return dx, dtaps, x.new_empty(x.shape[-1] if with_dtaps else 0)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, taps, _ = inputs
-    ctx.save_for_backward(x, taps)
+    x, taps, bias = inputs
+    with_taps = taps.requires_grad or bias.requires_grad
+    # Frozen taps, as those of every later task, need no input: 37 MiB of a step.
+    ctx.save_for_backward(x if with_taps else x.new_empty(0), taps)
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
