@@ -51,7 +51,10 @@ TIMES = ("floor", "reachable", "measured", "% of floor", "% of reachable")  # la
 _BOTH_FIRST = ("cublas channel-major 768x768", "cublas channel-major 768x384")
 _BOTH_LAST = 2 * ("cublas channel-major 384x768",)
 _TASK_LAYER = 2 * ("cublas channel-major 384x384",)
-_DENSE = ("cublas weight gradient channel-major 1536x768", *2 * ("cublas weight gradient channel-major 384x768",))
+_DENSE = FLOW.blocks * (
+    "cublas weight gradient channel-major 1536x768",
+    *2 * ("cublas weight gradient channel-major 384x768",),
+)
 _TASK_DENSE = (
     "cublas weight gradient channel-major 768x384",
     *4 * ("cublas weight gradient channel-major 384x384",),
@@ -79,14 +82,9 @@ STEP: dict[str, tuple[int, tuple[str, ...]]] = {
     "base block, forward": (FLOW.blocks, ("gather_rows with context", "relu_product", "coupling_product")),
     "base block, backward": (
         FLOW.blocks,
-        (
-            "coupling_backward",
-            "relu_gradient_product",
-            "LoRA gradients",
-            "input gradient",
-            "scatter_gradient with context",
-        ),
+        ("coupling_backward", "relu_gradient_product", "input gradient", "scatter_gradient with context"),
     ),
+    "LoRA gradients of all blocks": (1, ("LoRA gradients",)),
     "task flow's coupling, forward": (
         FLOW.dia_blocks,
         (
@@ -106,10 +104,11 @@ STEP: dict[str, tuple[int, tuple[str, ...]]] = {
             "scatter_gradient",
         ),
     ),
-    "merge": (FLOW.blocks, ("merge of a block",)),
-    "enter and leave, both ways": (2, ("enter", "leave")),
+    "merge": (1, ("merge of a flow",)),
+    "sums over tokens": (1, ("sums over tokens",)),
+    "enter and leave": (1, ("enter", "leave")),
     "adapter and mixer": (1, ("whitening, forward and backward", "depthwise, forward and backward")),
-    "loss": (1, ("density_loss, forward and backward",)),
+    "loss": (1, ("state_nll", "state_gradient")),
     "optimizer": (1, (LATER_TASK,)),
 }
 

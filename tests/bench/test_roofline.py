@@ -21,9 +21,9 @@ from operations import OPERATIONS, PROTOTYPES, Operation, Shape, trained_paramet
 
 from moleflow_fast.backend import use_backend  # noqa: E402
 from moleflow_fast.config import AblationConfig  # noqa: E402
-from moleflow_fast.engine import channel_major  # noqa: E402
+from moleflow_fast.engine import channel_major, channel_packing  # noqa: E402
 from moleflow_fast.engine.packing import pack, trained  # noqa: E402
-from moleflow_fast.kernels import transpose  # noqa: E402
+from moleflow_fast.kernels import latent, transpose  # noqa: E402
 from moleflow_fast.kernels.adamp import DeviceAdamP  # noqa: E402
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF  # noqa: E402
 from moleflow_fast.ops.mahalanobis import mahalanobis_distances, stack_gaussians  # noqa: E402
@@ -70,7 +70,7 @@ def optimizer_step() -> None:
 
 
 def later_step() -> None:
-    """The flow of a step: weights packed, forward, backward; tensors are empty."""
+    """The flow of a step: weights packed, forward, likelihood, backward; tensors are empty."""
     flow = roofline.FLOW
     with torch.device("meta"):
         config = AblationConfig(dia_n_blocks=flow.dia_blocks)
@@ -81,8 +81,13 @@ def later_step() -> None:
     parts = model._parts(1)
     packed, params = trained(parts, pack(parts, "bf16"))
     x = torch.empty(2, 3, 5, flow.dim, device="meta")
-    z, logdet, saved = channel_major.forward(packed.plan, packed.tensors, x, keep=True)
-    channel_major.backward(packed.plan, packed.tensors, params, saved, z, logdet)
+    pending = channel_packing.unpack(packed.plan, packed.tensors)[0].pending
+    state, tiles, saved = channel_major.blocks(packed.plan, packed.tensors, x, keep=True)
+    nll, logdet = x[..., 0].flatten(), torch.empty_like(x[..., 0].flatten())
+    latent.state_nll(state, pending, tiles, packed.log_scales, nll, logdet)
+    latent.state_gradient(packed.log_scales, nll, state, pending, logdet, 1e-4, state, logdet)
+    grid = channel_major.grid_of(x)
+    channel_major.blocks_backward(packed.plan, packed.tensors, params, saved, state, logdet, grid)
 
 
 def test_every_row_is_a_call() -> None:
@@ -138,7 +143,7 @@ def test_floor_is_the_longer_time() -> None:
 
 def test_table_of_a_result_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     lines = printed(
-        {"relu_product, bf16": 56.2e-6, "merge of a block, bf16": 7e-6, roofline.WHOLE_STEP: 8e-3},
+        {"relu_product, bf16": 56.2e-6, "merge of a flow, bf16": 56e-6, roofline.WHOLE_STEP: 8e-3},
         tmp_path,
         monkeypatch,
         capsys,
@@ -146,7 +151,7 @@ def test_table_of_a_result_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     start = "| relu_product | 22.20 | 59.6 | 28.1 us | 13.9 us | arithmetic "
     assert f"{start}| 28.1 us | 46.3 us | 56.2 us | 50% | 82% |" in lines
     assert "| enter |  | 77.1 |  | 17.9 us | traffic | 17.9 us | 18.4 us | not measured |  |  |" in lines
-    assert "| merge | 8 | 28 us | 28 us | 56 us | 50% | 50% |" in lines
+    assert "| merge | 1 | 28 us | 28 us | 56 us | 50% | 50% |" in lines
     (forward,) = (line for line in lines if line.startswith("| base block, forward | 8 | 514 us |"))
     assert forward.endswith("| not measured |  |  |")
     (step,) = (line for line in lines if line.startswith("| step | 1 |"))
