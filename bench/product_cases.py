@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moleflow_fast.kernels import channel_major
 from moleflow_fast.kernels.coupling import coupling_product, logdet_tiles
-from moleflow_fast.kernels.products import relu_gradient_product, relu_product
+from moleflow_fast.kernels.products import relu_gradient_product, relu_product, sum_tiles
 from moleflow_fast.ops.coupling import Clamping, base_clamping, task_clamping
 
 Networks = Sequence[tuple[Tensor, Tensor]]  # weight and input of each
@@ -146,15 +146,19 @@ def _coupling(sizes: Sizes, inner: int, clamping: Clamping, keep: bool, by_image
 def _hidden_gradient(sizes: Sizes, units: int) -> Case:
     half = sizes.driven
     weight, dy, hidden = sizes.weight(2 * half, units), sizes.operand(2 * half), sizes.operand(2 * units)
-    out, sums = sizes.operand(2 * units), sizes.normal(2 * units)
+    out, sums = sizes.operand(2 * units), sizes.normal(sum_tiles(sizes.tokens), 2 * units)
+
+    def kernel() -> tuple[Tensor, ...]:
+        written = relu_gradient_product(weight, dy, hidden, out, 2, sums)
+        return out, sums[:written].sum(0)
 
     def definition() -> tuple[Tensor, ...]:
         products = [w.T @ own for w, own in zip(weight.split(half), dy.split(half), strict=True)]
         gradient = torch.cat(products).masked_fill_(hidden <= 0, 0)
         return gradient, gradient.sum(1, dtype=torch.float32)
 
-    work = Work(sizes.tokens * 2 * half * units, moved(weight, dy, hidden, out, sums))
-    return Case(lambda: relu_gradient_product(weight, dy, hidden, out, 2), definition, work)
+    work = Work(sizes.tokens * 2 * half * units, moved(weight, dy, hidden, out, sums[0]))
+    return Case(kernel, definition, work)
 
 
 def _with_context(weight: Tensor, x: Tensor) -> Networks:

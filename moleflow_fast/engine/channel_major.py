@@ -17,7 +17,7 @@ from moleflow_fast.engine.gradients import Gradients
 from moleflow_fast.engine.plan import Plan
 from moleflow_fast.kernels import channel_major, row_stride
 from moleflow_fast.kernels.coupling import coupling_backward, coupling_product, logdet_tiles
-from moleflow_fast.kernels.products import relu_gradient_product, relu_product
+from moleflow_fast.kernels.products import relu_gradient_product, relu_product, sum_tiles
 from moleflow_fast.kernels.rows import gather_rows, scatter_gradient, taps_gradient
 from moleflow_fast.kernels.transpose import enter, leave
 from moleflow_fast.ops.coupling import base_clamping, task_clamping
@@ -119,12 +119,15 @@ def _base_backward(
     if gradients.wants(f"{name}.scale") or gradients.wants(f"{name}.offset"):
         _global_affine_gradients(plan, name, at, block, kept, grad, gradients)
     dout = channel_major(2 * half, tokens, s, plan.operand_dtype)
-    sums = coupling_backward(
-        s, x2, grad, at.rows[split:], at.affine[split:], dlogdet, dout, base_clamping(plan.clamp)
+    room, hidden_room = _sums(dout), _sums(hidden)
+    written = coupling_backward(
+        s, x2, grad, at.rows[split:], at.affine[split:], dlogdet, dout, base_clamping(plan.clamp), room
     )
+    sums = room[:written].sum(0)
     dh = _like(hidden)
     networks = 2 if kernel else 1
-    _, hidden_sums = relu_gradient_product(block.second, dout, hidden, dh, networks)
+    written = relu_gradient_product(block.second, dout, hidden, dh, networks, hidden_room)
+    hidden_sums = hidden_room[:written].sum(0)
     if kernel:
         _take(gradients, name, "st", 2, hidden, dout, sums)
         inputs = (operand, operand[:split])
@@ -184,14 +187,16 @@ def _task_backward(
     operand, first, middle, s, x2 = kept
     driver, name = operand.shape[0], f"dia.{index}"
     dout = channel_major(2 * s.shape[0], s.shape[1], s, plan.operand_dtype)
-    sums = coupling_backward(
-        s, x2, grad, at.rows[driver:], at.affine[driver:], dlogdet, dout, task_clamping(plan.clamp)
+    room = _sums(dout)
+    written = coupling_backward(
+        s, x2, grad, at.rows[driver:], at.affine[driver:], dlogdet, dout, task_clamping(plan.clamp), room
     )
-    _take(gradients, name, "st", 3, middle, dout, sums)
-    dmiddle, sums = relu_gradient_product(block.last, dout, middle, _like(middle), 2)
-    _take(gradients, name, "st", 2, first, dmiddle, sums)
-    dfirst, sums = relu_gradient_product(block.middle, dmiddle, first, _like(first), 2)
-    _take(gradients, name, "st", 1, (operand, operand), dfirst, sums)
+    _take(gradients, name, "st", 3, middle, dout, room[:written].sum(0))
+    dmiddle, dfirst, room = _like(middle), _like(first), _sums(middle)
+    written = relu_gradient_product(block.last, dout, middle, dmiddle, 2, room)
+    _take(gradients, name, "st", 2, first, dmiddle, room[:written].sum(0))
+    written = relu_gradient_product(block.middle, dmiddle, first, dfirst, 2, room)
+    _take(gradients, name, "st", 1, (operand, operand), dfirst, room[:written].sum(0))
     dx = torch.mm(block.first.t(), dfirst, out=_like(operand))
     scatter_gradient(dx, at.rows[:driver], at.affine[:driver], None, grad, grid)
 
@@ -216,6 +221,11 @@ def _kept(state: Tensor, half: int) -> tuple[Tensor, Tensor]:
 def _like(tensor: Tensor) -> Tensor:
     """Uninitialised, with room for as many tokens a row; `empty_like` would pack the rows."""
     return channel_major(tensor.shape[0], tensor.shape[1], tensor)
+
+
+def _sums(tensor: Tensor) -> Tensor:
+    """Room for partial sums over the tokens of each row."""
+    return tensor.new_empty(sum_tiles(tensor.shape[1]), tensor.shape[0], dtype=torch.float32)
 
 
 def _both(hidden: Tensor, units: int) -> tuple[Tensor, Tensor]:
