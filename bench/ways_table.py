@@ -11,9 +11,8 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from moleflow_fast.kernels.candidates import candidates
 from moleflow_fast.kernels.operands import Shape
@@ -34,6 +33,7 @@ BASE = {
 }
 TASK_FIRST = Shape(1, 768, 384, TOKENS)
 TASK = Shape(2, 384, 768, TOKENS)  # its other layers, their gradients and its couplings
+Tiles = Iterable[tuple[Tile, float]]
 TILED = re.compile(r"(.*) \((\d+), (\d+), (\d+), (\d+), (\d+)\)$")
 
 
@@ -90,13 +90,12 @@ def _bf16(known: Measured) -> Iterator[Entry]:
     # products write 4 bytes more.
     couple = known.probe("coupling rows after cublas (32, 128, 4)") * 20 / 14 + 4 * 384 * TOKENS / COPY
 
-    # Both first layers in one launch are a product of 1536 x 768 whose second half has tiles of half the length. A
-    # program takes 9 of its tiles of 128 x 128, or 5 of 128 x 256, on 132 multiprocessors: as long as 7, or 4, full ones.
+    # Both first layers in one launch are a product of 1536 x 768 whose second half has tiles of half the length. On 132
+    # multiprocessors a program takes 9 of its tiles of 128 x 128, or 5 of 128 x 256: as long as 7, or 4, full ones.
     rounds = {128: 7 / 9, 256: 4 / 5}
     both = [(tile, us * rounds[tile.tokens]) for tile, us in known.tiles("relu persistent 1536x768")]
-    yield _entry(
-        "relu_product", BASE["relu_product"], both, known.tiles("today relu_product"), mm(768, 768) + mm(768, 384) + mask * 2 / 3
-    )
+    library = mm(768, 768) + mm(768, 384) + mask * 2 / 3
+    yield _entry("relu_product", BASE["relu_product"], both, known.tiles("today relu_product"), library)
     # Two networks of 384 x 384 have the tiles of one of 768 x 384.
     for shape, library in ((TASK_FIRST, mm(768, 384)), (TASK, 2 * mm(384, 384))):
         yield _entry(
@@ -145,9 +144,7 @@ def _fp32(known: Measured, precision: str) -> Iterator[Entry]:
         yield sorted_entry(operation, precision, shape, timings)
 
 
-def _entry(
-    operation: str, shape: Shape, descriptors: Any, pointers: Any, library: float
-) -> Entry:
+def _entry(operation: str, shape: Shape, descriptors: Tiles, pointers: Tiles, library: float) -> Entry:
     """In bf16, of the tiles that are candidates."""
     ways = [(Way("descriptors", tile), us) for tile, us in descriptors]
     ways += [(Way("pointers", tile), us) for tile, us in pointers]
