@@ -12,13 +12,13 @@ else
 RUN := $(BIN)/python -P
 READY := $(VENV)/.installed-test
 endif
-SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.csv')
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.csv' -o -name '*.json')
 
-.PHONY: help install demo lint test bench gpu-check gpu-tiles clean
+.PHONY: help install demo lint test bench gpu-check clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo 'SYSTEM=1 (gpu-check, gpu-tiles, bench): use the packages of PYTHON as they are and fetch nothing; RESULTS=folder'
+	@echo 'SYSTEM=1 (gpu-check, bench): use the packages of PYTHON as they are and fetch nothing; RESULTS=folder'
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
@@ -55,9 +55,6 @@ bench: $(READY) ## benchmarks: result as JSON in bench/results/cpu/, tables on t
 
 gpu-check: $(READY) ## what needs a GPU and fits 9 minutes (MINUTES=6): tests, benchmarks (JSON in bench/results/cuda/), tables; PARTS="tests kernels"
 	$(RUN) bench/gpu_check.py --results $(RESULTS) $(if $(MINUTES),--minutes $(MINUTES)) $(PARTS)
-
-gpu-tiles: $(READY) ## tile shapes of the Triton products side by side on a GPU
-	$(RUN) bench/tiles.py
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) .system build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
