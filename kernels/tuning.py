@@ -134,7 +134,7 @@ def _products(sizes: Sizes, precision: str, by_image: bool) -> Iterator[Case]:
     half, full, tokens = sizes.channels // 2, sizes.channels, sizes.tokens
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     context, alone = (full, half), (half, half)
-    hidden = [(full, context, Shape(2, full, full + half, tokens))]
+    hidden: list[tuple[int, tuple[int, ...], Shape]] = [(full, context, Shape(2, full, full + half, tokens))]
     if not by_image:
         hidden += [(half, alone, Shape(2, half, full, tokens)), (full, (half,), Shape(1, full, half, tokens))]
     name = BY_IMAGE if by_image else ""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .operands import Shape
-from .tiles import Tile, default_tile, launchable, shared_limit
+from .tiles import default_tile, launchable, shared_limit
 from .ways_table import DamagedTable, Table, Way, packaged, read_table, tuned_file
 
 logger = logging.getLogger(__name__)
@@ -27,10 +27,10 @@ _given: list[Table] = []
 
 
 class Implementation(NamedTuple):
-    """A way of one operation: what runs it on operands in a tile, and whether it takes these."""
+    """A way of one operation: what runs it on operands in a tile, which the library has none of; what it takes."""
 
-    run: Callable[[Any, Tile | None], Any]
-    takes: Callable[[Any, Tile | None], bool]
+    run: Callable[[Any, Any], Any]
+    takes: Callable[[Any, Any], bool]
 
 
 @contextmanager

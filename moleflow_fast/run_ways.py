@@ -28,7 +28,7 @@ def keep_ways(directory: RunDirectory, device: torch.device) -> str | None:
     if not directory.ways.exists():
         write_table(directory.ways, current_table(device))
     table = _read(directory)
-    return f"as measured on {table.device}, table {table.digest}" if table.entries else "as nothing is measured"
+    return f"by the table of {table.device}, {table.digest}" if table.entries else "by defaults: there is no table"
 
 
 @contextmanager

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from moleflow_fast.kernels.ways_table import Entry, Table
 
 SECONDS = 50  # after which no other way is begun
-CHANNELS, IMAGES, PITCH = 768, 16, 28 * 28  # of the steps that are measured
+CHANNELS, PITCH = 768, 28 * 28  # tokens an image
+BATCHES = (16, 1)  # images of a step and of a single prediction
 
 DESCRIPTION = """\
 Measure the ways in which this GPU can do the flow's products, and keep which is fastest.
@@ -76,9 +77,10 @@ def tune_here() -> int:
 
     device = torch.device("cuda", torch.cuda.current_device())
     name = torch.cuda.get_device_name(device)
-    print(f"{name}: the flow's products at {IMAGES} images of {PITCH} tokens, {CHANNELS} channels", flush=True)
-    sizes = Sizes(CHANNELS, IMAGES, PITCH, device)
-    table = tune(list(cases(sizes)), name, torch.cuda.get_device_capability(device), device, replays)
+    batches = " and ".join(map(str, BATCHES))
+    print(f"{name}: the flow's products at {batches} images of {PITCH} tokens, {CHANNELS} channels", flush=True)
+    measured = [case for images in BATCHES for case in cases(Sizes(CHANNELS, images, PITCH, device))]
+    table = tune(measured, name, torch.cuda.get_device_capability(device), device, replays)
     file = tuned_file(name)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_table(file, table)
@@ -106,11 +108,11 @@ def tune(
 
 def line(entry: Entry) -> str:
     """What was chosen, and against what."""
-    networks, outputs, inner, _ = entry.shape
-    size = f"{networks} x {outputs} of {inner}"
+    networks, outputs, inner, tokens = entry.shape
+    size = f"{networks} x {outputs} of {inner}, {tokens}"
     (best, *others) = (f"{timing.way} {timing.us:.1f} us" for timing in entry.timings)
     against = f"; {'; '.join(others)}" if others else ""
-    return f"{entry.operation:<24} {entry.precision:<5} {size:<18} {best}{against}"
+    return f"{entry.operation:<24} {entry.precision:<5} {size:<24} {best}{against}"
 
 
 if __name__ == "__main__":

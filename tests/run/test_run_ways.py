@@ -41,10 +41,10 @@ def measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("on_h200")
 def test_a_run_keeps_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = RunDirectory(tmp_path)
-    assert keep_ways(directory, DEVICE) == f"as measured on NVIDIA H200, table {H200.digest}"
+    assert keep_ways(directory, DEVICE) == f"by the table of NVIDIA H200, {H200.digest}"
     measured_again(monkeypatch)
     assert current_table(DEVICE) is OTHER
-    assert keep_ways(directory, DEVICE) == f"as measured on NVIDIA H200, table {H200.digest}"
+    assert keep_ways(directory, DEVICE) == f"by the table of NVIDIA H200, {H200.digest}"
     with stored_ways(directory, DEVICE):
         assert current_table(DEVICE).to_json() == H200.to_json()
     assert current_table(DEVICE) is OTHER
@@ -73,6 +73,15 @@ def test_new_resumed_evaluated_and_in_a_worker(data: Path, tmp_path: Path, monke
     resumed.evaluate_again(resumed.directory)
     train_in_worker(1, resumed.options.to_json(), str(resumed.directory.path), torch.get_num_threads())
     assert [table.digest for table in used] == 4 * [H200.digest]
+
+
+def test_a_device_without_a_table_keeps_to_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways, "table_of", lambda device: Table("none", None, "", ()))
+    with use_backend("triton"):
+        assert keep_ways(RunDirectory(tmp_path), DEVICE) == "by defaults: there is no table"
+        measured_again(monkeypatch)
+        with stored_ways(RunDirectory(tmp_path), DEVICE):
+            assert current_table(DEVICE).entries == ()
 
 
 def test_other_backends_store_nothing(tmp_path: Path) -> None:
