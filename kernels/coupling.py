@@ -83,7 +83,7 @@ def coupling_backward(
     s: Tensor, x2: Tensor, grad: Tensor, rows: Tensor, affine: Tensor, dlogdet: Tensor, out: Tensor,
     clamping: tuple[float, float, float], sums: Tensor,
 ) -> int:  # fmt: skip
-    """Rows `rows` of `grad` (D, N) become the gradient of x2; out (2 C, N) gets that of [s; t].
+    """Rows `rows` of `grad` (D, N) become the gradient of x2; out (2 C, N), which may be s and x2, gets that of [s; t].
 
     Args:
         s, x2: (C, N) each, as `coupling_product` kept them.

@@ -27,7 +27,7 @@ def _relu_product_tma(
 ):  # fmt: skip
     row_tiles = tl.cdiv(outputs, BLOCK_M)
     tiles = row_tiles * tl.cdiv(tokens, BLOCK_N)
-    # Each program takes every so manyeth tile. Network 0 reads at least as much as network 1, so long tiles go first.
+    # Programs take tiles in turn. Network 0 reads at least as many inputs as network 1, so long tiles go first.
     for tile in tl.range(tl.program_id(0), tiles * networks, tl.num_programs(0), flatten=True):
         network = tile // tiles
         m = network * outputs + tile % tiles % row_tiles * BLOCK_M
