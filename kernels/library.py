@@ -116,8 +116,8 @@ def _products(op: Coupling) -> Tensor:
     for out, weight, hidden in zip(both.chunk(2), op.weight.chunk(2), op.hidden, strict=True):
         if weight.dtype == torch.float32:
             torch.mm(weight, hidden, out=out)
-        elif weight.is_cuda:
-            torch.mm(weight, hidden, out_dtype=torch.float32, out=out)
-        else:  # torch has products of 16 bits into fp32 on a GPU alone
+        elif weight.is_cpu:  # where torch has no products of 16 bits into fp32
             torch.mm(weight.float(), hidden.float(), out=out)
+        else:
+            torch.mm(weight, hidden, out_dtype=torch.float32, out=out)
     return both
