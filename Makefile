@@ -12,7 +12,7 @@ else
 RUN := $(BIN)/python -P
 READY := $(VENV)/.installed-test
 endif
-SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.csv')
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.csv' -o -name '*.json')
 
 .PHONY: help install demo lint test bench gpu-check clean
 

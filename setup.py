@@ -36,7 +36,11 @@ class CMakeBuild(build_ext):
 
 setup(
     packages=sorted({*find_packages(include=["moleflow_fast*"]), "moleflow_fast.kernels"}),
-    package_data={"moleflow_fast.experiments": ["presets.csv"], "moleflow_fast.predict": ["page.js"]},
+    package_data={
+        "moleflow_fast.experiments": ["presets.csv"],
+        "moleflow_fast.kernels": ["tables/*.json"],
+        "moleflow_fast.predict": ["page.js"],
+    },
     package_dir={"moleflow_fast.kernels": "kernels"},
     ext_modules=[Extension("moleflow_fast._C", [])],
     cmdclass={"build_ext": CMakeBuild},

@@ -148,16 +148,16 @@ def _hidden_gradient(sizes: Sizes, units: int) -> Case:
     weight, dy, hidden = sizes.weight(2 * half, units), sizes.operand(2 * half), sizes.operand(2 * units)
     out, sums = sizes.operand(2 * units), sizes.normal(sum_tiles(sizes.tokens), 2 * units)
 
+    def kernel() -> tuple[Tensor, ...]:
+        written = relu_gradient_product(weight, dy, hidden, out, 2, sums)
+        return out, sums[:written].sum(0)
+
     def definition() -> tuple[Tensor, ...]:
         products = [w.T @ own for w, own in zip(weight.split(half), dy.split(half), strict=True)]
         gradient = torch.cat(products).masked_fill_(hidden <= 0, 0)
         return gradient, gradient.sum(1, dtype=torch.float32)
 
-    def kernel() -> tuple[Tensor, ...]:
-        tiles = relu_gradient_product(weight, dy, hidden, out, 2, sums)
-        return out, sums[:tiles].sum(0)
-
-    work = Work(sizes.tokens * 2 * half * units, moved(weight, dy, hidden, out, sums))
+    work = Work(sizes.tokens * 2 * half * units, moved(weight, dy, hidden, out, sums[0]))
     return Case(kernel, definition, work)
 
 

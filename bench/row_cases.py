@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from moleflow_fast.kernels.coupling import coupling_backward
 from moleflow_fast.kernels.latent import state_gradient, state_nll
+from moleflow_fast.kernels.products import sum_tiles
 from moleflow_fast.kernels.rows import gather_rows, scatter_gradient, taps_gradient
 from moleflow_fast.kernels.transpose import enter, leave
 from moleflow_fast.ops.coupling import base_clamping
@@ -86,7 +87,7 @@ def coupling_gradient(sizes: Sizes) -> Case:
     s, x2, grad = sizes.state(half), sizes.state(half), sizes.state(sizes.channels)
     rows, affine, dlogdet = sizes.driven_rows, sizes.affine(half), sizes.normal(sizes.tokens)
     out = sizes.operand(2 * half)
-    plain, at = grad.clone(), rows.long()
+    plain, at, sums = grad.clone(), rows.long(), sizes.normal(sum_tiles(sizes.tokens), 2 * half)
 
     def definition() -> tuple[Tensor, ...]:
         dy = plain[at] * affine[:, :1]
@@ -98,8 +99,8 @@ def coupling_gradient(sizes: Sizes) -> Case:
         return plain, gradient.to(sizes.dtype), gradient.sum(1)
 
     def kernel() -> tuple[Tensor, ...]:
-        sums = coupling_backward(s, x2, grad, rows, affine, dlogdet, out, CLAMPING)
-        return grad, out, sums
+        written = coupling_backward(s, x2, grad, rows, affine, dlogdet, out, CLAMPING, sums)
+        return grad, out, sums[:written].sum(0)
 
     work = Work(0, moved(s, x2, dlogdet, out) + 2 * moved(grad[:half]))
     return Case(kernel, definition, work, fp32=True)

@@ -9,56 +9,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import descriptors, library, pointers
 from .elementary import room, tanh
-from .products import accumulate, fitting, tiles, token_tile
+from .operands import Coupling
+from .tiles import LOGDET_ROWS, fitting
+from .ways import Implementation, perform
 
-
-@triton.jit
-def _coupling_product(
-    w_ptr, w_stride, bias_ptr, h_ptr, h_stride, second_ptr, inner, state_ptr, state_stride, rows_ptr,
-    pending_ptr, affine_ptr, s_ptr, s_stride, x2_ptr, x2_stride, logdet_ptr, logdet_stride, channels, tokens,
-    clamp, s_factor, t_factor, tasks_ptr, pitch, w_task_stride,
-    KEEP: tl.constexpr, MIXED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    tiles = tl.cdiv(channels, BLOCK_M)
-    tile = tl.program_id(0) % tiles
-    own = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns, column_ok, task = token_tile(tl.program_id(0) // tiles, tokens, tasks_ptr, pitch, MIXED, BLOCK_N)
-    row_ok = own < channels
-    if MIXED:
-        w_ptr += task * w_task_stride
-        bias_ptr += task * (2 * channels)
-    ok = row_ok[:, None] & column_ok[None, :]
-    s = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    s = accumulate(
-        s, w_ptr, own, w_stride, 1, h_ptr, h_stride, columns, inner, row_ok, column_ok, BLOCK_K, PRECISION
-    )
-    s += tl.load(bias_ptr + own, mask=row_ok, other=0.0)[:, None]
-    if KEEP:
-        tl.store(s_ptr + own.to(tl.int64)[:, None] * s_stride + columns[None, :], s.to(s_ptr.dtype.element_ty), mask=ok)
-    log_scale = clamp * tanh(s_factor * s)
-    tl.store(
-        logdet_ptr + tile * logdet_stride + columns, tl.sum(tl.where(ok, log_scale, 0.0), 0), mask=column_ok
-    )
-    t = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    t = accumulate(
-        t, w_ptr, channels + own, w_stride, 1, second_ptr, h_stride, columns, inner, row_ok, column_ok, BLOCK_K,
-        PRECISION,
-    )  # fmt: skip
-    t += tl.load(bias_ptr + channels + own, mask=row_ok, other=0.0)[:, None]
-    at = tl.load(rows_ptr + own, mask=row_ok, other=0)
-    state = state_ptr + at.to(tl.int64)[:, None] * state_stride + columns[None, :]
-    x2 = tl.load(state, mask=ok, other=0.0)
-    x2 = x2 * tl.load(pending_ptr + 2 * at, mask=row_ok, other=0.0)[:, None]
-    x2 += tl.load(pending_ptr + 2 * at + 1, mask=row_ok, other=0.0)[:, None]
-    if KEEP:
-        kept = x2_ptr + own.to(tl.int64)[:, None] * x2_stride + columns[None, :]
-        tl.store(kept, x2.to(x2_ptr.dtype.element_ty), mask=ok)
-    y2 = x2 * tl.exp(log_scale) + t_factor * t
-    y2 = y2 * tl.load(affine_ptr + 2 * own, mask=row_ok, other=0.0)[:, None]
-    y2 += tl.load(affine_ptr + 2 * own + 1, mask=row_ok, other=0.0)[:, None]
-    tl.store(state, y2, mask=ok)
+_WAYS = {
+    "pointers": Implementation(pointers.coupling_product, pointers.takes_coupling_product),
+    "descriptors": Implementation(descriptors.coupling_product, descriptors.takes_coupling_product),
+    "library": Implementation(library.coupling_product, library.takes),
+}
 
 
 @triton.jit
@@ -94,7 +55,7 @@ def _coupling_backward(
 
 def logdet_tiles(channels: int, tokens: int, dtype: torch.dtype) -> int:
     """How many partial sums of the log-determinant `coupling_product` writes."""
-    return triton.cdiv(channels, _coupling_tiles(channels, tokens, 16, dtype)["BLOCK_M"])
+    return triton.cdiv(channels, fitting(channels, LOGDET_ROWS))
 
 
 def coupling_product(
@@ -111,20 +72,11 @@ def coupling_product(
         pending: (D, 2) fp32, scale and offset that each row of the state still lacks.
         affine: (C, 2) fp32, what the result is multiplied by and what is added.
         logdet: (`logdet_tiles`, N) fp32, gets partial sums of the log-scales.
-        kept: where s (C, N) and x2 (C, N) go for the backward pass, fp32.
+        kept: where s (C, N) and x2 (C, N) go for the backward pass, fp32 or bf16.
         tasks: (images,) int32, which of weights (T, 2 C, K) and biases (T, 2 C) each image takes.
     """
-    channels, tokens = rows.shape[0], state.shape[1]
-    pitch, images = (tokens, 1) if tasks is None else (tokens // len(tasks), len(tasks))
-    config = _coupling_tiles(channels, pitch, weight.shape[-1], weight.dtype)
-    s, x2 = kept or (state, state)
-    grid = (triton.cdiv(channels, config["BLOCK_M"]) * images * triton.cdiv(pitch, config["BLOCK_N"]),)
-    _coupling_product[grid](
-        weight, weight.stride(-2), bias, hidden[0], hidden[0].stride(0), hidden[1], weight.shape[-1],
-        state, state.stride(0), rows, pending, affine, s, s.stride(0), x2, x2.stride(0), logdet, logdet.stride(0),
-        channels, tokens, *clamping, weight if tasks is None else tasks, pitch, weight.stride(0),
-        KEEP=kept is not None, MIXED=tasks is not None, **config,
-    )  # fmt: skip
+    op = Coupling(weight, bias, hidden, state, rows, pending, affine, logdet, clamping, kept, tasks)
+    perform("coupling_product", _WAYS, op, weight)
 
 
 def coupling_backward(
@@ -134,10 +86,12 @@ def coupling_backward(
     """Rows `rows` of `grad` (D, N) become the gradient of x2; out (2 C, N), which may be s and x2, gets that of [s; t].
 
     Args:
-        sums: (`sum_tiles`, 2 C) fp32, gets partial sums of `out` over tokens.
+        s, x2: (C, N) each, as `coupling_product` kept them.
+        sums: (`sum_tiles`, 2 C) fp32, columns contiguous: gets partial sums of `out` over tokens, the gradient of the
+            last layers' biases.
 
     Returns:
-        How many rows of partial sums were written.
+        How many rows of `sums` were written.
     """
     channels, tokens = s.shape
     block_m, block_n = min(4, triton.next_power_of_2(channels)), fitting(tokens, 512)
@@ -147,9 +101,3 @@ def coupling_backward(
         sums, sums.stride(0), channels, tokens, *clamping, BLOCK_M=block_m, BLOCK_N=block_n,
     )  # fmt: skip
     return token_tiles
-
-
-def _coupling_tiles(channels: int, tokens: int, inner: int, dtype: torch.dtype) -> dict:
-    # 64 x 128 with 8 warps takes 187 registers on sm_90, 138 where nothing is kept. 128 rows take all 255 and spill
-    # 84 bytes (12), as do 256 tokens (384) and 4 warps (388); 256 tokens with 4 warps serialize wgmma besides.
-    return tiles(channels, tokens, inner, dtype, largest=64)

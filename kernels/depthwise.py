@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .partials import add_partials
-from .products import fitting
+from .tiles import fitting
 from .windows import load_taps
 
 

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .products import fitting
+from .tiles import fitting
 from .selection import keys, kth_largest, room_for_ties, value
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import channel_major
 from .elementary import room
-from .products import fitting
+from .tiles import fitting
 
 # Rows whose squares one program adds up.
 STRIPE = 64

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .products import fitting, precision
+from .tiles import fitting, precision
 
 # Columns of the table of layers.
 _LORA_A = tl.constexpr(0)  # addresses

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .products import fitting
+from .tiles import fitting
 
 _COLUMNS = 32  # of a triangle, a program: few images to many Gaussians still are programs enough for a GPU
 

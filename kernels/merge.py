@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .products import fitting, precision
+from .tiles import fitting, precision
 
 # Columns of the table of layers, the addresses as in `MergedLayer`; one of 0 stands for what a layer lacks.
 _WEIGHT = tl.constexpr(0)

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .products import fitting
+from .tiles import fitting
 
 
 @triton.jit

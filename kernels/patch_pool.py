@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .products import fitting
+from .tiles import fitting
 
 
 @triton.jit

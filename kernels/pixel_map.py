@@ -4,12 +4,12 @@ Both products are of fp32 numbers as they are ("ieee"), whatever `allow_tf32` sa
 ordinary ones, and only the exact zeros of the matrices keep the one out of the other's pixels.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .products import accumulate, tiles
+from .pointers import accumulate
+from .tiles import default_tile
 
 
 @triton.jit
@@ -50,7 +50,9 @@ def between_matrices(down: Tensor, maps: Tensor, across: Tensor) -> Tensor:
 def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """out (B, M, N), contiguous, = a (B, M, K), any strides, @ b (B, K, N), rows contiguous."""
     batch, rows, columns = out.shape
-    config = tiles(rows, columns, a.shape[2], torch.float32) | {"PRECISION": "ieee"}
-    programs = batch * triton.cdiv(rows, config["BLOCK_M"]) * triton.cdiv(columns, config["BLOCK_N"])
-    _batched[(programs,)](a, *a.stride(), b, b.stride(0), b.stride(1), out, rows, columns, a.shape[2], **config)
+    tile = default_tile("product", a.itemsize).fitted(rows, columns, a.shape[2])
+    programs = batch * triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.tokens)
+    _batched[(programs,)](
+        a, *a.stride(), b, b.stride(0), b.stride(1), out, rows, columns, a.shape[2], PRECISION="ieee", **tile.options()
+    )
     return out

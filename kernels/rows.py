@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .elementary import room
 from .partials import add_partials
-from .products import fitting
+from .tiles import fitting
 from .windows import convolve, load_group, load_taps, load_window, place, span, store_group
 
 # Tokens whose products one program of `taps_gradient` adds up.

@@ -5,7 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .elementary import room
-from .products import fitting
+from .tiles import fitting
 
 
 @triton.jit

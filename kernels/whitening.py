@@ -5,7 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .partials import add_partials
-from .products import fitting
+from .tiles import fitting
 
 # Programs of the backward pass, each with partial sums of its own: fixed, so that no GPU adds in another order.
 PROGRAMS = 256

@@ -26,6 +26,7 @@ from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
 from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run_ways import stored_ways
 from moleflow_fast.task_training import train_task
 from moleflow_fast.trainer import checkpoint
 
@@ -111,7 +112,8 @@ def train_in_worker(task_id: int, options: dict[str, Any], directory: str, threa
     torch.set_num_threads(threads)  # Ray asks for one a CPU
     run = RunParts(RunOptions.from_json(options), RunConsole(quiet=True))
     where = RunDirectory(Path(directory))
-    with run.as_chosen(), _warnings(run.logger) as warnings, where.task_held(task_id):
+    ways = stored_ways(where, run.device)
+    with run.as_chosen(), ways, _warnings(run.logger) as warnings, where.task_held(task_id):
         if not checkpoint.is_complete(where.checkpoints, task_id):
             checkpoint.load_tasks(where.checkpoints, run.trainer, run.checkpoint_options, tasks=1)
             train_task(run, where, task_id, run.training_loader(task_id))

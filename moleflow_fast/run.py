@@ -27,6 +27,7 @@ from moleflow_fast.parallel_tasks import TasksOnWorkers
 from moleflow_fast.ray_session import ray_module, ray_session
 from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run_ways import keep_ways, stored_ways
 from moleflow_fast.task_training import train_task
 from moleflow_fast.tensorboard import TensorBoardLog, summary_writer_class
 from moleflow_fast.trainer import checkpoint, partial_state
@@ -67,7 +68,7 @@ class ContinualRun(RunParts):
 
     def evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
         """Routed and oracle evaluation of a finished or interrupted run's last complete task."""
-        with self.as_chosen():
+        with self.as_chosen(), stored_ways(directory, self.device):
             return self._evaluate_again(directory)
 
     def _execute(self) -> RunResult:
@@ -78,6 +79,12 @@ class ContinualRun(RunParts):
 
     def _fill(self, directory: RunDirectory) -> RunResult:
         self._announce(directory)
+        if ways := keep_ways(directory, self.device):
+            self.console.say(f"products       {ways}")
+        with stored_ways(directory, self.device):
+            return self._learn_and_finish(directory)
+
+    def _learn_and_finish(self, directory: RunDirectory) -> RunResult:
         if self.options.tensorboard:
             self._board = TensorBoardLog(directory.path / "tensorboard")
         base_is_frozen = self.trainer.promises_zero_forgetting

@@ -6,6 +6,7 @@
     checkpoints/                    see moleflow_fast.trainer.checkpoint
     summary.json                    final means, forgetting, routing confusion; its presence marks a finished run
     calibration.json                what is normal for each task: see moleflow_fast.detector.calibration
+    ways.json                       on Triton kernels, how products are done: see moleflow_fast.run_ways
     routing_confusion.png, heatmaps/*.png
 """
 
@@ -53,6 +54,7 @@ class RunDirectory:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.heatmaps = path / "heatmaps"
+        self.ways = path / "ways.json"
 
     @classmethod
     def create(cls, options: RunOptions) -> RunDirectory:

@@ -17,7 +17,7 @@ from torch import Tensor
 from moleflow_fast.engine.channel_packing import BaseWeights, Rows, TaskWeights, unpack
 from moleflow_fast.engine.flat_gradients import FlatGradients
 from moleflow_fast.engine.plan import Plan
-from moleflow_fast.kernels import channel_major, row_stride
+from moleflow_fast.kernels import channel_major, row_stride, ways
 from moleflow_fast.kernels.coupling import coupling_backward, coupling_product, logdet_tiles
 from moleflow_fast.kernels.products import relu_gradient_product, relu_product
 from moleflow_fast.kernels.rows import gather_rows, scatter_gradient, taps_gradient
@@ -113,7 +113,7 @@ def blocks_backward(
     assert all(padded), "saved rows have lost their padding"
     ends, base, own = unpack(plan, packed)
     named = dict(zip(plan.slots, params, strict=True))
-    gradients = FlatGradients(plan, named, tokens, dlogdet, factored=_factored(plan))
+    gradients = FlatGradients(plan, named, tokens, dlogdet, factored=_factored(plan, dlogdet, tokens))
     base_kept, own_kept = _taken_apart(plan, saved)
     for index in reversed(range(len(own))):
         _task_backward(plan, index, *own[index], own_kept[index], grad, dlogdet, gradients, grid)
@@ -180,13 +180,10 @@ def _taken_apart(plan: Plan, saved: Sequence[Tensor]) -> tuple[list[BaseKept], l
     return base, [TaskKept(*islice(own, len(TaskKept._fields))) for _ in plan.task_blocks]
 
 
-def _factored(plan: Plan) -> bool:
-    """Whether LoRA gradients come from products of rank r.
-
-    They are fewer multiply-adds, which counts where products run at the rate of fp32 (689 us a block against 903 us);
-    at the rates of tf32 and bf16 thin products lose (512 against 328 us, 614 against 326 us, on an H200).
-    """
-    return plan.operand_dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+def _factored(plan: Plan, like: Tensor, tokens: int) -> bool:
+    """Whether LoRA gradients come from products of rank r, which are fewer multiply-adds and run at lower rates."""
+    shape = ways.Shape(1, 2 * plan.split, plan.split * (2 if plan.context else 1), tokens)
+    return ways.choose("lora_gradients", shape, ways.precision_name(plan.operand_dtype), like.device).name == "factored"
 
 
 def _base_forward(

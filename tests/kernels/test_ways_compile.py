@@ -1,0 +1,76 @@
+"""Every way of the flow's products compiles as it has to, for GPUs that are not here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).with_name("compiling_ways.py")
+SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes a block can have
+SPILLED = {80: 8, 90: 0, 100: 8}  # bytes, in what runs without a table: nothing is tuned for these
+INSTRUCTION = {80: "mma.sync", 90: "wgmma", 100: "tcgen05"}
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Once a run of the tests, in a process of its own: here kernels may have been decorated for the interpreter."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    result = folder / "compiled_ways.json"
+    with FileLock(folder / "compiled_ways.lock"):
+        if not result.exists():
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # the package that is tested here
+            done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=environment)
+            assert done.returncode == 0, done.stderr
+            result.write_text(done.stdout)
+    return json.loads(result.read_text())
+
+
+def name(way: dict[str, Any]) -> str:
+    return f"{way['operation']}, {way['precision']}, {way['way']}, {way['what']}, sm_{way['arch']}"
+
+
+def products(compiled: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that multiply in the kernel."""
+    return [way for way in compiled if way["foreseen_bytes"] is not None]
+
+
+def test_nothing_spills(compiled: list[dict[str, Any]]) -> None:
+    spilled = {name(way): way["spill_bytes"] for way in compiled if way["spill_bytes"] > SPILLED[way["arch"]]}
+    assert len(compiled) > 60 and spilled == {}
+
+
+def test_shared_memory_fits_and_is_foreseen(compiled: list[dict[str, Any]]) -> None:
+    """Never more than `shared_bytes` says; on tensor cores of sm_90 no more than 1 KiB less."""
+    assert {name(way) for way in compiled if way["shared_bytes"] > SHARED[way["arch"]]} == set()
+    assert {name(way) for way in products(compiled) if way["shared_bytes"] > way["foreseen_bytes"]} == set()
+    exact = [way for way in products(compiled) if way["arch"] == 90 and way["precision"] != "fp32"]
+    assert exact and {name(way) for way in exact if way["foreseen_bytes"] - way["shared_bytes"] > 1024} == set()
+
+
+def test_products_run_on_tensor_cores(compiled: list[dict[str, Any]]) -> None:
+    """But those of fp32, which are exact; and none waits for each instruction."""
+    for way in products(compiled):
+        expected = None if way["precision"] == "fp32" else INSTRUCTION[way["arch"]]
+        assert way["instruction"] == expected, name(way)
+        assert not way["serialized"], name(way)
+
+
+def test_pointers_copy_16_bytes_at_a_time(compiled: list[dict[str, Any]]) -> None:
+    """Of tf32 operands channel-major tokens are transposed on their way, 4 bytes at a time: there the library runs."""
+    ways = [way for way in products(compiled) if way["way"].startswith("pointers") and way["precision"] != "tf32"]
+    assert ways and {name(way) for way in ways if way["copy_bytes"] != [16] or way["narrow_loads"]} == set()
+
+
+def test_descriptors_need_no_copies_by_threads(compiled: list[dict[str, Any]]) -> None:
+    ways = [way for way in compiled if way["way"].startswith("descriptors")]
+    assert ways and {name(way) for way in ways if way["copy_bytes"] or way["narrow_loads"]} == set()
