@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tiles import fitting
 from .selection import choose, kth_largest, room_for_ties
+from .tiles import fitting
 
 
 @triton.jit

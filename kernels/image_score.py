@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tiles import fitting
 from .selection import keys, kth_largest, room_for_ties, value
+from .tiles import fitting
 
 
 @triton.jit
