@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .addresses import aligned, array, size
 from .tiles import fitting, precision
 
 # Columns of the table of layers.
@@ -55,48 +56,65 @@ class LoraLayer(NamedTuple):
 
 @triton.jit
 def _lora_gradients(
-    table_ptr, tiles_ptr, gradients_ptr, beside_ptr, scaling,
-    TILE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    table_ptr, tiles_ptr, gradients_ptr, beside_ptr, scaling, ALIGNED: tl.constexpr, TILE: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     tile = tiles_ptr + tl.program_id(0) * 3
     entry = table_ptr + tl.load(tile) * _FIELDS
-    rows, columns, rank = tl.load(entry + _ROWS), tl.load(entry + _COLUMNS), tl.load(entry + _RANK)
-    stride = tl.load(entry + _STRIDE)
-    dense = gradients_ptr + tl.load(entry + _DENSE)
+    dense = gradients_ptr
     if tl.load(entry + _BESIDE) != 0:
-        dense = beside_ptr + tl.load(entry + _DENSE)
-    own = tl.load(tile + 2) + tl.arange(0, TILE)
-    k = tl.arange(0, BLOCK_K)
+        dense = beside_ptr
+    dense += tl.multiple_of(tl.load(entry + _DENSE), 4 if ALIGNED else 1)
+    own = tl.load(tile + 2).to(tl.int32) + tl.arange(0, TILE)
+    # Not a choice of one and the same product: the operands lie the other way round.
     if tl.load(tile + 1) == 0:
-        b_ptr = tl.load(entry + _LORA_B).to(tl.pointer_type(tl.float32))
-        own_ok = own < columns
-        for first in range(0, rank, BLOCK_R):
-            r = first + tl.arange(0, BLOCK_R)
-            acc = tl.zeros((BLOCK_R, TILE), tl.float32)
-            for start in range(0, rows, BLOCK_K):
-                k_ok = start + k < rows
-                b = b_ptr + (start + k)[None, :] * rank + r[:, None]
-                b = tl.load(b, mask=(r < rank)[:, None] & k_ok[None, :], other=0.0)
-                dw = dense + (start + k)[:, None] * stride + own[None, :]
-                dw = tl.load(dw, mask=k_ok[:, None] & own_ok[None, :], other=0.0)
-                acc = tl.dot(b, dw, acc, input_precision=PRECISION)
-            out = gradients_ptr + tl.load(entry + _A_OUT) + r[:, None] * columns + own[None, :]
-            tl.store(out, scaling * acc, mask=(r < rank)[:, None] & own_ok[None, :])
+        _first_factor(entry, dense, gradients_ptr, own, scaling, ALIGNED, TILE, BLOCK_R, BLOCK_K, PRECISION)
     else:
-        a_ptr = tl.load(entry + _LORA_A).to(tl.pointer_type(tl.float32))
-        own_ok = own < rows
-        for first in range(0, rank, BLOCK_R):
-            r = first + tl.arange(0, BLOCK_R)
-            acc = tl.zeros((TILE, BLOCK_R), tl.float32)
-            for start in range(0, columns, BLOCK_K):
-                k_ok = start + k < columns
-                dw = dense + own[:, None] * stride + (start + k)[None, :]
-                dw = tl.load(dw, mask=own_ok[:, None] & k_ok[None, :], other=0.0)
-                a = a_ptr + r[None, :] * columns + (start + k)[:, None]
-                a = tl.load(a, mask=k_ok[:, None] & (r < rank)[None, :], other=0.0)
-                acc = tl.dot(dw, a, acc, input_precision=PRECISION)
-            out = gradients_ptr + tl.load(entry + _B_OUT) + own[:, None] * rank + r[None, :]
-            tl.store(out, scaling * acc, mask=own_ok[:, None] & (r < rank)[None, :])
+        _second_factor(entry, dense, gradients_ptr, own, scaling, ALIGNED, TILE, BLOCK_R, BLOCK_K, PRECISION)
+
+
+@triton.jit
+def _first_factor(
+    entry, dense, gradients_ptr, own, scaling, ALIGNED: tl.constexpr, TILE: tl.constexpr, BLOCK_R: tl.constexpr,
+    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Columns `own` of dA (r, in) = scaling * B^T dW."""
+    rows, columns, rank = size(entry + _ROWS, False), size(entry + _COLUMNS, ALIGNED), size(entry + _RANK, ALIGNED)
+    stride, b_ptr, own_ok = size(entry + _STRIDE, ALIGNED), array(entry + _LORA_B, ALIGNED), own < columns
+    for first in range(0, rank, BLOCK_R):
+        r = first + tl.arange(0, BLOCK_R)
+        r_ok = r < rank
+        acc = tl.zeros((BLOCK_R, TILE), tl.float32)
+        for start in range(0, rows, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            k_ok = k < rows
+            b = tl.load(b_ptr + (k[:, None] * rank + r[None, :]), mask=k_ok[:, None] & r_ok[None, :], other=0.0)
+            dw = tl.load(dense + (k[:, None] * stride + own[None, :]), mask=k_ok[:, None] & own_ok[None, :], other=0.0)
+            acc = tl.dot(tl.trans(b), dw, acc, input_precision=PRECISION)
+        out = gradients_ptr + tl.load(entry + _A_OUT) + (r[:, None] * columns + own[None, :])
+        tl.store(out, scaling * acc, mask=r_ok[:, None] & own_ok[None, :])
+
+
+@triton.jit
+def _second_factor(
+    entry, dense, gradients_ptr, own, scaling, ALIGNED: tl.constexpr, TILE: tl.constexpr, BLOCK_R: tl.constexpr,
+    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Rows `own` of dB (out, r) = scaling * dW A^T."""
+    rows, columns, rank = size(entry + _ROWS, False), size(entry + _COLUMNS, ALIGNED), size(entry + _RANK, ALIGNED)
+    stride, a_ptr, own_ok = size(entry + _STRIDE, ALIGNED), array(entry + _LORA_A, ALIGNED), own < rows
+    for first in range(0, rank, BLOCK_R):
+        r = first + tl.arange(0, BLOCK_R)
+        r_ok = r < rank
+        acc = tl.zeros((TILE, BLOCK_R), tl.float32)
+        for start in range(0, columns, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            k_ok = k < columns
+            dw = tl.load(dense + (own[:, None] * stride + k[None, :]), mask=own_ok[:, None] & k_ok[None, :], other=0.0)
+            a = tl.load(a_ptr + (r[:, None] * columns + k[None, :]), mask=r_ok[:, None] & k_ok[None, :], other=0.0)
+            acc = tl.dot(dw, tl.trans(a), acc, input_precision=PRECISION)
+        out = gradients_ptr + tl.load(entry + _B_OUT) + (own[:, None] * rank + r[None, :])
+        tl.store(out, scaling * acc, mask=own_ok[:, None] & r_ok[None, :])
 
 
 class LoraGradients:
@@ -105,14 +123,19 @@ class LoraGradients:
     def __init__(self, layers: Sequence[LoraLayer], scaling: float, device: torch.device) -> None:
         self._scaling = scaling
         self._rank = max(layer.rank for layer in layers)
+        # Whether 16 bytes can be copied at a time.
+        self._aligned = all(
+            aligned([x.lora_a, x.lora_b, 4 * x.dense, 4 * x.stride, 4 * x.columns, 4 * x.rank]) for x in layers
+        )
         table, tiles = _tables(layers)
         self._table, self._tiles = torch.tensor(table, device=device), torch.tensor(tiles, device=device)
 
     def __call__(self, gradients: Tensor, beside: Tensor, coarse: bool) -> None:
         """Write dA and dB among `gradients`, fp32 and one-dimensional as `beside`; `coarse` lets products be tf32."""
         _lora_gradients[(len(self._tiles),)](
-            self._table, self._tiles, gradients, beside, self._scaling, TILE=_TILE, BLOCK_R=fitting(self._rank, 64),
-            BLOCK_K=32, PRECISION="tf32" if coarse else precision(torch.float32), num_warps=4, num_stages=3,
+            self._table, self._tiles, gradients, beside, self._scaling, ALIGNED=self._aligned, TILE=_TILE,
+            BLOCK_R=fitting(self._rank, 64), BLOCK_K=32, PRECISION="tf32" if coarse else precision(torch.float32),
+            num_warps=8, num_stages=3,
         )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .addresses import aligned, array, size
 from .tiles import fitting, precision
 
 # Columns of the table of layers, the addresses as in `MergedLayer`; one of 0 stands for what a layer lacks.
@@ -53,6 +54,10 @@ class MergedLayer(NamedTuple):
     out: int
     bias_out: int
 
+    @property
+    def rank(self) -> int:
+        return 0 if self.lora_a is None else self.lora_a.shape[0]
+
     def tensors(self) -> list[Tensor]:
         return [t for t in self[:5] if isinstance(t, Tensor)]
 
@@ -67,29 +72,28 @@ def _vector(address, at, ok):
 @triton.jit
 def _merge(
     table_ptr, tiles_ptr, weights_ptr, biases_ptr, scaling,
-    TILE: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    ALIGNED: tl.constexpr, TILE: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     tile = tiles_ptr + tl.program_id(0) * 3
     entry = table_ptr + tl.load(tile) * _FIELDS
-    m = tl.load(tile + 1) + tl.arange(0, TILE)
-    n = tl.load(tile + 2) + tl.arange(0, TILE)
-    rows, columns, width = tl.load(entry + _ROWS), tl.load(entry + _COLUMNS), tl.load(entry + _WIDTH)
+    m = tl.load(tile + 1).to(tl.int32) + tl.arange(0, TILE)
+    n = tl.load(tile + 2).to(tl.int32) + tl.arange(0, TILE)
+    rows, columns, width = size(entry + _ROWS, False), size(entry + _COLUMNS, ALIGNED), size(entry + _WIDTH, ALIGNED)
     m_ok, n_ok = m < rows, n < columns
     ok = m_ok[:, None] & n_ok[None, :]
-    weight = tl.load(entry + _WEIGHT).to(tl.pointer_type(tl.float32))
-    merged = tl.load(weight + m[:, None] * columns + n[None, :], mask=ok, other=0.0)
-    rank = tl.load(entry + _RANK)
+    merged = tl.load(array(entry + _WEIGHT, ALIGNED) + (m[:, None] * columns + n[None, :]), mask=ok, other=0.0)
+    rank = size(entry + _RANK, ALIGNED)
     if rank > 0:
-        a_ptr = tl.load(entry + _LORA_A).to(tl.pointer_type(tl.float32))
-        b_ptr = tl.load(entry + _LORA_B).to(tl.pointer_type(tl.float32))
+        a_ptr, b_ptr = array(entry + _LORA_A, ALIGNED), array(entry + _LORA_B, ALIGNED)
         acc = tl.zeros((TILE, TILE), tl.float32)
         for start in range(0, rank, BLOCK_K):
             k = start + tl.arange(0, BLOCK_K)
-            b = tl.load(b_ptr + m[:, None] * rank + k[None, :], mask=m_ok[:, None] & (k < rank)[None, :], other=0.0)
-            a = tl.load(a_ptr + k[:, None] * columns + n[None, :], mask=(k < rank)[:, None] & n_ok[None, :], other=0.0)
+            k_ok = k < rank
+            b = tl.load(b_ptr + (m[:, None] * rank + k[None, :]), mask=m_ok[:, None] & k_ok[None, :], other=0.0)
+            a = tl.load(a_ptr + (k[:, None] * columns + n[None, :]), mask=k_ok[:, None] & n_ok[None, :], other=0.0)
             acc = tl.dot(b, a, acc, input_precision=PRECISION)
         merged += scaling * acc
-    out = weights_ptr + tl.load(entry + _OUT) + m[:, None] * width + n[None, :]
+    out = weights_ptr + tl.multiple_of(tl.load(entry + _OUT), 4 if ALIGNED else 1) + (m[:, None] * width + n[None, :])
     tl.store(out, merged.to(weights_ptr.dtype.element_ty), mask=m_ok[:, None] & (n < width)[None, :])
     if tl.load(tile + 2) == 0:
         bias = _vector(tl.load(entry + _BIAS), m, m_ok) + _vector(tl.load(entry + _TASK_BIAS), m, m_ok)
@@ -112,11 +116,17 @@ class Merge:
         self._dtype = dtype
         self._weights = max(layer.out + layer.weight.shape[0] * layer.width for layer in layers)
         self._biases = max(layer.bias_out + layer.weight.shape[0] for layer in layers)
-        self._rank = max(0 if layer.lora_a is None else layer.lora_a.shape[0] for layer in layers)
+        self._rank = max(layer.rank for layer in layers)
         table, tiles = _tables(layers)
         self._table = torch.tensor(table, device=self._like.device)
         self._tiles = torch.tensor(tiles, device=self._like.device)
         self._addresses = _addresses(layers)
+        # Whether 16 bytes can be copied at a time.
+        self._aligned = all(
+            aligned([address, 4 * layer.weight.shape[1], 4 * layer.width, 4 * layer.out, 4 * (layer.rank or 4)])
+            for layer, addresses in zip(layers, self._addresses, strict=True)
+            for address in addresses
+        )
 
     def holds(self, layers: Sequence[MergedLayer]) -> bool:
         """Whether these are the layers, where they were."""
@@ -129,8 +139,8 @@ class Merge:
         # Rounding to bf16 hides what tf32 takes from the product of B and A.
         exact = precision(torch.float32) if self._dtype == torch.float32 else "tf32"
         _merge[(len(self._tiles),)](
-            self._table, self._tiles, weights, biases, self._scaling, TILE=_TILE, BLOCK_K=fitting(self._rank, 32),
-            PRECISION=exact, num_warps=4, num_stages=2,
+            self._table, self._tiles, weights, biases, self._scaling, ALIGNED=self._aligned, TILE=_TILE,
+            BLOCK_K=fitting(self._rank, 32), PRECISION=exact, num_warps=8, num_stages=2,
         )  # fmt: skip
         return weights, biases
 
@@ -143,7 +153,6 @@ def _tables(layers: Sequence[MergedLayer]) -> tuple[list[list[int]], list[list[i
     table, tiles = [], []
     for number, (layer, addresses) in enumerate(zip(layers, _addresses(layers), strict=True)):
         rows, columns = layer.weight.shape
-        rank = 0 if layer.lora_a is None else layer.lora_a.shape[0]
-        table.append([*addresses, rows, columns, rank, layer.width, layer.out, layer.bias_out])
+        table.append([*addresses, rows, columns, layer.rank, layer.width, layer.out, layer.bias_out])
         tiles += [[number, m, n] for m in range(0, rows, _TILE) for n in range(0, layer.width, _TILE)]
     return table, tiles
