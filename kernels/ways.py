@@ -17,12 +17,11 @@ from torch import Tensor
 
 from .operands import Shape
 from .tiles import default_tile, launchable, shared_limit
-from .ways_table import DamagedTable, Table, Way, packaged, read_table, tuned_file
+from .ways_table import NO_TABLE, DamagedTable, Table, Way, packaged, read_table, tuned_file
 
 logger = logging.getLogger(__name__)
 
 REMEDY = "python -m moleflow_fast.tune measures this device in a minute"
-_NO_TABLE = Table("none", None, "nothing measured", ())
 _given: list[Table] = []
 
 
@@ -51,7 +50,7 @@ def current_table(device: torch.device) -> Table:
 def table_of(device: torch.device) -> Table:
     """The table of a device, or the nearest; on a CPU, where Triton's interpreter runs, an empty one."""
     if device.type != "cuda":
-        return _NO_TABLE
+        return NO_TABLE
     index = torch.cuda.current_device() if device.index is None else device.index
     return find_table(torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index))
 
@@ -74,7 +73,7 @@ def find_table(name: str, capability: tuple[int, int]) -> Table:
             logger.warning("ways of products are those of %s, not measured on %s: %s", table.device, name, REMEDY)
             return table
     logger.warning("ways of products have not been measured on %s or its like, defaults serve: %s", name, REMEDY)
-    return _NO_TABLE
+    return NO_TABLE
 
 
 def choose(

@@ -97,6 +97,9 @@ class Table:
             raise DamagedTable(f"no table of ways ({error or type(error).__name__})") from error
 
 
+NO_TABLE = Table("none", None, "nothing measured", ())
+
+
 def table_of_one(operation: str, way: Way) -> Table:
     """In which an operation has one way, at every shape and precision."""
     timings = (Timing(way, 0.0, measured=False),)

@@ -10,7 +10,7 @@ from moleflow_fast.backend import use_backend
 from moleflow_fast.kernels import coupling, products
 from moleflow_fast.kernels.operands import Shape
 from moleflow_fast.kernels.ways import Implementation, use_table
-from moleflow_fast.kernels.ways_table import Entry, Table, Timing, Way
+from moleflow_fast.kernels.ways_table import NO_TABLE, Entry, Table, Timing, Way
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OPERATIONS = ("relu_product", "relu_gradient_product", "coupling_product")
@@ -18,7 +18,6 @@ LIBRARY = Table(
     "any", None, "a test",
     tuple(Entry(name, "fp32", Shape(1, 1, 1, 1), (Timing(Way("library"), 0.0, False),)) for name in OPERATIONS),
 )  # fmt: skip
-NOTHING = Table("none", None, "a test", ())
 
 
 def gradients(name: str, table: Table) -> dict[str, torch.Tensor]:
@@ -43,7 +42,7 @@ def test_by_the_library_as_through_pointers(name: str, monkeypatch: pytest.Monke
             return library.run(op, tile)
 
         monkeypatch.setitem(ways, "library", library._replace(run=run))
-    plain = gradients(name, NOTHING)
+    plain = gradients(name, NO_TABLE)
     assert not ran
     by_library = gradients(name, LIBRARY)
     assert set(ran) == {"Hidden", "HiddenGradient", "Coupling"}

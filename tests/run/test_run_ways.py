@@ -15,7 +15,7 @@ from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.kernels import ways
 from moleflow_fast.kernels.ways import current_table
-from moleflow_fast.kernels.ways_table import Table, packaged, table_of_one
+from moleflow_fast.kernels.ways_table import NO_TABLE, Table, packaged, table_of_one
 from moleflow_fast.parallel_tasks import train_in_worker
 from moleflow_fast.run import ContinualRun
 from moleflow_fast.run_directory import DamagedRunFile, RunDirectory
@@ -76,7 +76,7 @@ def test_new_resumed_evaluated_and_in_a_worker(data: Path, tmp_path: Path, monke
 
 
 def test_a_device_without_a_table_keeps_to_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ways, "table_of", lambda device: Table("none", None, "", ()))
+    monkeypatch.setattr(ways, "table_of", lambda device: NO_TABLE)
     with use_backend("triton"):
         assert keep_ways(RunDirectory(tmp_path), DEVICE) == "by defaults: there is no table"
         measured_again(monkeypatch)
