@@ -169,7 +169,16 @@ class RunParts:
         if not self.trainer.steps_are_graphs:
             return None
         major, minor = torch.cuda.get_device_capability(self.device)
-        return Precompilation(self.options, self.extractor.embed_dim, self._grid, 10 * major + minor, self.console)
+        from moleflow_fast.kernels.ways import current_table  # it needs Triton, which a CPU does not
+
+        return Precompilation(
+            self.options,
+            self.extractor.embed_dim,
+            self._grid,
+            10 * major + minor,
+            current_table(self.device),
+            self.console,
+        )
 
     def _grid(self) -> tuple[int, int]:
         """Patches of an image, (H, W)."""

@@ -57,4 +57,4 @@ def _read(directory: RunDirectory) -> Table:
 
 
 def _on_triton(device: torch.device) -> bool:
-    return flow_backend() == "triton" and why_not_triton(device.type) is None
+    return flow_backend(device) == "triton" and why_not_triton(device.type) is None

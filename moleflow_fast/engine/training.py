@@ -95,7 +95,7 @@ class DeviceSteps:
         if self._adamp is None or self._progress is None:
             from moleflow_fast.kernels.adamp import DeviceAdamP  # it needs Triton, which a CPU does not
 
-            self._find_gradients(patches[:1])
+            self._find_gradients(patches.chunk(self._parts)[0])
             self._adamp = DeviceAdamP(self._optimizer.with_state(), self._max_norm)
             self._progress = _Progress(patches.device)
         parameters = [t.parameter for t in self._adamp.tensors]

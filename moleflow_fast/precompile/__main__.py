@@ -35,13 +35,16 @@ def main(argv: list[str] | None = None) -> int:
 def _compile(args: argparse.Namespace) -> int:
     from moleflow_fast.config.options import RunOptions
     from moleflow_fast.console import RunConsole
+    from moleflow_fast.kernels.ways import find_table, use_table
     from moleflow_fast.precompile.compiling import compile_launches
     from moleflow_fast.precompile.launches import launches
     from moleflow_fast.precompile.workload import Workload
 
     console, arch = RunConsole(), args.arch or _arch_here()
     options = RunOptions(batch_size=args.images, precision=args.precision)
-    found = launches(Workload(options, args.dim, (args.grid, args.grid)).run, arch)
+    table = find_table(_device_name() if args.arch is None else f"sm_{arch}", divmod(arch, 10))
+    with use_table(table):
+        found = launches(Workload(options, args.dim, (args.grid, args.grid)).run, arch)
     if not console.show_progress:
         console.say(f"compiling {len(found)} kernels for sm_{arch}")
     with console.counting("compiling", "kernels") as progress:
@@ -50,6 +53,12 @@ def _compile(args: argparse.Namespace) -> int:
         console.warn(f"kernel {reason}; its first launch compiles it again and shows the error")
     console.say(f"{outcome.kernels} kernels in {outcome.seconds:.1f} s, {outcome.there} were there")
     return 1 if outcome.failed else 0
+
+
+def _device_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def _arch_here() -> int:

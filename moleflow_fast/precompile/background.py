@@ -9,11 +9,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.precompile.stamp import stamp
+
+if TYPE_CHECKING:
+    from moleflow_fast.kernels.ways_table import Table
 
 Grid = tuple[int, int]
 
@@ -25,15 +28,30 @@ class Precompilation:
         dim: channels of a patch.
         grid: tells the patches of an image, (H, W); asked only where there is something to compile.
         arch: compute capability of the GPU, 90 for sm_90.
+        table: by which products are done.
     """
 
-    def __init__(self, options: RunOptions, dim: int, grid: Callable[[], Grid], arch: int, console: RunConsole) -> None:
+    def __init__(
+        self,
+        options: RunOptions,
+        dim: int,
+        grid: Callable[[], Grid],
+        arch: int,
+        table: Table,
+        console: RunConsole,
+    ) -> None:
         self._console = console
-        self._stamp = stamp(options, dim, arch)
+        self._stamp = stamp(options, dim, arch, table.digest)
         self._process: subprocess.Popen[str] | None = None
         if not self._stamp.exists():
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
-            request = {"options": options.to_json(), "dim": dim, "grid": grid(), "arch": arch}
+            request = {
+                "options": options.to_json(),
+                "dim": dim,
+                "grid": grid(),
+                "arch": arch,
+                "ways": table.to_json(),
+            }
             self._process = _start(request, self._errors)
 
     def wait(self) -> None:

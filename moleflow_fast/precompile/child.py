@@ -19,13 +19,16 @@ def main() -> None:
 
 def _compile(request: dict[str, Any]) -> dict[str, Any]:
     from moleflow_fast.config.options import RunOptions
+    from moleflow_fast.kernels.ways import use_table
+    from moleflow_fast.kernels.ways_table import Table
     from moleflow_fast.precompile.compiling import compile_launches
     from moleflow_fast.precompile.launches import launches
     from moleflow_fast.precompile.workload import Workload
 
     options, arch = RunOptions.from_json(request["options"]), request["arch"]
     workload = Workload(options, request["dim"], tuple(request["grid"]))
-    found = launches(workload.run, arch)
+    with use_table(Table.from_json(request["ways"])):
+        found = launches(workload.run, arch)
     return compile_launches(found, arch, lambda done, total: _say({"done": done, "total": total}))._asdict()
 
 

@@ -18,13 +18,16 @@ _NO_KERNELS = NOT_PART_OF_THE_RESULT | {
 }  # fmt: skip
 
 
-def stamp(options: RunOptions, dim: int, arch: int) -> Path:
-    """The file that marks it: of these shapes, GPU, sources and Triton. It goes with the cache that it lies in."""
+def stamp(options: RunOptions, dim: int, arch: int, ways: str) -> Path:
+    """The file that marks it: of these shapes, GPU, table of ways (its digest), sources and Triton.
+
+    It goes with the cache that it lies in.
+    """
     import triton  # where there is no GPU it may not be installed
     from triton._C.libtriton import get_cache_invalidating_env_vars
 
     shapes = {name: value for name, value in options.to_json().items() if name not in _NO_KERNELS}
-    told = [triton.__version__, sorted(get_cache_invalidating_env_vars().items()), _sources(), shapes, dim, arch]
+    told = [triton.__version__, sorted(get_cache_invalidating_env_vars().items()), _sources(), shapes, dim, arch, ways]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     return Path(triton.knobs.cache.dir) / f"moleflow-{digest[:32]}.compiled"
 

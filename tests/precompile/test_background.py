@@ -16,6 +16,7 @@ from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 
 pytest.importorskip("triton")
+from moleflow_fast.kernels.ways_table import NO_TABLE  # noqa: E402
 from moleflow_fast.precompile.background import Precompilation  # noqa: E402
 from moleflow_fast.precompile.compiling import compile_launches  # noqa: E402
 from moleflow_fast.precompile.stamp import stamp  # noqa: E402
@@ -47,10 +48,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def precompile(options: RunOptions = OPTIONS, grid: Any = lambda: GRID) -> list[str]:
     console = Console()
-    beside = Precompilation(options, DIM, grid, 90, console)
+    beside = Precompilation(options, DIM, grid, 90, NO_TABLE, console)
     beside.wait()
     beside.wait()  # before every task: once it is done there is nothing to wait for
     return console.said
+
+
+def marked(options: RunOptions, dim: int, arch: int) -> Path:
+    return stamp(options, dim, arch, NO_TABLE.digest)
 
 
 def never() -> tuple[int, int]:
@@ -65,18 +70,18 @@ def test_a_second_run_finds_all_compiled_at_once(cache: Path) -> None:
     started = time.perf_counter()
     assert precompile(grid=never) == []
     assert time.perf_counter() - started < 1.0  # 0.02 s on two idle cores
-    assert stamp(OPTIONS, DIM, 90).exists()
+    assert marked(OPTIONS, DIM, 90).exists()
     deeper = RunOptions(num_coupling_layers=2, lora_rank=3, batch_size=4)
-    others = (stamp(deeper, DIM, 90), stamp(OPTIONS, 32, 90), stamp(OPTIONS, DIM, 80))
+    others = (marked(deeper, DIM, 90), marked(OPTIONS, 32, 90), marked(OPTIONS, DIM, 80))
     assert not any(other.exists() for other in others)
-    assert stamp(RunOptions(num_coupling_layers=1, lora_rank=3, batch_size=4, seed=7), DIM, 90).exists()
+    assert marked(RunOptions(num_coupling_layers=1, lora_rank=3, batch_size=4, seed=7), DIM, 90).exists()
 
 
 def test_a_run_goes_on_where_nothing_can_be_compiled(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     (said,) = precompile()
     assert said.startswith("warning: kernels could not be compiled beforehand (RuntimeError: TRITON_INTERPRET=1")
-    assert not stamp(OPTIONS, DIM, 90).exists()
+    assert not marked(OPTIONS, DIM, 90).exists()
 
 
 def test_a_kernel_that_does_not_compile_is_named_and_the_others_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +109,7 @@ def test_the_process_ends_with_its_parent(cache: Path) -> None:
         [sys.executable, *CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(cache), text=True
     )
     assert child.stdin is not None and child.stdout is not None
-    request = {"options": OPTIONS.to_json(), "dim": DIM, "grid": GRID, "arch": 90}
+    request = {"options": OPTIONS.to_json(), "dim": DIM, "grid": GRID, "arch": 90, "ways": NO_TABLE.to_json()}
     child.stdin.write(json.dumps(request) + "\n")
     child.stdin.flush()
     assert json.loads(child.stdout.readline())["done"] == 0  # it is at work

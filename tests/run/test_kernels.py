@@ -25,9 +25,11 @@ def test_training_waits_for_kernels_that_are_compiled_while_features_are_made(
     told: list[Any] = []
 
     class Compiling:
-        def __init__(self, options: RunOptions, dim: int, grid: Any, arch: int, console: RunConsole) -> None:
+        def __init__(
+            self, options: RunOptions, dim: int, grid: Any, arch: int, table: Any, console: RunConsole
+        ) -> None:
             happened.append("begin")
-            told.extend((options.batch_size, dim, grid(), arch))
+            told.extend((options.batch_size, dim, grid(), arch, table.device))
 
         def wait(self) -> None:
             happened.append("wait")
@@ -51,7 +53,7 @@ def test_training_waits_for_kernels_that_are_compiled_while_features_are_made(
     for trained in (at for at, what in enumerate(happened) if what == "train"):
         assert happened[trained - 2 : trained] == ["features", "wait"]
     assert happened.count("train") == 3
-    assert told == [4, 32, (8, 8), 90]  # 64 pixels, layer2 of a ResNet-18
+    assert told == [4, 32, (8, 8), 90, "none"]  # 64 pixels, layer2 of a ResNet-18
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
