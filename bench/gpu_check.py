@@ -29,7 +29,7 @@ from tables import load, tables, write  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 LAST_WORDS = 20.0  # seconds that an interrupted part gets to say what failed
-RESULTS = "{results}"  # in a part's arguments: the folder
+RESULTS = "{results}"  # in a part's arguments and environment: the folder
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ PARTS = {
     "training_step": _benchmarks(70, "training_step", "not compile"),
     "inference": _benchmarks(50, "inference", "not compile"),
     "profile": Part(("bench/kernel_profile.py", "--results", RESULTS), 30),
-    "ways": Part(("-m", "moleflow_fast.tune", "--results", RESULTS), 60),
+    "ways": Part(("-m", "moleflow_fast.tune"), 60, (("MOLEFLOW_CACHE", RESULTS),)),
     "kernels": _benchmarks(50, "kernels"),
     "ops": _benchmarks(40, "ops"),
     "whole_run": _benchmarks(130, "whole_run"),
@@ -103,13 +103,13 @@ def run_parts(parts: dict[str, Part], results: Path, seconds: float) -> bool:
 
 def _run(name: str, part: Part, seconds: float, log: TextIO) -> bool:
     results = Path(log.name).parent.resolve()
-    command = [sys.executable, "-P", *(str(results) if word == RESULTS else word for word in part.arguments)]
+    command = [sys.executable, "-P", *(word.replace(RESULTS, str(results)) for word in part.arguments)]
     environment = {
         **os.environ,
         "MOLEFLOW_GPU_CHECK": "1",  # what is missing is an error here, not a reason to skip
         "COLUMNS": "200",  # a failure's line has room for its reason
         row_file.VARIABLE: str(results / "rows" / f"{name}.jsonl"),
-        **dict(part.environment),
+        **{variable: value.replace(RESULTS, str(results)) for variable, value in part.environment},
     }
     log.write(f"\n===== {name}: {' '.join(command)}\n")
     log.flush()

@@ -10,6 +10,7 @@ a later task's step and in one without base blocks. What no file holds is derive
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ from tables import markdown  # noqa: E402
 MEASURED = Path(__file__).parent / "results" / "cuda"
 BLOCKS, COUPLINGS = 8, 4  # of the base flow, of the task flow
 COPY = 4.2e6  # bytes a microsecond
-TINY, TINY_US = 30, 1.3  # launches that stay (finite loss, scalars of AdamP, copies), and the usual time of one
+MULTIPROCESSORS = 132
+VALUES = 4 * 16 * 28 * 28 * 768  # bytes of a batch of features
+TINY, TINY_US = 21, 1.3  # launches that stay (scales of adapter and mixer, sums of losses), and the usual time of one
 TODAY = ("relu_product", "relu_gradient_product", "coupling_product")
 
 GATHER = "gather context const-size warps 8"
@@ -105,7 +108,7 @@ def _base_block(files: Measured) -> Iterator[Line]:
     )  # fmt: skip
     yield way("couplings", "coupling", COUPLING)
     yield _coupling_backward(files, "base block", BLOCKS)
-    yield way("hidden gradients", "hidden gradients", HIDDEN, calls=2)
+    yield _hidden_gradients(files, "base block: hidden gradients", BLOCKS, 1, HIDDEN, 768)
     yield way("weight and LoRA gradients", "first layers' dense gradients", DENSE)
     yield Line(
         "weight and LoRA gradients", "all blocks: last layers' dense gradients", 1, 1, 0.5 * BLOCKS * files.way(DENSE),
@@ -134,7 +137,7 @@ def _task_coupling(files: Measured) -> Iterator[Line]:
     yield way("hidden layers", "first and middle layers", TASK_LAYER, calls=2, launches=2)
     yield way("couplings", "coupling", TASK_COUPLING)
     yield _coupling_backward(files, "task coupling", COUPLINGS)
-    yield way("hidden gradients", "two hidden gradients", TASK_HIDDEN, calls=4, launches=2)
+    yield _hidden_gradients(files, "task coupling: two hidden gradients", COUPLINGS, 2, TASK_HIDDEN, 384)
     yield way("weight and LoRA gradients", "first layers' gradients", TASK_DENSE_FIRST)
     yield way("weight and LoRA gradients", "middle and last layers' gradients", TASK_DENSE, calls=4, launches=2)
     yield kernel("scatter", "_scatter_gradient")
@@ -149,9 +152,15 @@ def _around(files: Measured) -> Iterator[Line]:
     yield kernels("input gradients", "input gradients of all blocks", INPUT_GRADIENT)
     yield kernels("AdamP", "AdamP and its norm", "_advance", "_measure", "_move", "_decide", "_clip", "_project_layer")
     yield kernels("around the blocks", "adapter", "_whitening", "_whitening_backward")
-    yield kernels("around the blocks", "mixer", "_depthwise")
+    mixer = files.kernels["_depthwise"]["us"]
+    yield Line(
+        "around the blocks", "mixer", 1, 2, 2 * 2 * VALUES / COPY * 1.2,
+        f"derived: 77 MB each way at 5/6 of a copy's rate, since a line is read once ({mixer:.1f} us today)",
+    )  # fmt: skip
     yield kernels("around the blocks", "loss", "_patch_nll", "_latent_gradient", "_image_sums", "_combine")
-    yield kernels("around the blocks", "enter and leave, both ways", "_enter", "_leave")
+    yield Line("around the blocks", "sums of squares, log-determinants", 1, 1, 3.0, "derived: 4 MB of partial sums")
+    both = {name: files.kernels[name]["us"] / files.kernels[name]["launches"] for name in ("_enter", "_leave")}
+    yield Line("around the blocks", "enter and leave", 1, 2, sum(both.values()), "step `_enter`, `_leave`, once each")
     yield kernels("around the blocks", "batch into the graph", "Memcpy DtoD (Device -> Device)")
     yield Line(
         "merge", "merge of all layers", 1, 1, 35.0,
@@ -167,6 +176,14 @@ def _around(files: Measured) -> Iterator[Line]:
 def _way(files: Measured, what: str, part: str, times: int, name: str, calls: int, launches: int) -> Line:
     source = f"way `{name}`" if calls == 1 else f"{calls} x way `{name}`"
     return Line(what, part, times, launches, calls * files.way(name), source, cold=True)
+
+
+def _hidden_gradients(files: Measured, part: str, times: int, launches: int, name: str, rows: int) -> Line:
+    """Both networks in a launch: their tiles of 128 x 128 fill fewer waves than those of two."""
+    alone, together = (math.ceil(count * rows // 128 * 98 / MULTIPROCESSORS) for count in (1, 2))
+    us = launches * files.way(name) * together / alone
+    source = f"derived: way `{name}`, {together} waves of tiles for both networks, {alone} for one"
+    return Line("hidden gradients", part, times, launches, us, source, cold=True)
 
 
 def _coupling_backward(files: Measured, part: str, times: int) -> Line:
