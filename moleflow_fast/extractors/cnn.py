@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from moleflow_fast.backend import wants_triton
 from moleflow_fast.ops.patch_pool import patch_grid, patch_pool
 
-from .base import PatchExtractor, probe_image, widened
+from .base import PatchExtractor, probe_image
 from .capture import LayerCapture, drop_unused_tail
 from .errors import BackboneError
 from .folding import fold_batch_norms
+from .fused import FusedGraph, FusedLayers
 
 
 class CNNPatchCoreExtractor(PatchExtractor):
@@ -56,15 +58,32 @@ class CNNPatchCoreExtractor(PatchExtractor):
             probe = probe_image(input_shape)
             drop_unused_tail(self._capture, probe)
             fold_batch_norms(self._capture, probe)
+        self._probe = probe
+        self._fused = FusedLayers(self._capture, backbone_name)
         # convolutions on two cores: MobileNetV2 1.9x, WideResNet-50-2 1.1x as fast as in the default format
         self.to(memory_format=torch.channels_last).to(device)
 
     def patch_features(self, images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
-        named = zip(self.layers, self._capture(images), strict=True)
-        maps = [self._as_map(name, output) for name, output in named]
+        return self._pooled((self.fused() or self._capture)(images))
+
+    def _features(self, images: Tensor) -> Tensor:
+        fused = self.fused() if images.dtype == torch.uint8 else None
+        if fused is None:
+            return super()._features(images)
+        return self._pooled(fused.of_bytes(images.to(self.device, non_blocking=True), self.dtype))
+
+    def _pooled(self, outputs: list[Tensor]) -> Tensor:
+        maps = [self._as_map(name, output) for name, output in zip(self.layers, outputs, strict=True)]
         grid = patch_grid(maps[0], self.patch_size, self.patch_stride)
         return patch_pool(maps, self.embed_dim, grid, self.patch_size, self.patch_stride)
+
+    def fused(self) -> FusedGraph | None:
+        """The backbone as it runs beside Triton kernels: another object once its weights are others; else None."""
+        if not wants_triton(self.device.type):
+            return None
+        probe = self._probe.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
+        return self._fused.current(probe)
 
     def _as_map(self, name: str, output: Tensor) -> Tensor:
         if output.ndim != 4:
@@ -72,4 +91,4 @@ class CNNPatchCoreExtractor(PatchExtractor):
                 f"layer {name!r} of {self.backbone_name} gives a tensor of shape {tuple(output.shape)}, "
                 "not a feature map (B, C, H, W): name another layer"
             )
-        return widened(output.permute(0, 3, 1, 2) if self._channels_last else output)  # (B, C, H, W)
+        return output.permute(0, 3, 1, 2) if self._channels_last else output  # (B, C, H, W)

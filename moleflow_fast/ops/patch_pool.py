@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moleflow_fast.backend import requested_backend, runs_compiled, why_not_triton
+from moleflow_fast.backend import runs_compiled, wants_triton
 from moleflow_fast.ops import native
+
+_NARROW = (torch.bfloat16, torch.float16)
 
 
 def patch_pool(
@@ -34,7 +36,7 @@ def patch_pool(
         positions: (H, W, D), added to the result.
 
     Returns:
-        (B, H, W, D), contiguous, in the dtype of the maps.
+        (B, H, W, D), contiguous, in the dtype of the maps, but at least fp32: sums of bf16 or fp16 maps are fp32.
 
     Raises:
         ValueError: no maps, maps that are not (B, C, H, W), differ in B or are empty, a width or grid below 1,
@@ -44,6 +46,8 @@ def patch_pool(
     Triton kernels, for a GPU, run where backend "triton" was asked for and they can, else the convolution does.
     """
     _check(maps, embed_dim, grid, positions)
+    if not _runs_kernels(maps):
+        maps = [m.float() if m.dtype in _NARROW else m for m in maps]
     operands = [*maps] if positions is None else [*maps, positions]
     if runs_compiled(*operands, why_not=_obstacle(operands, patch_size, patch_stride)):
         return torch.ops.moleflow.patch_pool(maps, embed_dim, *grid, positions)
@@ -99,11 +103,9 @@ def _obstacle(operands: list[Tensor], patch_size: int, patch_stride: int) -> str
 
 
 def _runs_kernels(maps: Sequence[Tensor]) -> bool:
-    if requested_backend() != "triton" or native.forward_only(*maps) is not None:
-        return False
     (device, dtype), *others = {(m.device, m.dtype) for m in maps}
-    takes = dtype in (torch.float32, torch.bfloat16, torch.float16)
-    return takes and not others and why_not_triton(device.type) is None
+    takes = dtype in (torch.float32, *_NARROW) and not others
+    return takes and wants_triton(device.type) and native.forward_only(*maps) is None
 
 
 def _pool_by_kernels(
