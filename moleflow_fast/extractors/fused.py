@@ -91,7 +91,8 @@ class FusedLayers:
             outputs = fused(probe)
         except Exception as error:  # any model may do what cannot be traced, any library lack an operator
             reason = str(error).strip().partition("\n")[0]
-            logger.warning("%s runs unfused, which is slower on a GPU: %s: %s", self._name, type(error).__name__, reason)
+            kind = type(error).__name__
+            logger.warning("%s runs unfused, which is slower on a GPU: %s: %s", self._name, kind, reason)
             return None
         pairs = zip(outputs, self._capture(probe), strict=True)
         if not all(_near(actual, expected) for actual, expected in pairs):

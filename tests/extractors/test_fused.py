@@ -46,7 +46,9 @@ def largest(difference: Tensor, of: Tensor) -> float:
     return float(difference.double().abs().max() / of.double().abs().max())
 
 
-@pytest.mark.parametrize("name", ["resnet26", "resnext26ts", "resnet26d", "regnety_002", "densenet121", "mobilenetv2_050"])
+@pytest.mark.parametrize(
+    "name", ["resnet26", "resnext26ts", "resnet26d", "regnety_002", "densenet121", "mobilenetv2_050"]
+)
 @torch.no_grad()
 def test_layers_stay_the_same(name: str) -> None:
     layers = {"layers": ["features.denseblock2"]} if name == "densenet121" else {}
