@@ -22,8 +22,8 @@ def _load_rows(x_ptr, positions_ptr, n, d, ok, channels, period, POSITIONS: tl.c
 
 @triton.jit
 def _whitening(
-    x_ptr, positions_ptr, gamma_ptr, beta_ptr, y_ptr, mean_ptr, rstd_ptr, tokens, channels, period, eps,
-    POSITIONS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    x_ptr, positions_ptr, gamma_ptr, beta_ptr, tasks_ptr, y_ptr, mean_ptr, rstd_ptr, tokens, channels, period, eps,
+    POSITIONS: tl.constexpr, MIXED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
@@ -33,8 +33,12 @@ def _whitening(
     mean = tl.sum(x, 1) / channels
     centred = tl.where(ok, x - mean[:, None], 0.0)
     rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / channels + eps)
-    gamma = tl.load(gamma_ptr + d, mask=d_ok, other=0.0)[None, :]
-    beta = tl.load(beta_ptr + d, mask=d_ok, other=0.0)[None, :]
+    if MIXED:
+        own = tl.load(tasks_ptr + n // period, mask=n_ok, other=0)[:, None] * channels + d[None, :]
+        gamma, beta = tl.load(gamma_ptr + own, mask=ok, other=0.0), tl.load(beta_ptr + own, mask=ok, other=0.0)
+    else:
+        gamma = tl.load(gamma_ptr + d, mask=d_ok, other=0.0)[None, :]
+        beta = tl.load(beta_ptr + d, mask=d_ok, other=0.0)[None, :]
     y = gamma * (centred * rstd[:, None]) + beta
     tl.store(y_ptr + n.to(tl.int64)[:, None] * channels + d[None, :], y, mask=ok)
     tl.store(mean_ptr + n, mean, mask=n_ok)
@@ -74,20 +78,22 @@ def _whitening_backward(
 
 
 def whitening(
-    x: Tensor, gamma: Tensor, beta: Tensor, positions: Tensor | None, period: int, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, gamma: Tensor, beta: Tensor, positions: Tensor | None, period: int, eps: float,
+    tasks: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """y (B, H, W, D), and for the backward pass mean and 1 / deviation of each token (B, H, W).
 
     Args:
         x: (B, H, W, D); gamma, beta (D,); positions (H, W, D). All contiguous.
-        period: tokens after which the positions start again.
+        period: tokens of an image, after which the positions start again.
+        tasks: (B,) int32, for gamma and beta of several tasks (T, D): which of them each image takes.
     """
     y, mean, rstd = x.new_empty(x.shape), x.new_empty(x.shape[:-1]), x.new_empty(x.shape[:-1])
     tokens, channels = mean.numel(), x.shape[-1]
     blocks = _blocks(channels)
     _whitening[(triton.cdiv(tokens, blocks["BLOCK_N"]),)](
-        x, x if positions is None else positions, gamma, beta, y, mean, rstd, tokens, channels, period, eps,
-        POSITIONS=positions is not None, **blocks,
+        x, x if positions is None else positions, gamma, beta, x if tasks is None else tasks, y, mean, rstd, tokens,
+        channels, period, eps, POSITIONS=positions is not None, MIXED=tasks is not None, **blocks,
     )  # fmt: skip
     return y, mean, rstd
 

@@ -150,9 +150,9 @@ def runs_on_triton(*tensors: Tensor, why_not: str | None = None) -> bool:
     return requested_backend() == "triton" and why_not_compiled(*tensors, why_not=why_not, backend="triton") is None
 
 
-def wants_triton(device: str) -> bool:
-    """Whether Triton kernels are to run, where they can, on tensors of this type of device, whatever their dtype."""
-    return requested_backend() == "triton" and why_not_triton(device) is None
+def wants_triton(device: torch.device) -> bool:
+    """Whether Triton kernels are to run on tensors of a device where they take them, whatever the dtype."""
+    return requested_backend() == "triton" and why_not_triton(device.type) is None
 
 
 def operator_on_triton(tensor: Tensor) -> bool:

@@ -74,6 +74,10 @@ class PatchExtractor(nn.Module):
         """(B, 3, M, M) on this device, normalised -> (B, H, W, D)."""
         raise NotImplementedError
 
+    def reads(self) -> list[Any]:
+        """What a captured pass reads, as objects: others once the backbone has changed, but for writes in place."""
+        return [self]
+
     def fingerprint(self) -> str:
         """Hash of everything the features depend on besides the image: recipe, dtype and all weights."""
         digest = hashlib.sha256(json.dumps([type(self).__name__, self.backbone_name, self._recipe]).encode())

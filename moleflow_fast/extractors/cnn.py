@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,10 +81,13 @@ class CNNPatchCoreExtractor(PatchExtractor):
 
     def fused(self) -> FusedGraph | None:
         """The backbone as it runs beside Triton kernels: another object once its weights are others; else None."""
-        if not wants_triton(self.device.type):
+        if not wants_triton(self.device):
             return None
         probe = self._probe.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
         return self._fused.current(probe)
+
+    def reads(self) -> list[Any]:
+        return [self, self.fused()]
 
     def _as_map(self, name: str, output: Tensor) -> Tensor:
         if output.ndim != 4:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from moleflow_fast.data.normalization import table
 from moleflow_fast.ops import convolution, max_pool  # noqa: F401 - registers the operators
+from moleflow_fast.snapshot import Snapshot
 
 from .capture import LayerCapture
 
@@ -29,8 +30,6 @@ _CONVOLUTION = torch.ops.moleflow.convolution.default
 _MAX_POOL = torch.ops.moleflow.max_pool.default
 _ADDS = (operator.add, operator.iadd, torch.add)
 _RELUS = (F.relu, torch.relu)
-
-Weights = list[tuple[Tensor, int, int]]
 
 
 class FusedGraph(nn.Module):
@@ -71,7 +70,7 @@ class FusedLayers:
     def __init__(self, capture: LayerCapture, name: str) -> None:
         self._capture = capture
         self._name = name
-        self._built: tuple[Weights, FusedGraph | None] = ([], None)
+        self._built: tuple[Snapshot, FusedGraph | None] = (Snapshot(), None)
 
     def current(self, probe: Tensor) -> FusedGraph | None:
         """None where the model runs as it is; said once, with the reason.
@@ -79,9 +78,9 @@ class FusedLayers:
         Args:
             probe: an image (1, C, S, S) on the model's device and in its dtype, to compare with the model.
         """
-        weights = [(p, p._version, p.data_ptr()) for p in self._capture.model.parameters()]
-        if not _same(weights, self._built[0]):
-            self._built = (weights, self._build(probe))
+        weights = list(self._capture.model.parameters())
+        if not self._built[0].still(weights):
+            self._built = (Snapshot(weights), self._build(probe))
         return self._built[1]
 
     @torch.no_grad()
@@ -281,10 +280,3 @@ def _pair(number: Any) -> tuple[int, int]:
 def _near(actual: Tensor, expected: Tensor) -> bool:
     difference = (actual.double() - expected.double()).abs().max()
     return actual.shape == expected.shape and bool(difference <= _TOLERANCE[expected.dtype] * expected.abs().max())
-
-
-def _same(weights: Weights, others: Weights) -> bool:
-    return len(weights) == len(others) and all(
-        a is b and version == other_version and address == other_address
-        for (a, version, address), (b, other_version, other_address) in zip(weights, others, strict=True)
-    )

@@ -18,7 +18,7 @@ _TAKEN = (torch.float32, torch.bfloat16, torch.float16)
 def max_pool(x: Tensor, side: int, stride: int, padding: int) -> Tensor:
     """x (B, C, H, W) -> (B, C, H', W'), without gradients; NaN is the largest."""
     takes = x.dtype in _TAKEN and x.is_contiguous(memory_format=torch.channels_last) and x.numel() > 0
-    if not (takes and wants_triton(x.device.type)):
+    if not (takes and wants_triton(x.device)):
         return F.max_pool2d(x, side, stride, padding)
     # Imported when first needed: an installation for the CPU may lack Triton.
     from moleflow_fast.kernels import max_pool as kernels

@@ -105,7 +105,7 @@ def _obstacle(operands: list[Tensor], patch_size: int, patch_stride: int) -> str
 def _runs_kernels(maps: Sequence[Tensor]) -> bool:
     (device, dtype), *others = {(m.device, m.dtype) for m in maps}
     takes = dtype in (torch.float32, *_NARROW) and not others
-    return takes and wants_triton(device.type) and native.forward_only(*maps) is None
+    return takes and wants_triton(device) and native.forward_only(*maps) is None
 
 
 def _pool_by_kernels(
