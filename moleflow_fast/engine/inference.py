@@ -119,8 +119,7 @@ class InferenceExecutor:
 
     def _score_routed(self, images: Tensor) -> Scored:
         patches = self.extractor(self._normalized(images)).float()
-        distances = self.router.distances(patches.mean((1, 2)))
-        ids = self.router.nearest(distances)
+        distances, ids = self.router.distances_and_nearest(patches.mean((1, 2)))
         maps = self.anomaly_maps(patches, ids)
         return Scored(maps, image_scores(maps, self.config), ids, distances)
 

@@ -126,7 +126,8 @@ def run_operations() -> None:
     lines = torch.empty(height, 8 * height, device="meta")
     pixel_map.between_matrices(lines, tokens, lines)
     triangles, factored = torch.empty(15, CHANNELS, CHANNELS, device="meta"), torch.empty((), device="meta").bool()
-    mahalanobis.squared_distances(x[0, 0], triangles[:, 0], [triangles], factored)
+    ids = torch.empty(15, dtype=torch.int64, device="meta")
+    mahalanobis.distances_and_nearest(x[0, 0], triangles[:, 0], [triangles], factored, ids)
     adamp.step()
 
 
