@@ -22,7 +22,8 @@ class Conditions:
         self.scale = torch.stack([gamma for gamma, _ in pairs]) if pairs else None  # (T, D)
         self.shift = torch.stack([beta for _, beta in pairs]) if pairs else None  # (T, D)
         self.mixer = mixer
-        self.taps = None if mixer is None else mixer.as_convolution()
+        taps = None if mixer is None else mixer.as_convolution()
+        self.taps = None if taps is None else (taps[0].contiguous(), taps[1])
 
     def apply(self, x: Tensor, chosen: Tensor, positions: Tensor | None) -> Tensor:
         """What the flow takes of image b of patches (B, H, W, D) under adapter chosen[b], (B,) int32."""

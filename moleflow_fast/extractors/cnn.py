@@ -59,8 +59,7 @@ class CNNPatchCoreExtractor(PatchExtractor):
             probe = probe_image(input_shape)
             drop_unused_tail(self._capture, probe)
             fold_batch_norms(self._capture, probe)
-        self._probe = probe
-        self._fused = FusedLayers(self._capture, backbone_name)
+        self._fused = FusedLayers(self._capture, backbone_name, probe)
         # convolutions on two cores: MobileNetV2 1.9x, WideResNet-50-2 1.1x as fast as in the default format
         self.to(memory_format=torch.channels_last).to(device)
 
@@ -81,10 +80,7 @@ class CNNPatchCoreExtractor(PatchExtractor):
 
     def fused(self) -> FusedGraph | None:
         """The backbone as it runs beside Triton kernels: another object once its weights are others; else None."""
-        if not wants_triton(self.device):
-            return None
-        probe = self._probe.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
-        return self._fused.current(probe)
+        return self._fused.current() if wants_triton(self.device) else None
 
     def reads(self) -> list[Any]:
         return [self, self.fused()]

@@ -65,26 +65,29 @@ class FusedGraph(nn.Module):
 
 
 class FusedLayers:
-    """The graph of a capture's model, made at first use and anew once its weights are others or were written to."""
+    """The graph of a capture's model, made at first use and anew once its weights are others or were written to.
 
-    def __init__(self, capture: LayerCapture, name: str) -> None:
+    Args:
+        name: the model's.
+        probe: an image (1, C, S, S), on which the graph is compared with the model.
+    """
+
+    def __init__(self, capture: LayerCapture, name: str, probe: Tensor) -> None:
         self._capture = capture
         self._name = name
+        self._probe = probe
         self._built: tuple[Snapshot, FusedGraph | None] = (Snapshot(), None)
 
-    def current(self, probe: Tensor) -> FusedGraph | None:
-        """None where the model runs as it is; said once, with the reason.
-
-        Args:
-            probe: an image (1, C, S, S) on the model's device and in its dtype, to compare with the model.
-        """
+    def current(self) -> FusedGraph | None:
+        """None where the model runs as it is; said once, with the reason."""
         weights = list(self._capture.model.parameters())
         if not self._built[0].still(weights):
-            self._built = (Snapshot(weights), self._build(probe))
+            self._built = (Snapshot(weights), self._build(weights[0]))
         return self._built[1]
 
     @torch.no_grad()
-    def _build(self, probe: Tensor) -> FusedGraph | None:
+    def _build(self, weight: Tensor) -> FusedGraph | None:
+        probe = self._probe.to(weight).contiguous(memory_format=torch.channels_last)
         try:
             fused = fuse(self._capture, probe)
             outputs = fused(probe)

@@ -193,9 +193,9 @@ def test_shapes_of_models(forward, names, parts, count) -> None:  # type: ignore
 @torch.no_grad()
 def test_what_cannot_be_traced_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     capture = capture_of(lambda m, x: m.a(x) if x.sum() > 0 else x, ["a"], a=conv())
-    layers = FusedLayers(capture, "a model that looks")
+    layers = FusedLayers(capture, "a model that looks", PROBE)
     with caplog.at_level(logging.WARNING):
-        assert [layers.current(PROBE) for _ in range(3)] == [None] * 3
+        assert [layers.current() for _ in range(3)] == [None] * 3
     (line,) = caplog.messages
     assert "a model that looks runs unfused" in line and "TraceError" in line
 
@@ -207,6 +207,6 @@ def test_features_that_would_be_others_are_not_taken(
     capture = capture_of(lambda m, x: m.a(x), ["a"], a=conv())
     other = fuse(capture_of(lambda m, x: m.a(x), ["a"], a=conv()), PROBE)
     monkeypatch.setattr("moleflow_fast.extractors.fused.fuse", lambda *_: other)
-    assert FusedLayers(capture, "a model").current(PROBE) is None
+    assert FusedLayers(capture, "a model", PROBE).current() is None
     (line,) = caplog.messages
     assert "a model runs unfused" in line and "others" in line
