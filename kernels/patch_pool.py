@@ -158,13 +158,14 @@ def _mean(total, output: tl.constexpr, weight, VALUES: tl.constexpr, OUTPUTS: tl
 
 @triton.jit
 def _pool_groups(
-    map_ptr, other_ptr, out_ptr, channels, height, width, dim, other_lines, other_columns, weight,
+    map_ptr, other_ptr, out_ptr, sums_ptr, channels, height, width, dim, other_lines, other_columns, weight,
     SIDE: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, JOINED: tl.constexpr, OTHER: tl.constexpr,
-    ACCUMULATE: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr,
+    ACCUMULATE: tl.constexpr, SUMS: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
     """OUTPUTS means of the INPUTS channels of each of GROUPS groups, for LINES x COLUMNS pixels.
 
-    With OTHER another map's outputs are added, resized to this map's size.
+    With OTHER another map's outputs are added, resized to this map's size. With SUMS a row of sums (tiles, dim) is
+    what these pixels add to the mean of their image.
     """
     TAPS: tl.constexpr = SIDE * SIDE
     across, along = tl.cdiv(width, COLUMNS), tl.arange(0, LINES * COLUMNS)
@@ -205,6 +206,9 @@ def _pool_groups(
     if ACCUMULATE:
         value += tl.load(out, mask=ok, other=0.0)
     tl.store(out, value, mask=ok)
+    if SUMS:
+        share = tl.sum(tl.where(ok, value, 0.0), 0) / (height * width)
+        tl.store(sums_ptr + tl.program_id(0).to(tl.int64) * dim + d, share, mask=(k % JOINED < OUTPUTS) & (d < dim))
 
 
 def pool_patches(
@@ -220,10 +224,25 @@ def pool_patches(
     Returns:
         (B, H, W, D) fp32.
     """
+    return _pooled(maps, embed_dim, grid, patch_size, patch_stride, with_sums=False)[0]
+
+
+def pool_patches_and_means(
+    maps: Sequence[Tensor], embed_dim: int, grid: tuple[int, int], patch_size: int = 3, patch_stride: int = 1
+) -> tuple[Tensor, Tensor]:
+    """`pool_patches`, and the mean over the patches of each image (B, D)."""
+    out, sums = _pooled(maps, embed_dim, grid, patch_size, patch_stride, with_sums=True)
+    return out, out.mean((1, 2)) if sums is None else sums.sum(1)
+
+
+def _pooled(
+    maps: Sequence[Tensor], embed_dim: int, grid: tuple[int, int], patch_size: int, patch_stride: int, with_sums: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Patches, and what each tile of them adds to the means of its image (B, tiles, D); None where nothing added up."""
     batch = maps[0].shape[0]
     out = maps[0].new_empty(batch, *grid, embed_dim, dtype=torch.float32)
     if batch == 0:
-        return out
+        return out, None
     sizes = [_size(m, patch_size, patch_stride) for m in maps]
     share = 1 / len(maps)
     others: list[Tensor] = []
@@ -232,15 +251,14 @@ def pool_patches(
             pooled = out.new_empty(batch, *size, embed_dim)
             _pool_map(m, pooled, share, patch_size, patch_stride, accumulate=False)
             others.append(pooled)
-    begun = False
-    for m, size in zip(maps, sizes, strict=True):
-        if size == tuple(grid):
-            _pool_map(m, out, share, patch_size, patch_stride, begun, others)
-            begun = True
-    for pooled in others:
-        _resize_map(pooled, out, accumulate=begun)
-        begun = True
-    return out
+    on_grid = [m for m, size in zip(maps, sizes, strict=True) if size == tuple(grid)]
+    sums = None
+    for number, m in enumerate(on_grid):
+        is_last = number + 1 == len(on_grid) and len(others) <= 1
+        sums = _pool_map(m, out, share, patch_size, patch_stride, number > 0, others, with_sums and is_last)
+    for number, pooled in enumerate(others):
+        _resize_map(pooled, out, accumulate=bool(on_grid) or number > 0)
+    return out, sums
 
 
 def _size(m: Tensor, side: int, stride: int) -> tuple[int, int]:
@@ -250,28 +268,36 @@ def _size(m: Tensor, side: int, stride: int) -> tuple[int, int]:
 
 
 def _pool_map(
-    m: Tensor, out: Tensor, weight: float, side: int, stride: int, accumulate: bool, others: list[Tensor] | None = None
-) -> None:
-    """Write or add a map's outputs to `out`; takes one of `others` along, and off the list, where it can."""
+    m: Tensor, out: Tensor, weight: float, side: int, stride: int, accumulate: bool,
+    others: list[Tensor] | None = None, with_sums: bool = False,
+) -> Tensor | None:  # fmt: skip
+    """Write or add a map's outputs to `out`; takes one of `others` along, and off the list, where it can.
+
+    Returns:
+        With `with_sums`, where it can, what each tile adds to the mean of its image (B, tiles, D).
+    """
     channels, dim = m.shape[1], out.shape[3]
     groups = math.gcd(channels, dim)
     inputs, outputs = channels // groups, dim // groups
     takes = inputs in (1, 2, 4) and outputs <= 4 and side % 2 == 1 and stride == 1
     if not (takes and m.is_contiguous(memory_format=torch.channels_last)):
         _launch_any(m, out, weight, side, stride, accumulate)
-        return
+        return None
     other = others.pop() if others else None
     # A thread reads 16 bytes of bf16 a tap: 256 channels of 2 x 4 pixels, which share 24 neighbours. With the resize
     # sm_90 would take 128 registers, of which two programs fit on a multiprocessor; 80 are enough, for three.
     lines, columns, block = 2, 4, fitting(groups, 256 // inputs)
     _, _, height, width = m.shape
-    tiles = len(m) * triton.cdiv(height, lines) * triton.cdiv(width, columns)
-    _pool_groups[tiles, triton.cdiv(groups, block)](
-        m, out if other is None else other, out, channels, height, width, dim,
+    tiles = triton.cdiv(height, lines) * triton.cdiv(width, columns)
+    sums = out.new_empty(len(m), tiles, dim) if with_sums else None
+    _pool_groups[len(m) * tiles, triton.cdiv(groups, block)](
+        m, out if other is None else other, out, out if sums is None else sums, channels, height, width, dim,
         *(out if other is None else other).shape[1:3], weight, SIDE=side, INPUTS=inputs, OUTPUTS=outputs,
-        JOINED=triton.next_power_of_2(outputs), OTHER=other is not None, ACCUMULATE=accumulate, LINES=lines,
+        JOINED=triton.next_power_of_2(outputs), OTHER=other is not None, ACCUMULATE=accumulate,
+        SUMS=with_sums, LINES=lines,
         COLUMNS=columns, GROUPS=block, num_warps=8, maxnreg=80,
     )  # fmt: skip
+    return sums
 
 
 def _launch_any(m: Tensor, out: Tensor, weight: float, side: int, stride: int, accumulate: bool) -> None:

@@ -88,10 +88,13 @@ class PatchExtractor(nn.Module):
         return digest.hexdigest()
 
     def _features(self, images: Tensor) -> Tensor:
-        """(B, 3, M, M) from anywhere -> (B, H, W, D); bytes cross to the device as bytes."""
+        """Images as they are given -> (B, H, W, D)."""
+        return self.patch_features(self._prepared(images))
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        """Normalised, on this device and in the backbone's dtype; bytes cross to the device as bytes."""
         images = images.to(self.device, non_blocking=True)
-        images = normalized(images) if images.dtype == torch.uint8 else images
-        return self.patch_features(images.to(self.dtype))
+        return (normalized(images) if images.dtype == torch.uint8 else images).to(self.dtype)
 
 
 def widened(output: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moleflow_fast.backend import wants_triton
-from moleflow_fast.ops.patch_pool import patch_grid, patch_pool
+from moleflow_fast.ops.patch_pool import patch_grid, patch_pool, patch_pool_and_means
 
 from .base import PatchExtractor, probe_image
 from .capture import LayerCapture, drop_unused_tail
@@ -64,19 +64,31 @@ class CNNPatchCoreExtractor(PatchExtractor):
         self.to(memory_format=torch.channels_last).to(device)
 
     def patch_features(self, images: Tensor) -> Tensor:
-        images = images.contiguous(memory_format=torch.channels_last)
-        return self._pooled((self.fused() or self._capture)(images))
+        return patch_pool(*self._pooling(self._outputs(images)))
+
+    @torch.no_grad()
+    def features_with_image_level(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return patch_pool_and_means(*self._pooling(self._outputs_of(images)))
 
     def _features(self, images: Tensor) -> Tensor:
+        return patch_pool(*self._pooling(self._outputs_of(images)))
+
+    def _outputs_of(self, images: Tensor) -> list[Tensor]:
+        """Outputs of the layers for images as the extractor is given them."""
         fused = self.fused() if images.dtype == torch.uint8 else None
         if fused is None:
-            return super()._features(images)
-        return self._pooled(fused.of_bytes(images.to(self.device, non_blocking=True), self.dtype))
+            return self._outputs(self._prepared(images))
+        return fused.of_bytes(images.to(self.device, non_blocking=True), self.dtype)
 
-    def _pooled(self, outputs: list[Tensor]) -> Tensor:
+    def _outputs(self, images: Tensor) -> list[Tensor]:
+        images = images.contiguous(memory_format=torch.channels_last)
+        return (self.fused() or self._capture)(images)
+
+    def _pooling(self, outputs: list[Tensor]) -> tuple[list[Tensor], int, tuple[int, int], int, int]:
+        """What pooling takes of the layers' outputs."""
         maps = [self._as_map(name, output) for name, output in zip(self.layers, outputs, strict=True)]
         grid = patch_grid(maps[0], self.patch_size, self.patch_stride)
-        return patch_pool(maps, self.embed_dim, grid, self.patch_size, self.patch_stride)
+        return maps, self.embed_dim, grid, self.patch_size, self.patch_stride
 
     def fused(self) -> FusedGraph | None:
         """The backbone as it runs beside Triton kernels: another object once its weights are others; else None."""

@@ -164,6 +164,7 @@ def _fuse_relu(module: fx.GraphModule, relu: fx.Node) -> None:
         _replace(module, relu, inner, None)
     elif _is_alone(inner) and inner.op == "call_function" and inner.target in _ADDS and _same_shapes(inner):
         for conv, residual in (inner.args, inner.args[::-1]):
+            assert isinstance(conv, fx.Node) and isinstance(residual, fx.Node)  # they have shapes
             if _is_alone(conv) and _fits(module, conv):
                 _replace(module, relu, conv, residual)
                 return
@@ -224,7 +225,7 @@ def _fill_channels(module: fx.GraphModule, probe: Tensor) -> int:
     if any(user.target is not _CONVOLUTION or user.args[7] != 1 for user in images.users):
         return probe.shape[1]
     for user in list(images.users):
-        weight = module.get_parameter(str(user.args[1].target))  # type: ignore[union-attr]
+        weight = module.get_parameter(str(user.args[1].target))
         filled = F.pad(weight, (0, 0, 0, 0, 0, wanted - probe.shape[1])).contiguous(memory_format=torch.channels_last)
         with module.graph.inserting_before(user):
             user.update_arg(1, _kept(module, filled))
@@ -277,7 +278,7 @@ def _shape(operand: Any) -> Any:
 
 
 def _pair(number: Any) -> tuple[int, int]:
-    return (number, number) if isinstance(number, int) else tuple(number)  # type: ignore[return-value]
+    return (number, number) if isinstance(number, int) else tuple(number)
 
 
 def _near(actual: Tensor, expected: Tensor) -> bool:

@@ -56,6 +56,19 @@ def patch_pool(
     return features if positions is None else features + positions
 
 
+def patch_pool_and_means(
+    maps: Sequence[Tensor], embed_dim: int, grid: tuple[int, int], patch_size: int = 3, patch_stride: int = 1
+) -> tuple[Tensor, Tensor]:
+    """`patch_pool`, and the mean over the patches of each image (B, D)."""
+    _check(maps, embed_dim, grid, None)
+    if not _runs_kernels(maps):
+        features = patch_pool(maps, embed_dim, grid, patch_size, patch_stride)
+        return features, features.mean((1, 2))
+    from moleflow_fast.kernels.patch_pool import pool_patches_and_means
+
+    return pool_patches_and_means(maps, embed_dim, grid, patch_size, patch_stride)
+
+
 def patch_pool_reference(
     maps: Sequence[Tensor],
     embed_dim: int,

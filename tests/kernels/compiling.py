@@ -24,7 +24,7 @@ TYPES = {"float32": "fp32", "float64": "fp64", "bfloat16": "bf16", "int32": "i32
 # Parameters that tell compiled variants of a kernel apart.
 VARIANT = (
     "networks", "KERNEL", "KEEP", "PENDING", "MIXED", "LOSS", "TAIL", "WEIGHTED", "POSITIONS", "WITH_DX", "FLIPPED",
-    "ACCUMULATE", "PIXELS_FIRST", "INPUTS", "OTHER",
+    "ACCUMULATE", "PIXELS_FIRST", "INPUTS", "OTHER", "SUMS",
 )  # fmt: skip
 INSTRUCTIONS = {"wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma", "mma.sync": "mma.sync"}
 COPY = r"cp\.async\.c[ag]\.shared\.global.*?\], (\w+)"  # from global to shared memory, and how many bytes at a time
@@ -92,8 +92,17 @@ def run_operations() -> None:
     """What stands around the flow: features, whitening, loss, scores, optimizer."""
     import torch
 
-    from moleflow_fast.kernels import density, depthwise, image_score, mahalanobis, max_pool, normalize, patch_pool
-    from moleflow_fast.kernels import pixel_map, whitening
+    from moleflow_fast.kernels import (
+        density,
+        depthwise,
+        image_score,
+        mahalanobis,
+        max_pool,
+        normalize,
+        patch_pool,
+        pixel_map,
+        whitening,
+    )
     from moleflow_fast.kernels.adamp import DeviceAdamP
     from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor
 
@@ -125,7 +134,7 @@ def run_operations() -> None:
     patch_pool.pool_patches(maps, CHANNELS, (height, width))
     for dtype in (torch.float32, torch.bfloat16):
         lying = [m.to(dtype, memory_format=torch.channels_last) for m in maps]
-        patch_pool.pool_patches(lying, CHANNELS, (height, width))
+        patch_pool.pool_patches_and_means(lying, CHANNELS, (height, width))
     image = torch.empty(images, 4 * height, 4 * width, 64, dtype=torch.bfloat16, device="meta").permute(0, 3, 1, 2)
     max_pool.max_pool(image, 3, 2, 1, image[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last))
     pixels, table = torch.empty(image.shape, dtype=torch.uint8, device="meta")[:, :3], image[0, 0].new_empty(3, 256)

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from launches import Launches
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.kernels import patch_pool as kernels
-from moleflow_fast.ops.patch_pool import patch_grid, patch_pool, patch_pool_reference
+from moleflow_fast.ops.patch_pool import patch_grid, patch_pool, patch_pool_and_means, patch_pool_reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = 1e-6  # sums are fp32, whatever the maps are
@@ -134,6 +135,28 @@ def test_maps_of_a_wide_resnet(order, dtype, kinds, poisoned):
     maps = feature_maps([(48, 5, 9), (96, 3, 5), (24, 9, 9)][::order], dtype=dtype, layout="channels_last")
     assert_equals_definition(maps, 72, (5, 9))
     assert kinds == ["groups"] * 3
+
+
+# Maps whose last kernel adds up what it writes, and others, whose result is read again.
+ADDED_UP = {
+    "one map": ([(48, 5, 6)], "groups"),
+    "two maps": ([(48, 5, 6), (96, 3, 3)], "groups"),
+    "two of one size": ([(48, 5, 6), (96, 5, 6)], "groups"),
+    "three maps": ([(48, 5, 6), (96, 3, 3), (24, 2, 3)], "mean"),
+    "other windows": ([(50, 5, 6)], "mean"),
+}
+
+
+@pytest.mark.parametrize(("layers", "how"), ADDED_UP.values(), ids=ADDED_UP)
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+def test_means_of_patches(layers, how, backend, poisoned):
+    maps = feature_maps(layers, layout="channels_last")
+    expected = patch_pool_reference([m.double() for m in maps], 72, (5, 6)).mean((1, 2))
+    with use_backend(backend), Launches() as launches:
+        patches, means = patch_pool_and_means(maps, 72, (5, 6))
+        assert torch.equal(patches, patch_pool(maps, 72, (5, 6)))
+    torch.testing.assert_close(means.double(), expected, rtol=0, atol=1e-6)
+    assert ("torch.mean" not in launches.counts) == (how == "groups" and backend == "triton")
 
 
 def test_two_maps_of_one_size(kinds, poisoned):
