@@ -1,6 +1,6 @@
 """A frozen CNN as a graph of few operators for a GPU: each convolution takes its bias, residual and ReLU along.
 
-Of a WideResNet-50-2 up to layer3 43 convolutions and a pooling are left of 140 operators.
+Of a WideResNet-50-2 up to layer3 43 convolutions and a pooling are left of 140 kernels.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from moleflow_fast.data.normalization import table
 from moleflow_fast.ops import convolution, max_pool  # noqa: F401 - registers the operators
+from moleflow_fast.ops.stem import blocked, blocks_of
 from moleflow_fast.snapshot import Snapshot
 
 from .capture import LayerCapture
@@ -28,6 +29,7 @@ _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-2, torch.float16: 0.1, torc
 _ALIGNED = 16  # bytes of a pixel that cuDNN reads at once: it pads three channels to that by itself, at each call
 _CONVOLUTION = torch.ops.moleflow.convolution.default
 _MAX_POOL = torch.ops.moleflow.max_pool.default
+_STEM = torch.ops.moleflow.stem.default
 _ADDS = (operator.add, operator.iadd, torch.add)
 _RELUS = (F.relu, torch.relu)
 
@@ -38,30 +40,41 @@ class FusedGraph(nn.Module):
     Weights are the model's own, but for biases that were added up and channels that were filled up.
 
     Args:
-        channels: of a pixel as the graph reads it, those beyond the image's own zero.
+        channels: of a pixel as the graph reads it, those beyond the image's own zero; None where it reads `blocks_of`
+            images.
     """
 
-    def __init__(self, graph: fx.GraphModule, channels: int) -> None:
+    def __init__(self, graph: fx.GraphModule, channels: int | None) -> None:
         super().__init__()
         self.graph = graph
         self.channels = channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Of images (B, C, S, S), normalised, in the model's dtype."""
-        missing = self.channels - images.shape[1]
-        filled = F.pad(images, (0, 0, 0, 0, 0, missing)).contiguous(memory_format=torch.channels_last)
         # The library's ReLU may turn NaN into 0: an image that is not finite must not come out as if it were.
         largest = torch.linalg.vector_norm(images, torch.inf, (1, 2, 3), keepdim=True)
         broken = largest * 0  # (B, 1, 1, 1): 0, or NaN
-        return [output + broken for output in self.graph(filled)]
+        return [output + broken for output in self.graph(self._filled(images))]
 
     def of_bytes(self, pixels: Tensor, dtype: torch.dtype) -> list[Tensor]:
         """Of pixels (B, 3, S, S) uint8, normalised here; `dtype` is the model's."""
-        from moleflow_fast.kernels.normalize import look_up  # imported when first needed: a CPU may lack Triton
+        # Imported when first needed: a CPU may lack Triton.
+        from moleflow_fast.kernels.normalize import look_up
+        from moleflow_fast.kernels.stem import look_up_blocks
 
-        batch, _, height, width = pixels.shape
+        (batch, _, height, width), values = pixels.shape, table(pixels.device, dtype)
+        if self.channels is None:
+            rows, columns = ((n + 1) // 2 + 3 for n in (height, width))
+            blocks = pixels.new_empty(batch, rows, columns, 16, dtype=dtype)
+            return list(self.graph(look_up_blocks(pixels, values, blocks)))
         filled = pixels.new_empty(batch, height, width, self.channels, dtype=dtype).permute(0, 3, 1, 2)
-        return list(self.graph(look_up(pixels, table(pixels.device, dtype), filled)))
+        return list(self.graph(look_up(pixels, values, filled)))
+
+    def _filled(self, images: Tensor) -> Tensor:
+        if self.channels is None:
+            return blocks_of(images)
+        missing = self.channels - images.shape[1]
+        return F.pad(images, (0, 0, 0, 0, 0, missing)).contiguous(memory_format=torch.channels_last)
 
 
 class FusedLayers:
@@ -76,6 +89,7 @@ class FusedLayers:
         self._capture = capture
         self._name = name
         self._probe = probe
+        self._said: set[str] = set()
         self._built: tuple[Snapshot, FusedGraph | None] = (Snapshot(), None)
 
     def current(self) -> FusedGraph | None:
@@ -93,14 +107,18 @@ class FusedLayers:
             outputs = fused(probe)
         except Exception as error:  # any model may do what cannot be traced, any library lack an operator
             reason = str(error).strip().partition("\n")[0]
-            kind = type(error).__name__
-            logger.warning("%s runs unfused, which is slower on a GPU: %s: %s", self._name, kind, reason)
+            self._say(f"{type(error).__name__}: {reason}")
             return None
         pairs = zip(outputs, self._capture(probe), strict=True)
         if not all(_near(actual, expected) for actual, expected in pairs):
-            logger.warning("%s runs unfused, which is slower on a GPU: its features would be others", self._name)
+            self._say("its features would be others")
             return None
         return fused
+
+    def _say(self, reason: str) -> None:
+        if reason not in self._said:  # once, whatever dtypes the weights go through
+            logger.warning("%s runs unfused, which is slower on a GPU: %s", self._name, reason)
+        self._said.add(reason)
 
 
 def fuse(capture: LayerCapture, probe: Tensor) -> FusedGraph:
@@ -126,7 +144,7 @@ def fuse(capture: LayerCapture, probe: Tensor) -> FusedGraph:
     for node in list(graph.nodes):
         _replace_alone(module, node)
     graph.eliminate_dead_code()
-    channels = _fill_channels(module, probe)
+    channels = None if probe.element_size() == 2 and _replace_stem(module) else _fill_channels(module, probe)
     graph.lint()
     module.recompile()
     return FusedGraph(module, channels)
@@ -216,6 +234,24 @@ def _convolution(
     return module.graph.call_function(
         _CONVOLUTION, (conv.args[0], weight, place, residual, *window, own.groups, relu)
     )
+
+
+def _replace_stem(module: fx.GraphModule) -> bool:
+    """Whether the images go into a first convolution that blocks of pixels do, which then takes them."""
+    (images,) = (node for node in module.graph.nodes if node.op == "placeholder" and node.users)
+    first, *others = images.users
+    if others or first.target is not _CONVOLUTION:
+        return False
+    _, weight, bias, residual, *window, relu = first.args
+    taps = module.get_parameter(str(weight.target))
+    fits = taps.shape[1] <= 4 and taps.shape[2:] == (7, 7) and window == [[2, 2], [3, 3], [1, 1], 1]
+    if not fits or residual is not None or not relu:
+        return False
+    with module.graph.inserting_before(first):
+        stem = module.graph.call_function(_STEM, (images, _kept(module, blocked(taps)), bias))
+    first.replace_all_uses_with(stem)
+    module.graph.erase_node(first)
+    return True
 
 
 def _fill_channels(module: fx.GraphModule, probe: Tensor) -> int:

@@ -154,7 +154,7 @@ def counted(executor: InferenceExecutor, images: torch.Tensor) -> Launches:
 
 
 def test_launches_of_a_batch() -> None:
-    """Outside of backbone and flow: 15; with the 43 convolutions of a WideResNet-50-2 and 8 + 4 couplings 100."""
+    """Outside of backbone and flow: 14; with the 43 convolutions of a WideResNet-50-2 and 8 + 4 couplings 100."""
     config = AblationConfig(dia_n_blocks=1)
     executor = executor_of_a_network(config)
     counts = counted(executor, pixels()).counts

@@ -13,6 +13,7 @@ from moleflow_fast.data.normalization import normalized
 from moleflow_fast.extractors import CNNPatchCoreExtractor, create_feature_extractor
 from moleflow_fast.extractors.capture import LayerCapture
 from moleflow_fast.extractors.fused import FusedGraph, FusedLayers, fuse
+from moleflow_fast.ops.stem import blocks_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Convolutions up to the last named layer; a ReLU or a sum after one is fused wherever nothing else reads between.
@@ -73,6 +74,15 @@ def test_one_operator_a_convolution(name: str) -> None:
     assert all(largest(actual - expected, of=expected) < 1e-4 for actual, expected in outputs)
 
 
+@torch.no_grad()
+def test_half_precision_takes_images_in_blocks() -> None:
+    images = random_images(torch.float16)
+    graph, blocks = fused(make("resnet18", torch.float16)), blocks_of(images)
+    with use_backend("triton"), Launches() as launches:
+        graph.graph(blocks)
+    assert launches.counts == {"_stem": 1, "moleflow::convolution": 14, "_max_pool": 1}
+
+
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
 @torch.no_grad()
 def test_half_precision(dtype: torch.dtype, bound: float) -> None:
@@ -87,9 +97,13 @@ def test_half_precision(dtype: torch.dtype, bound: float) -> None:
         assert 0 < float(distances.max()) < bound
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_bytes_are_what_they_are_normalised_to(dtype: torch.dtype) -> None:
-    extractor = make("resnet18", dtype)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("resnet18", torch.float32), ("resnet18", torch.float16), ("regnety_002", torch.float16)]
+)
+def test_bytes_are_what_they_are_normalised_to(name: str, dtype: torch.dtype) -> None:
+    """Blocks of pixels for a first convolution of 7 x 7 in half precision, else pixels that are filled up."""
+    extractor = make(name, dtype)
+    assert (fused(extractor).channels is None) == (name == "resnet18" and dtype == torch.float16)
     pixels = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     for laid_out in (pixels, pixels.contiguous(memory_format=torch.channels_last)):
         with use_backend("triton"):

@@ -101,6 +101,7 @@ def run_operations() -> None:
         normalize,
         patch_pool,
         pixel_map,
+        stem,
         whitening,
     )
     from moleflow_fast.kernels.adamp import DeviceAdamP
@@ -139,6 +140,9 @@ def run_operations() -> None:
     max_pool.max_pool(image, 3, 2, 1, image[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last))
     pixels, table = torch.empty(image.shape, dtype=torch.uint8, device="meta")[:, :3], image[0, 0].new_empty(3, 256)
     normalize.look_up(pixels, table, image[:, :8].contiguous(memory_format=torch.channels_last))
+    blocks, out = image.new_empty(images, 4 * height + 3, 4 * width + 3, 16), image.permute(0, 2, 3, 1).contiguous()
+    stem.look_up_blocks(pixels, table, blocks)
+    stem.stem(blocks, blocks.new_empty(64, 4, 64), blocks.new_empty(64), out)
     lines = torch.empty(height, 8 * height, device="meta")
     pixel_map.between_matrices(lines, tokens, lines)
     triangles, factored = torch.empty(15, CHANNELS, CHANNELS, device="meta"), torch.empty((), device="meta").bool()
