@@ -1,6 +1,6 @@
 """Max pooling of a frozen network, channels-last on a GPU.
 
-torch's own takes 839 us for 256 images of 112 x 112 x 64 in bf16 on an H200, whose memory moves them in 130.
+torch's own takes 839 us for 256 images of 112 x 112 x 64 in bf16 on an H200, whose memory moves as many bytes in 122.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A network's first convolution, 7 x 7 with stride 2 and padding 3, bias and ReLU, on blocks of 2 x 2 pixels.
 
-A library pads the three channels of a pixel to what it reads at once, and takes 1.5 ms for 256 images of 224 x 224 in
-bf16 on an H200, as long as the sixteen convolutions of 3 x 3 beside it take for ten times the work. In blocks nothing
-of what is read is padding but every fourth channel.
+A library pads the three channels of a pixel to what it reads at once: of the 8.6 ms that the 43 convolutions of a
+WideResNet-50-2 take for 256 images in bf16 on an H200, the one kernel that reads so few channels takes 1.5. In blocks
+only every fourth channel, and an eighth tap beside the seven, are padding.
 """
 
 from __future__ import annotations
