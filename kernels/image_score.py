@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .selection import keys, kth_largest, room_for_ties, value
+from .selection import at_rank_below, keys, kth_largest, room_for_ties, value
 from .tiles import fitting
 
 
@@ -53,8 +53,8 @@ def _top_score(maps_ptr, weighted_ptr, scores_ptr, patches, k, weight, WEIGHTED:
 @triton.jit
 def _quantile(maps_ptr, scores_ptr, patches, k_below, k_above, share, BLOCK: tl.constexpr):
     maps_ptr += tl.program_id(0).to(tl.int64) * patches
-    below = value(kth_largest(maps_ptr, patches, k_below, BLOCK))
-    above = value(kth_largest(maps_ptr, patches, k_above, BLOCK))
+    key = kth_largest(maps_ptr, patches, k_above, BLOCK)
+    above, below = value(key), value(at_rank_below(maps_ptr, patches, k_below, key, BLOCK))
     step = above - below
     score = tl.where(share < 0.5, below + share * step, above - step * (1.0 - share))
     tl.store(scores_ptr + tl.program_id(0), _anomalous_if_nan(score))
@@ -102,7 +102,10 @@ def quantiles(maps: Tensor, fraction: float) -> Tensor:
     below = min(int(rank), patches - 1)
     share = float(rank - np.float32(below))
     above = min(below + (share > 0), patches - 1)
-    _quantile[(len(maps),)](maps, scores, patches, patches - below, patches - above, share, **_blocks(patches))
+    blocks = _blocks(patches)
+    if blocks["BLOCK"] <= 1024:
+        blocks["num_warps"] = 1  # each of the search's 32 counts would wait for all warps
+    _quantile[(len(maps),)](maps, scores, patches, patches - below, patches - above, share, **blocks)
     return scores
 
 

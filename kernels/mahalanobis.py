@@ -44,14 +44,40 @@ def _partial_squares(
     tl.store(out, squares, mask=m_ok)
 
 
-def squared_distances(x: Tensor, means: Tensor, blocks: Sequence[Tensor], factored: Tensor) -> Tensor:
-    """Squares (n, T), of which rounding can make a tiny one negative; products are exact fp32, never tf32.
+@triton.jit
+def _nearest(
+    partial_ptr, ids_ptr, distances_ptr, nearest_ptr, images, gaussians, tiles,
+    BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr,
+):  # fmt: skip
+    """Distances of an image, and the id of the nearest; NaN is farthest, and of equals the first wins."""
+    image = tl.program_id(0)
+    g = tl.arange(0, BLOCK_G)
+    g_ok = g < gaussians
+    squares = tl.zeros((BLOCK_T, BLOCK_G), tl.float32)
+    for start in range(0, tiles, BLOCK_T):
+        tile = start + tl.arange(0, BLOCK_T)
+        at = (tile.to(tl.int64) * images + image)[:, None] * gaussians + g[None, :]
+        squares += tl.load(partial_ptr + at, mask=(tile < tiles)[:, None] & g_ok[None, :], other=0.0)
+    square = tl.sum(squares, 0)
+    # Rounding can make a tiny square negative.
+    distance = tl.sqrt_rn(tl.where(square < 0.0, 0.0, square))
+    tl.store(distances_ptr + image * gaussians + g, distance, mask=g_ok)
+    far = ~g_ok | (distance != distance)
+    place = tl.argmin(tl.where(far, float("inf"), distance), 0)
+    tl.store(nearest_ptr + image, tl.load(ids_ptr + place))
+
+
+def distances_and_nearest(
+    x: Tensor, means: Tensor, blocks: Sequence[Tensor], factored: Tensor, ids: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Distances (n, T), and the id of the nearest of each image, (n,); products are exact fp32, never tf32.
 
     Args:
         x: (n, D), contiguous, fp32.
         means: (T, D), contiguous.
         blocks: (T, D - start, width) each, contiguous: columns of lower triangles, from the diagonal down.
         factored: (), bool: whether |L^T d|^2 is meant, or d^T F d.
+        ids: (T,) int64.
     """
     images, dim = x.shape
     tiles = [triton.cdiv(block.shape[2], _COLUMNS) for block in blocks]
@@ -60,7 +86,12 @@ def squared_distances(x: Tensor, means: Tensor, blocks: Sequence[Tensor], factor
     for block, out in zip(blocks, partial.split(tiles), strict=True):
         _launch(x, means, block, factored.view(torch.uint8), out, start)
         start += block.shape[2]
-    return partial.sum(0)
+    distances, nearest = x.new_empty(images, len(means)), ids.new_empty(images)
+    _nearest[(images,)](
+        partial, ids, distances, nearest, images, len(means), len(partial),
+        BLOCK_T=fitting(len(partial), 32), BLOCK_G=fitting(len(means), 2**16), num_warps=4,
+    )  # fmt: skip
+    return distances, nearest
 
 
 def _launch(x: Tensor, means: Tensor, block: Tensor, factored: Tensor, out: Tensor, start: int) -> None:

@@ -46,6 +46,19 @@ def kth_largest(x_ptr, size, k, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def at_rank_below(x_ptr, size, k, above, BLOCK: tl.constexpr):
+    """Key of the k-th largest of x (size,), where `above` is that of the k-th or of the one before it."""
+    largest = tl.zeros((BLOCK,), tl.uint32)
+    reach = tl.zeros((BLOCK,), tl.int32)
+    for start in range(0, size, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        key = keys(tl.load(x_ptr + at, mask=at < size, other=0.0))
+        reach += ((at < size) & (key >= above)).to(tl.int32)
+        largest = tl.where((at < size) & (key < above) & (key > largest), key, largest)
+    return tl.where(tl.sum(reach, 0) >= k, above, tl.max(largest, 0))
+
+
+@triton.jit
 def room_for_ties(x_ptr, size, k, kth, BLOCK: tl.constexpr):
     """How many of the numbers that equal the k-th largest are among the k."""
     return k - _count(x_ptr, size, kth + 1, BLOCK)

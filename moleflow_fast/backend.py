@@ -168,6 +168,11 @@ def runs_on_triton(*tensors: Tensor, why_not: str | None = None) -> bool:
     return chosen and why_not_compiled(*tensors, why_not=why_not, backend="triton") is None
 
 
+def wants_triton(device: torch.device) -> bool:
+    """Whether Triton kernels are to run on tensors of a device where they take them, whatever the dtype."""
+    return flow_backend(device) == "triton" and why_not_triton(device.type) is None
+
+
 def operator_on_triton(tensor: Tensor) -> bool:
     """Inside an operator that a compiled backend was chosen for: whether that is Triton.
 

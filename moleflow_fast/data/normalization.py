@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
@@ -32,3 +34,20 @@ class Normalization(nn.Module):
         # 16 images of 224 px on one core: 12 ms -> 0.8 in place; those in channels last 4.7 -> 1.5 by the copy's order.
         x = pixels.to(torch.float32, memory_format=torch.contiguous_format)
         return x.div_(self.full).sub_(self.mean).div_(self.std)
+
+
+def normalized(pixels: Tensor) -> Tensor:
+    """`Normalization` of uint8 (B, 3, H, W), its numbers kept on each device."""
+    return _on(pixels.device)(pixels)
+
+
+@lru_cache(maxsize=32)
+def table(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What each byte of each channel is normalised to, (3, 256), contiguous."""
+    each = torch.arange(256, dtype=torch.uint8, device=device).expand(1, 3, 1, 256)
+    return _on(device)(each)[0, :, 0].to(dtype)
+
+
+@lru_cache(maxsize=32)
+def _on(device: torch.device) -> Normalization:
+    return Normalization().to(device)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
-from moleflow_fast.data.normalization import Normalization
+from moleflow_fast.data.normalization import normalized
 from moleflow_fast.engine.captured import CapturedRuns
+from moleflow_fast.extractors.base import PatchExtractor
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
@@ -53,7 +54,6 @@ class InferenceExecutor:
         self.flow = flow
         self.router = router
         self.config = config
-        self._normalize = Normalization().to(router.device)
         self._routed = CapturedRuns(self._score_routed, self._state)
         self._places: tuple[tuple[int, ...], Tensor] = ((), torch.empty(0))
 
@@ -91,8 +91,9 @@ class InferenceExecutor:
             self.flow.eval()  # walks every module of every task: 0.8 ms for four
         if self.mixes(patches):
             places = self._places_of(tuple(self.flow.task_ids), patches.device)
-            x, chosen = self.add_positions(patches), places[task_ids]
-            return rank_non_finite_as_anomalous(patch_nll(*self.flow.forward_mixed(self.flow.task_ids, chosen, x)))
+            latent = self.flow.forward_mixed(self.flow.task_ids, places[task_ids], patches, self._positions_of(patches))
+            # As `rank_non_finite_as_anomalous` has it, in one pass.
+            return patch_nll(*latent).nan_to_num_(torch.inf, torch.inf, -torch.inf)
         present = set(task_ids.tolist())
         if len(present) == 1:
             return self._maps_of_task(present.pop(), patches)
@@ -110,14 +111,22 @@ class InferenceExecutor:
         """Whether images of different tasks go through the flow in one pass."""
         return bool(self.flow.task_ids) and self.flow.why_not_mixed(x, self.flow.task_ids) is None
 
+    def _features_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches (B, H, W, D) and their means (B, D)."""
+        if isinstance(self.extractor, PatchExtractor):
+            return self.extractor.features_with_image_level(images)
+        patches = self.extractor(self._normalized(images)).float()
+        return patches, patches.mean((1, 2))
+
     def _normalized(self, images: Tensor) -> Tensor:
         """What the extractor takes; bytes cross to the device as bytes."""
-        return self._normalize(images.to(self.router.device)) if images.dtype == torch.uint8 else images
+        if images.dtype != torch.uint8 or isinstance(self.extractor, PatchExtractor):  # which takes bytes
+            return images
+        return normalized(images.to(self.router.device))
 
     def _score_routed(self, images: Tensor) -> Scored:
-        patches = self.extractor(self._normalized(images)).float()
-        distances = self.router.distances(patches.mean((1, 2)))
-        ids = self.router.nearest(distances)
+        patches, features = self._features_of(images)
+        distances, ids = self.router.distances_and_nearest(features)
         maps = self.anomaly_maps(patches, ids)
         return Scored(maps, image_scores(maps, self.config), ids, distances)
 
@@ -129,10 +138,8 @@ class InferenceExecutor:
         ids = tuple(self.flow.task_ids)
         if not ids or (packed := self.flow.packed(ids, images.new_empty(0, dtype=torch.float32))) is None:
             return None
-        around = [*self.flow.input_adapters.parameters()]
-        if self.flow.spatial_mixer is not None:
-            around += self.flow.spatial_mixer.parameters()
-        return [*packed, *self.router.reads(), *around, self._places_of(ids, self.router.device), self.extractor]
+        backbone = self.extractor.reads() if isinstance(self.extractor, PatchExtractor) else [self.extractor]
+        return [*packed, *self.router.reads(), self._places_of(ids, self.router.device), *backbone]
 
     def _places_of(self, task_ids: tuple[int, ...], device: torch.device) -> Tensor:
         """Place of each task id in `task_ids`, an int32 tensor to look them up in."""
@@ -144,6 +151,10 @@ class InferenceExecutor:
 
     def add_positions(self, patches: Tensor) -> Tensor:
         """patches (B, H, W, D) with positions, unless the ablation leaves them out."""
+        positions = self._positions_of(patches)
+        return patches if positions is None else patches + positions
+
+    def _positions_of(self, patches: Tensor) -> Tensor | None:
         if not self.config.use_pos_embedding:
-            return patches
-        return self.positions((patches.shape[1], patches.shape[2]), patches)
+            return None
+        return self.positions.beside((patches.shape[1], patches.shape[2]), patches)

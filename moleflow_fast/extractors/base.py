@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moleflow_fast.data.normalization import normalized
+
 
 class PatchExtractor(nn.Module):
     """A frozen backbone that turns images (B, 3, M, M) into patch features (B, H, W, D), fp32 whatever it runs in.
+
+    Images are normalised, of any floating type; or uint8, RGB, and normalised on the device.
 
     Subclasses compute `patch_features`. Always in eval mode and without gradients; results are ordinary
     tensors that may enter a training graph. Several threads may call one extractor at once.
@@ -50,7 +54,7 @@ class PatchExtractor(nn.Module):
         self, images: Tensor, return_spatial_shape: bool = False
     ) -> Tensor | tuple[Tensor, tuple[int, int]]:
         """Patch features (B, H, W, D), and (H, W) where asked for."""
-        features = self.patch_features(self._prepare(images))
+        features = self._features(images)
         if not return_spatial_shape:
             return features
         return features, (features.shape[1], features.shape[2])
@@ -63,12 +67,16 @@ class PatchExtractor(nn.Module):
     @torch.no_grad()
     def features_with_image_level(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Patch features (B, H, W, D) and image features (B, D) from one backbone pass."""
-        features = self.patch_features(self._prepare(images))
+        features = self._features(images)
         return features, features.mean((1, 2))
 
     def patch_features(self, images: Tensor) -> Tensor:
-        """(B, 3, M, M) on this device -> (B, H, W, D)."""
+        """(B, 3, M, M) on this device, normalised -> (B, H, W, D)."""
         raise NotImplementedError
+
+    def reads(self) -> list[Any]:
+        """What a captured pass reads, as objects: others once the backbone has changed, but for writes in place."""
+        return [self]
 
     def fingerprint(self) -> str:
         """Hash of everything the features depend on besides the image: recipe, dtype and all weights."""
@@ -79,8 +87,14 @@ class PatchExtractor(nn.Module):
             digest.update(raw.numpy())
         return digest.hexdigest()
 
-    def _prepare(self, images: Tensor) -> Tensor:
-        return images.to(device=self.device, dtype=self.dtype, non_blocking=True)
+    def _features(self, images: Tensor) -> Tensor:
+        """Images as they are given -> (B, H, W, D)."""
+        return self.patch_features(self._prepared(images))
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        """Normalised, on this device and in the backbone's dtype; bytes cross to the device as bytes."""
+        images = images.to(self.device, non_blocking=True)
+        return (normalized(images) if images.dtype == torch.uint8 else images).to(self.dtype)
 
 
 def widened(output: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ class LayerCapture:
             )
         self.model = model
         self.names = tuple(names)
+        self.entry = "forward_features" if hasattr(model, "forward_features") else "forward"
+        """The method that runs the model."""
         self._run: Callable[[Tensor], Any] = getattr(model, "forward_features", model)
         for name in names:
             modules[name].register_forward_hook(self._hook(name))
@@ -52,13 +54,14 @@ class LayerCapture:
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
+            outputs = _outputs.get()
+            if outputs is None:  # the model is called or traced, not captured
+                return
             if not isinstance(output, Tensor):
                 raise BackboneError(
                     f"layer {name!r} returns {type(output).__name__}, not a tensor: name another layer"
                 )
-            outputs = _outputs.get()
-            if outputs is not None:
-                outputs[name] = output
+            outputs[name] = output
 
         return keep
 

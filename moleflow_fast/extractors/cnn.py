@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from moleflow_fast.ops.patch_pool import patch_grid, patch_pool
+from moleflow_fast.backend import wants_triton
+from moleflow_fast.ops.patch_pool import patch_grid, patch_pool, patch_pool_and_means
 
-from .base import PatchExtractor, probe_image, widened
+from .base import PatchExtractor, probe_image
 from .capture import LayerCapture, drop_unused_tail
 from .errors import BackboneError
 from .folding import fold_batch_norms
+from .fused import FusedGraph, FusedLayers
 
 
 class CNNPatchCoreExtractor(PatchExtractor):
@@ -56,15 +59,43 @@ class CNNPatchCoreExtractor(PatchExtractor):
             probe = probe_image(input_shape)
             drop_unused_tail(self._capture, probe)
             fold_batch_norms(self._capture, probe)
+        self._fused = FusedLayers(self._capture, backbone_name, probe)
         # convolutions on two cores: MobileNetV2 1.9x, WideResNet-50-2 1.1x as fast as in the default format
         self.to(memory_format=torch.channels_last).to(device)
 
     def patch_features(self, images: Tensor) -> Tensor:
+        return patch_pool(*self._pooling(self._outputs(images)))
+
+    @torch.no_grad()
+    def features_with_image_level(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return patch_pool_and_means(*self._pooling(self._outputs_of(images)))
+
+    def _features(self, images: Tensor) -> Tensor:
+        return patch_pool(*self._pooling(self._outputs_of(images)))
+
+    def _outputs_of(self, images: Tensor) -> list[Tensor]:
+        """Outputs of the layers for images as the extractor is given them."""
+        fused = self.fused() if images.dtype == torch.uint8 else None
+        if fused is None:
+            return self._outputs(self._prepared(images))
+        return fused.of_bytes(images.to(self.device, non_blocking=True), self.dtype)
+
+    def _outputs(self, images: Tensor) -> list[Tensor]:
         images = images.contiguous(memory_format=torch.channels_last)
-        named = zip(self.layers, self._capture(images), strict=True)
-        maps = [self._as_map(name, output) for name, output in named]
+        return (self.fused() or self._capture)(images)
+
+    def _pooling(self, outputs: list[Tensor]) -> tuple[list[Tensor], int, tuple[int, int], int, int]:
+        """What pooling takes of the layers' outputs."""
+        maps = [self._as_map(name, output) for name, output in zip(self.layers, outputs, strict=True)]
         grid = patch_grid(maps[0], self.patch_size, self.patch_stride)
-        return patch_pool(maps, self.embed_dim, grid, self.patch_size, self.patch_stride)
+        return maps, self.embed_dim, grid, self.patch_size, self.patch_stride
+
+    def fused(self) -> FusedGraph | None:
+        """The backbone as it runs beside Triton kernels: another object once its weights are others; else None."""
+        return self._fused.current() if wants_triton(self.device) else None
+
+    def reads(self) -> list[Any]:
+        return [self, self.fused()]
 
     def _as_map(self, name: str, output: Tensor) -> Tensor:
         if output.ndim != 4:
@@ -72,4 +103,4 @@ class CNNPatchCoreExtractor(PatchExtractor):
                 f"layer {name!r} of {self.backbone_name} gives a tensor of shape {tuple(output.shape)}, "
                 "not a feature map (B, C, H, W): name another layer"
             )
-        return widened(output.permute(0, 3, 1, 2) if self._channels_last else output)  # (B, C, H, W)
+        return output.permute(0, 3, 1, 2) if self._channels_last else output  # (B, C, H, W)

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import moleflow_fast.engine as engine  # not its names: the engine imports this package's modules itself
 from moleflow_fast.backend import flow_backend
 from moleflow_fast.config.ablation import BARE_MODEL_CONFIG, AblationConfig
+from moleflow_fast.engine.conditioning import ConditionCache, Conditions
 from moleflow_fast.models import reference_format
 from moleflow_fast.models.adapters import (
     FeatureStatistics,
@@ -28,7 +28,6 @@ from moleflow_fast.models.dia import DeepInvertibleAdapter
 from moleflow_fast.models.lora_linear import LoRALinear
 from moleflow_fast.models.subnets import MoLEContextSubnet, MoLESubnet
 from moleflow_fast.ops.density import density_loss, patch_nll, tail_size
-from moleflow_fast.ops.whitening import EPS
 
 
 class MoLESpatialAwareNF(nn.Module):
@@ -79,6 +78,7 @@ class MoLESpatialAwareNF(nn.Module):
                 embed_dim, self.config.spatial_context_mode, self.config.spatial_context_kernel
             )
         self._engine = engine.FlowEngine()
+        self._conditions = ConditionCache()
         self.to(device)
 
     @property
@@ -221,17 +221,17 @@ class MoLESpatialAwareNF(nn.Module):
                 self.set_active_task(active)
 
     @torch.no_grad()
-    def forward_mixed(self, task_ids: Sequence[int], chosen: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_mixed(
+        self, task_ids: Sequence[int], chosen: Tensor, x: Tensor, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """`forward` with image b of x (B, H, W, D) under the expert of task_ids[chosen[b]], chosen (B,) int32.
 
         One pass over the batch, whose tasks the host need not know; only where `why_not_mixed` is None.
+
+        Args:
+            positions: (H, W, D), None where x already has them.
         """
-        adapters = [self.input_adapters[str(t)] for t in task_ids if str(t) in self.input_adapters]
-        if adapters:
-            pairs = zip(*(adapter.scale_and_shift() for adapter in adapters), strict=True)  # type: ignore[operator]
-            gamma, beta = (torch.stack(own)[chosen][:, None, None] for own in pairs)  # (B, 1, 1, D)
-            x = torch.addcmul(beta, gamma, F.layer_norm(x, x.shape[-1:], eps=EPS))
-        x = x if self.spatial_mixer is None else self.spatial_mixer(x)
+        x = self._conditions_of(task_ids).apply(x, chosen, positions)
         return self._engine.run_mixed([self._parts(t) for t in task_ids], x, chosen)
 
     def packed(self, task_ids: Sequence[int], x: Tensor) -> list[object] | None:
@@ -241,7 +241,16 @@ class MoLESpatialAwareNF(nn.Module):
         """
         if self._why_not_alike(task_ids) is not None:
             return None
-        return self._engine.kept_stack([self._parts(t) for t in task_ids], x)
+        kept = self._engine.kept_stack([self._parts(t) for t in task_ids], x)
+        around = [*self.input_adapters.parameters()]
+        around += [] if self.spatial_mixer is None else self.spatial_mixer.parameters()
+        if kept is None or any(p.requires_grad for p in around):
+            return None
+        return [*kept, self._conditions_of(task_ids), *around]
+
+    def _conditions_of(self, task_ids: Sequence[int]) -> Conditions:
+        adapters = [self.input_adapters[str(t)] for t in task_ids if str(t) in self.input_adapters]
+        return self._conditions.of(adapters, self.spatial_mixer)  # type: ignore[arg-type]
 
     def why_not_mixed(self, x: Tensor, task_ids: Sequence[int]) -> str | None:
         """Why images of these tasks cannot go through in one pass, or None."""

@@ -40,10 +40,14 @@ class PositionalEmbeddingGenerator:
 
     def __call__(self, spatial_shape: tuple[int, int], patches: Tensor) -> Tensor:
         """patches (B, H, W, D) + encoding (H, W, D)."""
+        return patches + self.beside(spatial_shape, patches)
+
+    def beside(self, spatial_shape: tuple[int, int], patches: Tensor) -> Tensor:
+        """The encoding (H, W, D) on the device and in the dtype of patches (B, H, W, D)."""
         key = (*spatial_shape, patches.shape[-1], patches.device, patches.dtype)
         if key not in self._moved:  # once: a copy from the host would end the capture of a CUDA graph
             self._moved[key] = self.encoding(spatial_shape, patches.shape[-1]).to(patches)
-        return patches + self._moved[key]
+        return self._moved[key]
 
     def encoding(self, spatial_shape: tuple[int, int], dim: int) -> Tensor:
         """The encoding as (H, W, D), contiguous."""

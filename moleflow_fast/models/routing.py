@@ -12,6 +12,8 @@ from moleflow_fast.ops.mahalanobis import (
     GaussianStack,
     mahalanobis_distances,
     mahalanobis_distances_reference,
+    nearest_gaussians,
+    nearest_of,
     stack_gaussians,
     stackable,
 )
@@ -127,12 +129,17 @@ class PrototypeRouter:
 
         With features and prototypes on one device nothing waits for it.
         """
-        return self.nearest(self.distances(features))
+        return self.distances_and_nearest(features)[1]
 
-    def nearest(self, distances: Tensor) -> Tensor:
-        """The task id of the smallest of each row of `distances` (n, tasks), (n,)."""
-        nearest = distances.nan_to_num(nan=torch.inf).argmin(dim=1)
-        return self._task_ids(nearest.device)[nearest]
+    @torch.no_grad()
+    def distances_and_nearest(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """`distances` of features (n, D), and the task id of the smallest of each row, (n,)."""
+        prototypes = list(self.prototypes.values())
+        stack = self._stack.of(prototypes) if prototypes and self.use_mahalanobis else None
+        if stack is not None:
+            return nearest_gaussians(features, stack, self._task_ids(stack.means.device))
+        distances = self.distances(features)
+        return distances, nearest_of(distances, self._task_ids(distances.device))
 
     def reads(self) -> list[Any]:
         """What `route` reads, as objects: others once any of it has changed."""

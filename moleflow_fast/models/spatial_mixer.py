@@ -51,12 +51,18 @@ class SpatialContextMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, H, W, D) -> (B, H, W, D)."""
-        if self.mode == "depthwise":
-            return self._depthwise(x)
+        if (taps := self.as_convolution()) is not None:
+            return depthwise(x, *taps)
         gate = torch.sigmoid(self.residual_gate)
-        if self.mode == "depthwise_residual":
-            return depthwise(x, *gated_residual(*self._taps(), gate))
         return (1 - gate) * x + gate * self._context(x)
+
+    def as_convolution(self) -> tuple[Tensor, Tensor] | None:
+        """Taps and bias of the depthwise convolution that the mixer is, None where it is more than that."""
+        if self.mode == "depthwise":
+            return self._taps()
+        if self.mode == "depthwise_residual":
+            return gated_residual(*self._taps(), torch.sigmoid(self.residual_gate))
+        return None
 
     def _context(self, x: Tensor) -> Tensor:
         if self.mode == "local_stats":

@@ -62,8 +62,30 @@ def mahalanobis_distances(features: Tensor, gaussians: GaussianStack) -> Tensor:
     """
     means = gaussians.means
     features = features.to(means)
-    if runs_on_triton(features, why_not=native.forward_only(features, means, *gaussians.blocks)):
-        return _triton_distances(features.contiguous(), gaussians)
+    if _takes_triton(features, gaussians):
+        return _on_triton(features, gaussians, torch.arange(len(means), device=means.device))[0]
+    return _distances_in_chunks(features, gaussians)
+
+
+def nearest_gaussians(features: Tensor, gaussians: GaussianStack, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """`mahalanobis_distances` (n, T), and of `ids` (T,) int64 that of the nearest Gaussian to each row, (n,).
+
+    A NaN distance is farther than any number; of equals the first is the nearest.
+    """
+    features = features.to(gaussians.means)
+    if _takes_triton(features, gaussians):
+        return _on_triton(features, gaussians, ids)
+    distances = _distances_in_chunks(features, gaussians)
+    return distances, nearest_of(distances, ids)
+
+
+def nearest_of(distances: Tensor, ids: Tensor) -> Tensor:
+    """The one of `ids` (T,) with the smallest of each row of distances (n, T), as `nearest_gaussians` has it."""
+    return ids.to(distances.device)[distances.nan_to_num(nan=torch.inf).argmin(dim=1)]
+
+
+def _distances_in_chunks(features: Tensor, gaussians: GaussianStack) -> Tensor:
+    means = gaussians.means
     rows = max(1, _CHUNK_BYTES // (means.numel() * means.element_size()))
     return torch.cat([_distances(chunk, gaussians) for chunk in features.split(rows)])
 
@@ -91,11 +113,16 @@ def _distances(features: Tensor, gaussians: GaussianStack) -> Tensor:
     return squares.clamp_min(0).sqrt().T
 
 
-def _triton_distances(features: Tensor, gaussians: GaussianStack) -> Tensor:
-    # Imported when first needed: an installation for the CPU may lack Triton.
-    from moleflow_fast.kernels.mahalanobis import squared_distances
+def _takes_triton(features: Tensor, gaussians: GaussianStack) -> bool:
+    why_not = native.forward_only(features, gaussians.means, *gaussians.blocks)
+    return len(features) > 0 and runs_on_triton(features, why_not=why_not)
 
-    return squared_distances(features, *gaussians).clamp_min(0).sqrt()
+
+def _on_triton(features: Tensor, gaussians: GaussianStack, ids: Tensor) -> tuple[Tensor, Tensor]:
+    # Imported when first needed: an installation for the CPU may lack Triton.
+    from moleflow_fast.kernels.mahalanobis import distances_and_nearest
+
+    return distances_and_nearest(features.contiguous(), *gaussians, ids)
 
 
 def _choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:

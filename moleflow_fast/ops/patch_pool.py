@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moleflow_fast.backend import flow_backend, runs_compiled, why_not_triton
+from moleflow_fast.backend import runs_compiled, wants_triton
 from moleflow_fast.ops import native
+
+_NARROW = (torch.bfloat16, torch.float16)
 
 
 def patch_pool(
@@ -34,7 +36,7 @@ def patch_pool(
         positions: (H, W, D), added to the result.
 
     Returns:
-        (B, H, W, D), contiguous, in the dtype of the maps.
+        (B, H, W, D), contiguous, in the dtype of the maps, but at least fp32: sums of bf16 or fp16 maps are fp32.
 
     Raises:
         ValueError: no maps, maps that are not (B, C, H, W), differ in B or are empty, a width or grid below 1,
@@ -44,12 +46,27 @@ def patch_pool(
     Triton kernels run on a GPU where the backend is theirs and they can, else the convolution does.
     """
     _check(maps, embed_dim, grid, positions)
+    if not _runs_kernels(maps):
+        maps = [m.float() if m.dtype in _NARROW else m for m in maps]
     operands = [*maps] if positions is None else [*maps, positions]
     if runs_compiled(*operands, why_not=_obstacle(operands, patch_size, patch_stride)):
         return torch.ops.moleflow.patch_pool(maps, embed_dim, *grid, positions)
     pool = _pool_by_kernels if _runs_kernels(maps) else _pool_by_convolution
     features = pool(maps, embed_dim, grid, patch_size, patch_stride)
     return features if positions is None else features + positions
+
+
+def patch_pool_and_means(
+    maps: Sequence[Tensor], embed_dim: int, grid: tuple[int, int], patch_size: int = 3, patch_stride: int = 1
+) -> tuple[Tensor, Tensor]:
+    """`patch_pool`, and the mean over the patches of each image (B, D)."""
+    _check(maps, embed_dim, grid, None)
+    if not _runs_kernels(maps):
+        features = patch_pool(maps, embed_dim, grid, patch_size, patch_stride)
+        return features, features.mean((1, 2))
+    from moleflow_fast.kernels.patch_pool import pool_patches_and_means
+
+    return pool_patches_and_means(maps, embed_dim, grid, patch_size, patch_stride)
 
 
 def patch_pool_reference(
@@ -99,11 +116,9 @@ def _obstacle(operands: list[Tensor], patch_size: int, patch_stride: int) -> str
 
 
 def _runs_kernels(maps: Sequence[Tensor]) -> bool:
-    if flow_backend(maps[0].device) != "triton" or native.forward_only(*maps) is not None:
-        return False
     (device, dtype), *others = {(m.device, m.dtype) for m in maps}
-    takes = dtype in (torch.float32, torch.bfloat16, torch.float16)
-    return takes and not others and why_not_triton(device.type) is None
+    takes = dtype in (torch.float32, *_NARROW) and not others
+    return takes and wants_triton(device) and native.forward_only(*maps) is None
 
 
 def _pool_by_kernels(

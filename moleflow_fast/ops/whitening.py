@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moleflow_fast.backend import operator_on_triton, runs_compiled, runs_on_triton
-from moleflow_fast.ops.native import call, threads
+from moleflow_fast.ops.native import call, forward_only, threads
 
 EPS = 1e-5
 
@@ -37,6 +37,22 @@ def whitening(x: Tensor, gamma: Tensor, beta: Tensor, positions: Tensor | None =
     if not (runs_compiled(*operands) or runs_on_triton(*operands)):
         return whitening_reference(x, gamma, beta, positions)
     return torch.ops.moleflow.whitening(x, gamma, beta, positions)[0]
+
+
+def whitening_by_task(x: Tensor, gamma: Tensor, beta: Tensor, tasks: Tensor, positions: Tensor | None = None) -> Tensor:
+    """`whitening` without gradients, image b under the scale and shift of tasks[b].
+
+    Args:
+        x: (B, H, W, D).
+        gamma, beta: (T, D).
+        tasks: (B,) int32.
+    """
+    operands = [x, gamma, beta, *([] if positions is None else [positions])]
+    if x.numel() and runs_on_triton(*operands, why_not=forward_only(*operands)):
+        given = [t.contiguous() for t in (x, gamma, beta)]
+        where = None if positions is None else positions.contiguous()
+        return _triton().whitening(*given, where, _period(x), EPS, tasks)[0]
+    return whitening_reference(x, gamma[tasks][:, None, None], beta[tasks][:, None, None], positions)
 
 
 def whitening_reference(x: Tensor, gamma: Tensor, beta: Tensor, positions: Tensor | None = None) -> Tensor:

@@ -2,13 +2,19 @@
 
 import pytest
 import torch
+from launches import Launches
 from small_trainer import DIM, make_trainer, task_features, train
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.data.normalization import Normalization
+from moleflow_fast.data.normalization import Normalization, normalized
 from moleflow_fast.engine import captured
 from moleflow_fast.engine.captured import CapturedRuns
+from moleflow_fast.engine.inference import InferenceExecutor
+from moleflow_fast.extractors import create_feature_extractor
+from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
+from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -109,6 +115,116 @@ def test_a_changed_state_is_captured_anew() -> None:
     state[0] = object()
     run(torch.zeros(2, 1, device=DEVICE))
     assert run._batches and run._batches != batches
+
+
+IMAGE_CHANNELS = 64  # of the features below: narrow, so that the interpreter takes seconds
+
+
+def executor_of_a_network(config: AblationConfig | None = None, blocks: int = 2) -> InferenceExecutor:
+    """A ResNet-18, two tasks that were never trained, and a router between them."""
+    torch.manual_seed(0)
+    config = config or AblationConfig()
+    flow = MoLESpatialAwareNF(IMAGE_CHANNELS, blocks, lora_rank=3, ablation_config=config, device=DEVICE)
+    router = PrototypeRouter(DEVICE)
+    for task in range(2):
+        flow.add_task(task)
+        prototype = TaskPrototype(task, device=DEVICE)
+        prototype.update(torch.randn(80, IMAGE_CHANNELS, device=DEVICE) + task)
+        router.add_prototype(prototype)
+    with torch.no_grad():
+        for adapter in flow.input_adapters.values():
+            adapter.gamma_raw.normal_()
+            adapter.beta_raw.normal_()
+    flow.freeze()
+    backbone = create_feature_extractor("resnet18", (3, 64, 64), IMAGE_CHANNELS, device=DEVICE, pretrained=False)
+    return InferenceExecutor(backbone, PositionalEmbeddingGenerator(DEVICE), flow, router, config)
+
+
+def pixels(count: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(256, (count, 3, 64, 64), generator=generator, dtype=torch.uint8).to(DEVICE)
+
+
+def counted(executor: InferenceExecutor, images: torch.Tensor) -> Launches:
+    with use_backend("triton"), torch.no_grad():
+        executor._score_routed(images)  # lays weights out
+        with Launches() as launches:
+            executor._score_routed(images)
+    return launches
+
+
+def test_launches_of_a_batch() -> None:
+    """Outside of backbone and flow: 14; with the 43 convolutions of a WideResNet-50-2 and 8 + 4 couplings 100."""
+    config = AblationConfig(dia_n_blocks=1)
+    executor = executor_of_a_network(config)
+    counts = counted(executor, pixels()).counts
+    blocks = len(executor.router._stack._built[1].blocks)  # one on a GPU
+    backbone = {"moleflow::convolution": 15, "_max_pool": 1, "_look_up": 1}
+    flow = {"_enter": 1, "_gather_rows": 3, "_relu_product": 4, "_coupling_product": 3, "_leave": 1}
+    features = {"_pool_groups": 2, "torch.sum": 2, "_partial_squares": blocks, "_nearest": 1, "torch.index": 1}
+    around = {"_whitening": 1, "_depthwise": 1, "_patch_nll": 1, "_quantile": 1}
+    left = {"torch.add": 1, "torch.nan_to_num_": 1}  # log-determinants, as one of the sums; NaN ranks as anomalous
+    assert counts == {**backbone, **flow, **features, **around, **left}
+
+
+@pytest.mark.parametrize("name", ["default", "no adapter", "no positions", "plain mixer", "statistics", "no mixer"])
+def test_a_network_scores_as_its_modules_do(name: str) -> None:
+    options = {
+        "no adapter": {"use_task_adapter": False}, "no positions": {"use_pos_embedding": False},
+        "plain mixer": {"spatial_context_mode": "depthwise"}, "statistics": {"spatial_context_mode": "local_stats"},
+        "no mixer": {"use_spatial_context": False},
+    }.get(name, {})  # fmt: skip
+    executor = executor_of_a_network(AblationConfig(dia_n_blocks=1, **options), blocks=1)
+    images = pixels()
+    with use_backend("eager"):
+        expected = executor.routed(images)
+    with use_backend("triton"):
+        for given in (images, normalized(images)):
+            actual = executor.routed(given)
+            assert torch.equal(actual.task_ids, expected.task_ids)
+            for a, e in ((actual.maps, expected.maps), (actual.scores, expected.scores)):
+                torch.testing.assert_close(a, e, rtol=1e-6, atol=1e-6 * float(e.abs().max()))
+
+
+def test_a_broken_image_ranks_first_and_alone() -> None:
+    executor = executor_of_a_network(AblationConfig(dia_n_blocks=1), blocks=1)
+    images = normalized(pixels())
+    with use_backend("triton"):
+        expected = executor.routed(images)
+        images[1, 0, 5, 5] = torch.nan
+        actual = executor.routed(images)
+    assert torch.isposinf(actual.maps[1]).all() and torch.isposinf(actual.scores[1])
+    assert torch.equal(actual.maps[::2], expected.maps[::2])
+
+
+@pytest.mark.parametrize("part", ["adapter", "mixer", "backbone"])
+def test_what_was_computed_once_is_computed_again(part: str) -> None:
+    executor, images = executor_of_a_network(AblationConfig(dia_n_blocks=1), blocks=1), pixels(2)
+    written = {
+        "adapter": executor.flow.input_adapters["0"].gamma_raw,
+        "mixer": executor.flow.spatial_mixer.residual_gate,
+        "backbone": executor.extractor.backbone.conv1.bias,
+    }[part]
+    with use_backend("triton"):
+        before, state = executor(images, task_id=0)[0], executor._state(images)
+        kept = executor._state(images)
+        assert all(a is b for a, b in zip(state, kept, strict=True))
+        with torch.no_grad():
+            written.add_(0.5)
+        assert not all(a is b for a, b in zip(state, executor._state(images), strict=True))
+        after = executor.routed(images)
+    with use_backend("eager"):
+        expected = executor.routed(images)
+    torch.testing.assert_close(after.maps, expected.maps, rtol=1e-5, atol=1e-3)
+    assert not torch.equal(before, after.maps)
+
+
+def test_no_graph_while_an_adapter_trains() -> None:
+    executor, images = executor_of_a_network(AblationConfig(dia_n_blocks=1), blocks=1), pixels(2)
+    with use_backend("triton"):
+        assert executor._state(images) is not None
+        executor.flow.input_adapters["1"].beta_raw.requires_grad_(True)
+        assert executor._state(images) is None
 
 
 def test_whatever_changes_is_in_the_state() -> None:

@@ -25,7 +25,7 @@ GRID, RAGGED = (16, 28, 28), (3, 14, 14)  # images, H, W: 12,544 tokens; 588, wh
 # Parameters that tell compiled variants of a kernel apart.
 VARIANT = (
     "networks", "KERNEL", "KEEP", "PENDING", "MIXED", "LOSS", "TAIL", "WEIGHTED", "POSITIONS", "WITH_DX", "FLIPPED",
-    "ACCUMULATE", "PIXELS_FIRST",
+    "ACCUMULATE", "PIXELS_FIRST", "INPUTS", "OTHER", "SUMS",
 )  # fmt: skip
 INSTRUCTIONS = {"wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma", "mma.sync": "mma.sync"}
 COPY = r"cp\.async\.c[ag]\.shared\.global.*?\], (\w+)"  # from global to shared memory, and how many bytes at a time
@@ -84,8 +84,11 @@ def run_operations() -> None:
         image_score,
         latent,
         mahalanobis,
+        max_pool,
+        normalize,
         patch_pool,
         pixel_map,
+        stem,
         whitening,
     )
     from moleflow_fast.kernels.adamp import DeviceAdamP
@@ -124,11 +127,21 @@ def run_operations() -> None:
     image_score.cluster_scores(tokens, 0.99, 3, 0.5)
     image_score.top_scores(tokens, 3)
     patch_pool.pool_patches(maps, CHANNELS, (height, width))
-    patch_pool.pool_patches([m.to(memory_format=torch.channels_last) for m in maps], CHANNELS, (height, width))
+    for dtype in (torch.float32, torch.bfloat16):
+        lying = [m.to(dtype, memory_format=torch.channels_last) for m in maps]
+        patch_pool.pool_patches_and_means(lying, CHANNELS, (height, width))
+    image = torch.empty(images, 4 * height, 4 * width, 64, dtype=torch.bfloat16, device="meta").permute(0, 3, 1, 2)
+    max_pool.max_pool(image, 3, 2, 1, image[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last))
+    pixels, table = torch.empty(image.shape, dtype=torch.uint8, device="meta")[:, :3], image[0, 0].new_empty(3, 256)
+    normalize.look_up(pixels, table, image[:, :8].contiguous(memory_format=torch.channels_last))
+    blocks, out = image.new_empty(images, 4 * height + 3, 4 * width + 3, 16), image.permute(0, 2, 3, 1).contiguous()
+    stem.look_up_blocks(pixels, table, blocks)
+    stem.stem(blocks, blocks.new_empty(64, 4, 64), blocks.new_empty(64), out)
     lines = torch.empty(height, 8 * height, device="meta")
     pixel_map.between_matrices(lines, tokens, lines)
     triangles, factored = torch.empty(15, CHANNELS, CHANNELS, device="meta"), torch.empty((), device="meta").bool()
-    mahalanobis.squared_distances(x[0, 0], triangles[:, 0], [triangles], factored)
+    ids = torch.empty(15, dtype=torch.int64, device="meta")
+    mahalanobis.distances_and_nearest(x[0, 0], triangles[:, 0], [triangles], factored, ids)
     adamp.step()
 
 

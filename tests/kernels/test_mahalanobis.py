@@ -7,11 +7,17 @@ from typing import Any
 import pytest
 import torch
 from kernel_checks import DEVICE, on_triton, random
+from launches import Launches
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from moleflow_fast.kernels import mahalanobis as kernels
 from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
-from moleflow_fast.ops.mahalanobis import mahalanobis_distances, mahalanobis_distances_reference, stack_gaussians
+from moleflow_fast.ops.mahalanobis import (
+    mahalanobis_distances,
+    mahalanobis_distances_reference,
+    nearest_gaussians,
+    stack_gaussians,
+)
 
 
 def gaussians(tasks: int, dim: int, seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -162,6 +168,26 @@ def test_routes_to_the_prototype_that_the_definition_finds_nearest():
     distances = mahalanobis_distances_reference(rows.double(), *parts)
     torch.testing.assert_close(on_triton(router.distances, rows).double(), distances, rtol=1e-5, atol=0)
     assert torch.equal(on_triton(router.route, rows), 10 * distances.argmin(1))
+
+
+def test_distances_and_nearest_in_two_launches():
+    router, rows = router_of(), random(7, 48)
+    on_triton(router.route, rows)  # lays the prototypes out
+    with Launches() as launches:
+        distances, ids = on_triton(router.distances_and_nearest, rows)
+    assert launches.counts == {"_partial_squares": len(router._stack._built[1].blocks), "_nearest": 1}
+    assert torch.equal(distances, on_triton(router.distances, rows))
+    assert torch.equal(ids, 10 * distances.argmin(1))
+
+
+def test_of_equals_the_first_is_nearest_and_nan_is_farthest():
+    means, precisions = gaussians(3, 20)
+    stack = stack_gaussians([means[0], means[1], means[1]], [precisions[0], precisions[1], precisions[1]])
+    rows, ids = torch.cat([random(1, 20), means[1][None], means[0][None]]), torch.tensor([7, 5, 3], device=DEVICE)
+    rows[0, 3] = torch.nan
+    for take in (on_triton, lambda function, *given: function(*given)):
+        distances, nearest = take(nearest_gaussians, rows, stack, ids)
+        assert nearest.tolist() == [7, 5, 7] and distances[0].isnan().all()
 
 
 def test_a_nan_distance_never_wins():
