@@ -65,7 +65,7 @@ class FlowEngine:
         return next((why for p in parts if (why := self.why_not(p, x))), None)
 
     def kept_stack(self, parts: Sequence[Parts], x: Tensor) -> list[object] | None:
-        """What `run_mixed` reads, other objects once anything behind it has changed; None where x or training forbids.
+        """What `nll_mixed` reads, other objects once anything behind it has changed; None where x or training forbids.
 
         It is asked for at every batch: what has not changed is compared once.
         """
@@ -103,16 +103,15 @@ class FlowEngine:
         log_scales = parts.sum_of_log_scales() if _scales_train(parts) else packed.log_scales
         return flow_loss(x, packed.tensors, params, log_scales, packed.plan.text, tail, tail_weight, lambda_logdet)[0]
 
-    def run_mixed(self, parts: Sequence[Parts], x: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """`run` without gradients, image b of x (B, H, W, D) under parts[chosen[b]]; chosen (B,) int32.
+    def nll_mixed(self, parts: Sequence[Parts], x: Tensor, chosen: Tensor) -> Tensor:
+        """-log p (B, H, W) of what `run` gives, image b of x (B, H, W, D) under parts[chosen[b]]; chosen (B,) int32.
 
         All parts must have one base flow, and Triton kernels must take them.
         """
-        from moleflow_fast.engine import channel_major  # it needs Triton, which a CPU does not
+        from moleflow_fast.engine.density import nll  # it needs Triton, which a CPU does not
 
         packs, stack = self.stacked(parts)
-        z, logdet, _ = channel_major.forward(packs[0].plan, stack, x, keep=False, tasks=chosen)
-        return z, logdet + packs[0].log_scales
+        return nll(packs[0].plan, stack, packs[0].log_scales, x, chosen)
 
     def stacked(self, parts: Sequence[Parts]) -> tuple[list[Packed], list[Tensor]]:
         """The packed forms of these parts, and all as one: the same objects as long as nothing behind has changed."""

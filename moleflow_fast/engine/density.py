@@ -14,9 +14,18 @@ from torch import Tensor
 from moleflow_fast.engine import channel_major
 from moleflow_fast.engine.channel_packing import unpack
 from moleflow_fast.engine.flat_gradients import split
-from moleflow_fast.engine.plan import parse
+from moleflow_fast.engine.plan import Plan, parse
 from moleflow_fast.kernels import channel_major as channel_major_like
 from moleflow_fast.kernels import density, latent
+
+
+def nll(plan: Plan, packed: Sequence[Tensor], log_scales: Tensor, x: Tensor, tasks: Tensor | None = None) -> Tensor:
+    """-log p (B, H, W) of x (B, H, W, D), without gradients; arguments as for `channel_major.blocks`."""
+    ends, *_ = unpack(plan, packed)
+    state, tiles, _ = channel_major.blocks(plan, packed, x, keep=False, tasks=tasks)
+    found, logdet = x.new_empty(x.shape[:-1]), x.new_empty(x.shape[:-1])
+    latent.state_nll(state, ends.pending, tiles, log_scales, found, logdet)
+    return found
 
 
 @torch.library.custom_op("moleflow::flow_loss", mutates_args=())
@@ -32,9 +41,9 @@ def flow_loss(
     structure = parse(plan)
     ends, *_ = unpack(structure, packed)
     state, tiles, saved = channel_major.blocks(structure, packed, x, keep=True)
-    nll, logdet = x.new_empty(x.shape[:-1]), x.new_empty(x.shape[:-1])
-    latent.state_nll(state, ends.pending, tiles, log_scales, nll, logdet)
-    loss, weights = density.loss_of_patches(nll, logdet, tail, tail_weight, lambda_logdet)
+    found, logdet = x.new_empty(x.shape[:-1]), x.new_empty(x.shape[:-1])
+    latent.state_nll(state, ends.pending, tiles, log_scales, found, logdet)
+    loss, weights = density.loss_of_patches(found, logdet, tail, tail_weight, lambda_logdet)
     return loss, weights, logdet, state, saved
 
 

@@ -221,10 +221,10 @@ class MoLESpatialAwareNF(nn.Module):
                 self.set_active_task(active)
 
     @torch.no_grad()
-    def forward_mixed(
+    def nll_mixed(
         self, task_ids: Sequence[int], chosen: Tensor, x: Tensor, positions: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """`forward` with image b of x (B, H, W, D) under the expert of task_ids[chosen[b]], chosen (B,) int32.
+    ) -> Tensor:
+        """-log p (B, H, W), image b of x (B, H, W, D) under the expert of task_ids[chosen[b]], chosen (B,) int32.
 
         One pass over the batch, whose tasks the host need not know; only where `why_not_mixed` is None.
 
@@ -232,12 +232,12 @@ class MoLESpatialAwareNF(nn.Module):
             positions: (H, W, D), None where x already has them.
         """
         x = self._conditions_of(task_ids).apply(x, chosen, positions)
-        return self._engine.run_mixed([self._parts(t) for t in task_ids], x, chosen)
+        return self._engine.nll_mixed([self._parts(t) for t in task_ids], x, chosen)
 
     def packed(self, task_ids: Sequence[int], x: Tensor) -> list[object] | None:
-        """What `forward_mixed` reads of the flow, as objects: others once a parameter behind them has changed.
+        """What `nll_mixed` reads of the flow, as objects: others once a parameter behind them has changed.
 
-        None where `forward_mixed` cannot run on x, and while any of those parameters trains: nothing is kept then.
+        None where `nll_mixed` cannot run on x, and while any of those parameters trains: nothing is kept then.
         """
         if self._why_not_alike(task_ids) is not None:
             return None
