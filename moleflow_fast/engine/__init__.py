@@ -159,4 +159,4 @@ def _products(parts: Parts) -> tuple[str | None, bool]:
 
 
 def _scales_train(parts: Parts) -> bool:
-    return any(block.global_scale.requires_grad for block in parts.base.module_list)  # type: ignore[union-attr]
+    return any(block.global_scale.requires_grad for block in parts.base.module_list)

@@ -170,9 +170,8 @@ def _place(groups: Sequence[Layers], task_id: int | None) -> tuple[list[_Place],
 def _merged_layer(layer: nn.Module, task_id: int | None, width: int, out: int, bias_out: int) -> MergedLayer:
     linear, key = _linear(layer), str(task_id)
     stores = (layer.lora_A, layer.lora_B, layer.task_biases) if isinstance(layer, LoRALinear) else ()
-    lora_a, lora_b, task_bias = (
-        store[key].detach().contiguous() if key in store else None for store in stores or ({}, {}, {})
-    )
+    found = [store[key].detach().contiguous() if key in store else None for store in stores]
+    lora_a, lora_b, task_bias = found or (None, None, None)
     bias = None if linear.bias is None else linear.bias.detach().contiguous()
     return MergedLayer(linear.weight.detach().contiguous(), bias, task_bias, lora_a, lora_b, width, out, bias_out)
 

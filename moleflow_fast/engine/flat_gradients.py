@@ -41,7 +41,7 @@ def _order(slot: str) -> tuple:
     part, index, *layer = slot.split(".")
     if layer[-1] != "weight":
         return 3, part, int(index), layer
-    network, number = layer[0]
+    network, number = layer[0][0], layer[0][1]
     if part == "dia":
         return 2, int(index), number, network
     return int(number == "1"), int(index), network  # the last layers of all blocks, then the first ones
@@ -162,9 +162,8 @@ class FlatGradients:
         a, b = f"{name}.lora_A", f"{name}.lora_B"
         lora_a, lora_b = (self._params[slot].contiguous() for slot in (a, b))
         self._alive += [lora_a, lora_b]
-        return LoraLayer(
-            lora_a.data_ptr(), lora_b.data_ptr(), dense, stride, beside, *lora_b.shape, inputs, self._at[a], self._at[b]
-        )
+        addresses, (rows, rank) = (lora_a.data_ptr(), lora_b.data_ptr()), lora_b.shape
+        return LoraLayer(*addresses, dense, stride, beside, rows, rank, inputs, self._at[a], self._at[b])
 
     def _room(self, values: int) -> tuple[Tensor, int]:
         """A part of the buffer for gradients of weights that are frozen, and where it starts."""

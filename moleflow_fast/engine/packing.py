@@ -101,7 +101,7 @@ def obstacle(parts: Parts) -> str | None:
         subnet = block.subnet
         if not isinstance(subnet, (MoLEContextSubnet, MoLESubnet)):
             return f"its subnet is a {type(subnet).__name__}"
-        if _kernel(subnet) != _kernel(parts.base.module_list[0].subnet):
+        if _kernel(subnet) != _kernel(_blocks(parts)[0].subnet):
             return "its base blocks differ in their context"
         if any(layer._forward_pre_hooks for layer in subnet.modules()):
             return "its layers carry spectral normalisation or other hooks"
@@ -124,7 +124,8 @@ class Packer:
             tensors += [t for coupling in couplings for t in _pack_coupling(coupling)]
             return Packed(plan, tuple(tensors), parts.sum_of_log_scales())
         layers = [group for block in blocks for group in _grouped(_layers(block.subnet, parts.task_id))]
-        layers += [pair for coupling in couplings for pair in zip(*map(_linears, _nets(coupling)), strict=True)]
+        for s_net, t_net in map(_nets, couplings):
+            layers += [list(pair) for pair in zip(_linears(s_net), _linears(t_net), strict=True)]
         packed, log_scales = self._packer().pack(plan, parts, layers)
         return Packed(plan, tuple(packed), log_scales)
 
