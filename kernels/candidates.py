@@ -21,6 +21,8 @@ BY_IMAGE = " by image"
 
 def candidates(operation: str, precision: str) -> tuple[Way, ...]:
     """Of an operation as `ways.choose` names it."""
+    if operation == "weight_gradients":
+        return Way("beside"), Way("in turn")
     if operation == "lora_gradients":
         return Way("dense"), Way("factored")
     product = operation.removesuffix(BY_IMAGE)

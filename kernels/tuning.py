@@ -17,7 +17,9 @@ from torch import Tensor
 from triton import TritonError
 
 from moleflow_fast.backend import PRECISIONS, use_precision
+from moleflow_fast.engine.flat_gradients import product
 from moleflow_fast.engine.graphs import capture
+from moleflow_fast.engine.streams import Beside
 from moleflow_fast.ops.coupling import base_clamping
 from moleflow_fast.ops.lora_linear import factored_gradients, gradients_from_dense, weight_gradient
 
@@ -79,6 +81,7 @@ def cases(sizes: Sizes) -> Iterator[Case]:
         yield from _products(sizes, precision, by_image=False)
         shape = Shape(1, sizes.channels, sizes.channels, sizes.tokens)
         yield Case("lora_gradients", precision, shape, partial(_lora, sizes, precision))
+        yield Case("weight_gradients", precision, shape, partial(_weight_gradients, sizes, precision))
     for precision in reversed(PRECISIONS):
         yield from _products(sizes, precision, by_image=True)
 
@@ -202,6 +205,25 @@ def _lora(sizes: Sizes, precision: str) -> Run:
         if choose("lora_gradients", shape, precision, sizes.device).name == "dense":
             return gradients_from_dense(a, b, scaling, weight_gradient(x, dy))
         return factored_gradients(a, b, scaling, x, dy)
+
+    return run
+
+
+def _weight_gradients(sizes: Sizes, precision: str) -> Run:
+    """Of a base block's first layers, and the input gradients that the next block waits for."""
+    full, half = sizes.channels, sizes.channels // 2
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    weight, dh, x = sizes.weight(2 * full, full, dtype=dtype), sizes.rows(2 * full, dtype), sizes.rows(full, dtype)
+    dx, dense = sizes.rows(full, dtype), sizes.normal(2 * full, full)
+    shape = Shape(1, full, full, sizes.tokens)
+
+    def run() -> tuple[Tensor, ...]:
+        beside = Beside(sizes.device, choose("weight_gradients", shape, precision, sizes.device).name == "beside")
+        beside.run(lambda: product(dh, x.t(), dense))
+        torch.mm(weight[:, :half].t(), dh, out=dx[:half])
+        torch.mm(weight[:full, half:].t(), dh[:full], out=dx[half:])
+        beside.join()
+        return dense, dx
 
     return run
 

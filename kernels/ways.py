@@ -83,7 +83,8 @@ def choose(
 
     Args:
         operation: "relu_product", "relu_gradient_product" or "coupling_product", with " by image" behind where each
-            image has its own weights; "lora_gradients" of a layer, whose ways are "dense" and "factored".
+            image has its own weights; "lora_gradients" of a layer, whose ways are "dense" and "factored";
+            "weight_gradients" of a block, formed "beside" its input gradients in a stream of their own, or "in turn".
         precision: as `precision_name` gives it.
         fits: whether a way takes the operands; the last default always does.
     """
@@ -120,6 +121,8 @@ def _in_order(table: Table, operation: str, shape: Shape, precision: str, limit:
 
 def _defaults(operation: str, precision: str) -> tuple[Way, ...]:
     """What runs everywhere and is never far off: in tf32 the library, whose rate no kernel here comes near."""
+    if operation == "weight_gradients":
+        return (Way("in turn"),)
     if operation == "lora_gradients":
         return (Way("factored" if precision == "fp32" else "dense"),)
     pointers = Way("pointers", default_tile(operation, 2 if precision == "bf16" else 4))

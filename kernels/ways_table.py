@@ -24,7 +24,7 @@ class DamagedTable(ValueError):
 
 
 class Way(NamedTuple):
-    """How an operation is done: "pointers", "descriptors" or "library"; of LoRA gradients "dense" or "factored"."""
+    """How an operation is done: "pointers", "descriptors" or "library"; or as `ways.choose` has it of others."""
 
     name: str
     tile: Tile | None = None

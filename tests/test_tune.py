@@ -25,7 +25,7 @@ SMALL = [case for case in cases(Sizes(32, 2, 21, CPU)) if case.precision == "fp3
 
 def test_the_fastest_comes_first_in_each_entry(capsys: pytest.CaptureFixture[str]) -> None:
     """Pointers take 2, the library 1; of LoRA gradients the dense form 1, the factored one 2."""
-    took = {"pointers": 2.0, "library": 1.0, "dense": 1.0, "factored": 2.0}
+    took = {"pointers": 2.0, "library": 1.0, "dense": 1.0, "factored": 2.0, "beside": 1.0, "in turn": 2.0}
     timed: list[str] = []
 
     def timer(run: tuning.Run) -> float:
@@ -87,7 +87,7 @@ def test_cases_reach_every_operation_and_precision() -> None:
     """At the sizes that are measured; nothing is allocated before a case is built."""
     found = {(case.operation, case.precision) for case in cases(Sizes(768, 16, 784, CPU))}
     products = ("relu_product", "relu_gradient_product", "coupling_product")
-    names = (*products, "relu_product by image", "coupling_product by image", "lora_gradients")
+    names = (*products, "relu_product by image", "coupling_product by image", "lora_gradients", "weight_gradients")
     assert found == {(name, precision) for name in names for precision in ("bf16", "tf32", "fp32")}
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from moleflow_fast.engine.channel_packing import BaseWeights, Rows, TaskWeights, unpack
 from moleflow_fast.engine.flat_gradients import FlatGradients
 from moleflow_fast.engine.plan import Plan
+from moleflow_fast.engine.streams import Beside
 from moleflow_fast.kernels import channel_major, row_stride, ways
 from moleflow_fast.kernels.coupling import coupling_backward, coupling_product, logdet_tiles
 from moleflow_fast.kernels.products import relu_gradient_product, relu_product
@@ -114,14 +115,16 @@ def blocks_backward(
     ends, base, own = unpack(plan, packed)
     named = dict(zip(plan.slots, params, strict=True))
     gradients = FlatGradients(plan, named, tokens, dlogdet, factored=_factored(plan, dlogdet, tokens))
+    beside = Beside(grad.device, apart=_in_two_streams(plan, grad))
     base_kept, own_kept = _taken_apart(plan, saved)
     for index in reversed(range(len(own))):
-        _task_backward(plan, index, *own[index], own_kept[index], grad, dlogdet, gradients, grid)
+        _task_backward(plan, index, *own[index], own_kept[index], grad, dlogdet, gradients, grid, beside)
     for index in reversed(range(len(base))):
-        _base_backward(plan, index, *base[index], base_kept[index], grad, dlogdet, gradients, grid)
+        _base_backward(plan, index, *base[index], base_kept[index], grad, dlogdet, gradients, grid, beside)
     if base:
-        _last_layers(plan, saved, gradients)
+        beside.run(lambda: _last_layers(plan, saved, gradients))
     dx = leave(grad, ends.entry, None, grad.new_empty(tokens, plan.channels))
+    beside.join()
     return dx.view(*grid, plan.channels), gradients.finish()
 
 
@@ -186,6 +189,13 @@ def _factored(plan: Plan, like: Tensor, tokens: int) -> bool:
     return ways.choose("lora_gradients", shape, ways.precision_name(plan.operand_dtype), like.device).name == "factored"
 
 
+def _in_two_streams(plan: Plan, grad: Tensor) -> bool:
+    """Whether weight gradients are formed beside the input gradients that the next block waits for."""
+    shape = ways.Shape(1, plan.channels, plan.channels, grad.shape[1])
+    precision = ways.precision_name(plan.operand_dtype)
+    return ways.choose("weight_gradients", shape, precision, grad.device).name == "beside"
+
+
 def _base_forward(
     plan: Plan, at: Rows, block: BaseWeights, kept: BaseKept, state: Tensor, logdet: Tensor, grid: Grid, keep: bool,
     tasks: Tensor | None,
@@ -204,7 +214,7 @@ def _base_forward(
 
 def _base_backward(
     plan: Plan, index: int, at: Rows, block: BaseWeights, kept: BaseKept, grad: Tensor, dlogdet: Tensor,
-    gradients: FlatGradients, grid: Grid,
+    gradients: FlatGradients, grid: Grid, beside: Beside,
 ) -> None:  # fmt: skip
     split, units, name = plan.split, block.second.shape[1], f"flow.{index}"
     networks = "st" if plan.context else "s"
@@ -216,7 +226,8 @@ def _base_backward(
     )  # fmt: skip
     first = [f"{name}.{n}1" for n in networks]
     dh = _hidden_gradient(first, block.second, kept.outputs, kept.hidden, len(networks), gradients)
-    gradients.first_layers(first, dh, kept.operand, (2 * split, split) if plan.context else (split,))
+    inputs = (2 * split, split) if plan.context else (split,)
+    beside.run(lambda: gradients.first_layers(first, dh, kept.operand, inputs))
     dx = _like(kept.operand)
     torch.mm(block.first[:, :split].t(), dh, out=dx[:split])
     if plan.context:
@@ -225,6 +236,7 @@ def _base_backward(
             out = gradients.place(f"{name}.taps"), gradients.place(f"{name}.taps_bias")
             taps_gradient(kept.operand[:split], dx[split:], plan.kernels[index], grid, out)
     scatter_gradient(dx, at.rows[:split], at.affine[:split], block.taps if plan.context else None, grad, grid)
+    beside.join()
 
 
 def _last_layers(plan: Plan, saved: Sequence[Tensor], gradients: FlatGradients) -> None:
@@ -297,7 +309,7 @@ def _task_forward(
 
 def _task_backward(
     plan: Plan, index: int, at: Rows, block: TaskWeights, kept: TaskKept, grad: Tensor, dlogdet: Tensor,
-    gradients: FlatGradients, grid: Grid,
+    gradients: FlatGradients, grid: Grid, beside: Beside,
 ) -> None:  # fmt: skip
     operand, first, middle, outputs = kept
     driver = operand.shape[0]
@@ -305,13 +317,14 @@ def _task_backward(
     _coupling_backward(
         last_names, outputs, grad, at.rows[driver:], at.affine[driver:], dlogdet, task_clamping(plan.clamp), gradients
     )
-    gradients.layers(last_names, _pair(outputs), _pair(middle))
+    beside.run(lambda: gradients.layers(last_names, _pair(outputs), _pair(middle)))
     dmiddle = _hidden_gradient(middle_names, block.last, outputs, middle, 2, gradients)
-    gradients.layers(middle_names, _pair(dmiddle), _pair(first))
+    beside.run(lambda: gradients.layers(middle_names, _pair(dmiddle), _pair(first)))
     dfirst = _hidden_gradient(first_names, block.middle, dmiddle, first, 2, gradients)
-    gradients.layers(first_names, _pair(dfirst), operand)
+    beside.run(lambda: gradients.layers(first_names, _pair(dfirst), operand))
     dx = torch.mm(block.first.t(), dfirst, out=_like(operand))
     scatter_gradient(dx, at.rows[:driver], at.affine[:driver], None, grad, grid)
+    beside.join()
 
 
 def _pair(rows: Tensor) -> Tensor:

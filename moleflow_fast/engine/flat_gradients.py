@@ -67,7 +67,9 @@ class FlatGradients:
         self._parts = like.new_empty(sum_tiles(tokens), plan.bias_values)
         self._sums: list[Sum] = []
         self._column = 0
-        self._beside = self.flat
+        frozen = any(f"{s.removesuffix('lora_A')}weight" not in params for s in params if s.endswith(".lora_A"))
+        # Of weights that are frozen, whose dense gradients only lead to those of A and B.
+        self._beside = like.new_empty(plan.base_weight_values if frozen and not factored else 0)
         self._room_taken = 0
         self._lora: list[LoraLayer] = []
         self._alive: list[Tensor] = []  # what is known by its address
@@ -167,8 +169,6 @@ class FlatGradients:
 
     def _room(self, values: int) -> tuple[Tensor, int]:
         """A part of the buffer for gradients of weights that are frozen, and where it starts."""
-        if self._beside is self.flat:
-            self._beside = self.flat.new_empty(self._plan.base_weight_values)
         at, self._room_taken = self._room_taken, self._room_taken + values
         return self._beside[at : at + values], at
 
