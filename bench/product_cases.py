@@ -120,7 +120,7 @@ def _coupling(sizes: Sizes, inner: int, clamping: Clamping, keep: bool, by_image
     hidden, state = sizes.operand(2 * inner), sizes.state(sizes.channels)
     rows, pending, affine = sizes.driven_rows, sizes.affine(sizes.channels), sizes.affine(half)
     partial = channel_major(logdet_tiles(half, sizes.tokens, sizes.dtype), sizes.tokens, state)
-    kept = (sizes.state(half), sizes.state(half)) if keep else None
+    kept = (sizes.operand(half), sizes.operand(half)) if keep else None
     tasks = _chosen(sizes) if by_image else None
     plain, at = state.clone(), rows.long()
 

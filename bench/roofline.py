@@ -72,8 +72,9 @@ CUBLAS: dict[str, tuple[str, ...]] = {
     "relu_gradient_product, task flow": _TASK_LAYER,
     "input gradient": ("input gradient, bf16",),
     "input gradient, task flow": ("input gradient, task flow, bf16",),
-    "LoRA gradients": _DENSE,
-    "weight and LoRA gradients": _DENSE,
+    "LoRA gradients of a flow": _DENSE,
+    "LoRA gradients of a flow, factored": _DENSE,
+    "weight and LoRA gradients of a flow": _DENSE,
     "weight gradients, task flow": _TASK_DENSE,
 }
 
@@ -84,7 +85,7 @@ STEP: dict[str, tuple[int, tuple[str, ...]]] = {
         FLOW.blocks,
         ("coupling_backward", "relu_gradient_product", "input gradient", "scatter_gradient with context"),
     ),
-    "LoRA gradients of all blocks": (1, ("LoRA gradients",)),
+    "LoRA gradients": (1, ("LoRA gradients of a flow",)),
     "task flow's coupling, forward": (
         FLOW.dia_blocks,
         (

@@ -84,14 +84,14 @@ def driving_rows_with_context(sizes: Sizes) -> Case:
 def coupling_gradient(sizes: Sizes) -> Case:
     """Gradients of x2, s and t from that of the coupling's result."""
     half = sizes.driven
-    s, x2, grad = sizes.state(half), sizes.state(half), sizes.state(sizes.channels)
+    s, x2, grad = sizes.operand(half), sizes.operand(half), sizes.state(sizes.channels)
     rows, affine, dlogdet = sizes.driven_rows, sizes.affine(half), sizes.normal(sizes.tokens)
     out = sizes.operand(2 * half)
     plain, at, sums = grad.clone(), rows.long(), sizes.normal(sum_tiles(sizes.tokens), 2 * half)
 
     def definition() -> tuple[Tensor, ...]:
         dy = plain[at] * affine[:, :1]
-        tangent = torch.tanh(CLAMPING.s_factor * s)
+        tangent = torch.tanh(CLAMPING.s_factor * s.float())
         scale = torch.exp(CLAMPING.clamp * tangent)
         ds = (dy * x2 * scale + dlogdet) * (CLAMPING.clamp * CLAMPING.s_factor) * (1 - tangent**2)
         gradient = torch.cat([ds, CLAMPING.t_factor * dy])

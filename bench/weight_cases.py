@@ -167,9 +167,9 @@ CASES: dict[str, Callable[[Sizes], Case]] = {
     "merge of a flow": merged_weights,
     "input gradient": input_gradient,
     "input gradient, task flow": task_input_gradient,
-    "LoRA gradients": lora_gradients,
-    "LoRA gradients, factored": factored_lora_gradients,
-    "weight and LoRA gradients": weight_and_lora_gradients,
+    "LoRA gradients of a flow": lora_gradients,
+    "LoRA gradients of a flow, factored": factored_lora_gradients,
+    "weight and LoRA gradients of a flow": weight_and_lora_gradients,
     "weight gradients, task flow": task_weight_gradients,
     "sums over tokens": sums_over_tokens,
 }

@@ -154,7 +154,7 @@ def test_table_of_a_result_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert f"{start}| 28.1 us | 46.3 us | 56.2 us | 50% | 82% |" in lines
     assert "| enter |  | 77.1 |  | 17.9 us | traffic | 17.9 us | 18.4 us | not measured |  |  |" in lines
     assert "| merge | 1 | 28 us | 28 us | 56 us | 50% | 50% |" in lines
-    (forward,) = (line for line in lines if line.startswith("| base block, forward | 8 | 514 us |"))
+    (forward,) = (line for line in lines if line.startswith("| base block, forward | 8 | 478 us |"))
     assert forward.endswith("| not measured |  |  |")
     (step,) = (line for line in lines if line.startswith("| step | 1 |"))
     assert " | 8 ms | 28% | " in step
