@@ -71,9 +71,11 @@ def entries(known: Measured) -> Iterator[Entry]:
     for precision in ("bf16", "fp32", "tf32"):
         for product in ("relu_product", "coupling_product"):
             name = f"{product} by image"
-            way = candidates(name, precision)[0]
-            timing = Timing(way, _rounded(known.kernel(name, precision)), measured=product == "relu_product")
-            yield sorted_entry(name, precision, BASE[product], [timing])
+            way = next(way for way in candidates(name, precision) if way.name == "pointers")
+            timings = [Timing(way, _rounded(known.kernel(name, precision)), measured=product == "relu_product")]
+            if precision == "bf16":
+                timings += _descriptors_by_image(known, product)
+            yield sorted_entry(name, precision, BASE[product], timings)
         # Of the four layers of a base block together; the dense form is the definition that it was compared with.
         both = ("dense", known.definition), ("factored", known.kernel)
         timings = [Timing(Way(way), _rounded(us("LoRA gradients", precision)), measured=True) for way, us in both]
@@ -90,10 +92,7 @@ def _bf16(known: Measured) -> Iterator[Entry]:
     # products write 4 bytes more.
     couple = known.probe("coupling rows after cublas (32, 128, 4)") * 20 / 14 + 4 * 384 * TOKENS / COPY
 
-    # Both first layers in one launch are a product of 1536 x 768 whose second half has tiles of half the length. On 132
-    # multiprocessors a program takes 9 of its tiles of 128 x 128, or 5 of 128 x 256: as long as 7, or 4, full ones.
-    rounds = {128: 7 / 9, 256: 4 / 5}
-    both = [(tile, us * rounds[tile.tokens]) for tile, us in known.tiles("relu persistent 1536x768")]
+    both = list(_both_first_layers(known))
     library = mm(768, 768) + mm(768, 384) + mask * 2 / 3
     yield _entry("relu_product", BASE["relu_product"], both, known.tiles("today relu_product"), library)
     # Two networks of 384 x 384 have the tiles of one of 768 x 384.
@@ -115,6 +114,26 @@ def _bf16(known: Measured) -> Iterator[Entry]:
     ):
         probe = known.tiles(f"coupling seq K={inner} keep")
         yield _entry("coupling_product", shape, probe, known.tiles(today), 2 * mm(384, inner) + couple)
+
+
+def _both_first_layers(known: Measured) -> Iterator[tuple[Tile, float]]:
+    """In one launch a product of 1536 x 768 whose second half has tiles of half the length.
+
+    On 132 multiprocessors a program takes 9 of its tiles of 128 x 128, or 5 of 128 x 256: as long as 7, or 4, full
+    ones.
+    """
+    rounds = {128: 7 / 9, 256: 4 / 5}
+    for tile, us in known.tiles("relu persistent 1536x768"):
+        yield tile, us * rounds[tile.tokens]
+
+
+def _descriptors_by_image(known: Measured, product: str) -> Iterator[Timing]:
+    """As without tasks, but for tiles that end with their image: 784 tokens fill 7 of 128, or 4 of 256."""
+    probed = _both_first_layers(known) if product == "relu_product" else known.tiles("coupling seq K=768 nokeep")
+    for tile, us in probed:
+        way, filled = Way("descriptors", tile), -(-784 // tile.tokens) * tile.tokens
+        if way in candidates(product, "bf16"):
+            yield Timing(way, _rounded(us * filled / 784), measured=False)
 
 
 def _fp32(known: Measured, precision: str) -> Iterator[Entry]:

@@ -1,7 +1,8 @@
 """Products whose tiles are read through tensor descriptors, by the copy engine of sm_90 and newer; 16-bit operands.
 
 A descriptor fills what lies outside of its tensor with zeros and drops what is written there, so tiles at the ends
-need no masks, and the padding of the tokens is neither read nor written.
+need no masks, and the padding of the tokens is neither read nor written. Where each image has the weights of its own
+task, weights are (tasks, M, K) and tokens (rows, images, tokens of an image): a tile ends with its image.
 """
 
 import functools
@@ -14,32 +15,67 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .elementary import room
 from .epilogues import biased_relu, couple_tile, where_positive
-from .operands import Coupling, Hidden, HiddenGradient
+from .operands import Coupling, Hidden, HiddenGradient, images_of
 from .tiles import LOGDET_ROWS, Tile
 
 ALIGNMENT = 16  # bytes, of where a tensor starts and of its strides
 
 
 @triton.jit
+def _image(tile, tasks_ptr, pitch, MIXED: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Of a tile of tokens the image, its task, and the first token in it; one image is all tokens without MIXED."""
+    if MIXED:
+        tiles = tl.cdiv(pitch, BLOCK_N)
+        image, n = tile // tiles, tile % tiles * BLOCK_N
+        task = tl.load(tasks_ptr + image)
+    else:
+        image, n, task = 0, tile * BLOCK_N, 0
+    return image, n, task
+
+
+@triton.jit
+def _weights(w, task, m, k, MIXED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
+    if MIXED:  # noqa: SIM108 - Triton compiles both sides of a conditional expression
+        block = w.load([task, m, k]).reshape(BLOCK_M, BLOCK_K)
+    else:
+        block = w.load([m, k])
+    return block
+
+
+@triton.jit
+def _tokens(x, row, image, n, MIXED: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr):
+    if MIXED:  # noqa: SIM108 - Triton compiles both sides of a conditional expression
+        block = x.load([row, image, n]).reshape(BLOCK_K, BLOCK_N)
+    else:
+        block = x.load([row, n])
+    return block
+
+
+@triton.jit
 def _relu_product_tma(
-    w, x, y, bias_ptr, outputs, tokens, inner0, inner1, first_row1, networks,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    w, x, y, bias_ptr, outputs, tokens, inner0, inner1, first_row1, networks, tasks_ptr, pitch,
+    MIXED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     row_tiles = tl.cdiv(outputs, BLOCK_M)
-    tiles = row_tiles * tl.cdiv(tokens, BLOCK_N)
+    tiles = row_tiles * (tokens // pitch) * tl.cdiv(pitch, BLOCK_N)
     # Programs take tiles in turn. Network 0 reads at least as many inputs as network 1, so long tiles go first.
     for tile in tl.range(tl.program_id(0), tiles * networks, tl.num_programs(0), flatten=True):
         network = tile // tiles
         m = network * outputs + tile % tiles % row_tiles * BLOCK_M
-        n = tile % tiles // row_tiles * BLOCK_N
+        image, n, task = _image(tile % tiles // row_tiles, tasks_ptr, pitch, MIXED, BLOCK_N)
         inner = tl.where(network == 0, inner0, inner1)
         first = tl.where(network == 0, 0, first_row1)
         acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         for k in tl.range(0, inner, BLOCK_K):
-            acc = tl.dot(w.load([m, k]), x.load([first + k, n]), acc)
+            a = _weights(w, task, m, k, MIXED, BLOCK_M, BLOCK_K)
+            acc = tl.dot(a, _tokens(x, first + k, image, n, MIXED, BLOCK_K, BLOCK_N), acc)
         rows = m + tl.arange(0, BLOCK_M)
-        acc = biased_relu(acc, bias_ptr, rows, rows < outputs * networks)
-        y.store([m, n], acc.to(y.dtype))
+        biases = bias_ptr + task * (outputs * networks)
+        acc = biased_relu(acc, biases, rows, rows < outputs * networks).to(y.dtype)
+        if MIXED:
+            y.store([m, image, n], acc.reshape(BLOCK_M, 1, BLOCK_N))
+        else:
+            y.store([m, n], acc)
 
 
 @triton.jit
@@ -65,20 +101,28 @@ def _relu_gradient_product_tma(
 @triton.jit
 def _coupling_product_tma(
     w, h, second, inner, bias_ptr, state_ptr, state_stride, rows_ptr, pending_ptr, affine_ptr, s_ptr, s_stride,
-    x2_ptr, x2_stride, logdet_ptr, logdet_stride, channels, tokens, clamp, s_factor, t_factor,
-    KEEP: tl.constexpr, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    x2_ptr, x2_stride, logdet_ptr, logdet_stride, channels, tokens, clamp, s_factor, t_factor, tasks_ptr, pitch,
+    KEEP: tl.constexpr, MIXED: tl.constexpr, EVEN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(channels, BLOCK_M)
     tile = tl.program_id(0) % tiles
-    m, n = tile * BLOCK_M, tl.program_id(0) // tiles * BLOCK_N
+    m = tile * BLOCK_M
+    image, n, task = _image(tl.program_id(0) // tiles, tasks_ptr, pitch, MIXED, BLOCK_N)
     s = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for k in range(0, inner, BLOCK_K):
-        s = tl.dot(w.load([m, k]), h.load([k, n]), s)
+        a = _weights(w, task, m, k, MIXED, BLOCK_M, BLOCK_K)
+        s = tl.dot(a, _tokens(h, k, image, n, MIXED, BLOCK_K, BLOCK_N), s)
     t = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for k in range(0, inner, BLOCK_K):
-        t = tl.dot(w.load([channels + m, k]), second.load([k, n]), t)
+        a = _weights(w, task, channels + m, k, MIXED, BLOCK_M, BLOCK_K)
+        t = tl.dot(a, _tokens(second, k, image, n, MIXED, BLOCK_K, BLOCK_N), t)
+    first, end = image * pitch + n, image * pitch + pitch
+    if not MIXED:
+        end = room(tokens)
+    bias_ptr += task * (2 * channels)
     couple_tile(
-        s, t, tile, n, room(tokens), bias_ptr, state_ptr, state_stride, rows_ptr, pending_ptr, affine_ptr, s_ptr,
+        s, t, tile, first, end, bias_ptr, state_ptr, state_stride, rows_ptr, pending_ptr, affine_ptr, s_ptr,
         s_stride, x2_ptr, x2_stride, logdet_ptr, logdet_stride, channels, clamp, s_factor, t_factor, KEEP, EVEN,
     )  # fmt: skip
 
@@ -87,7 +131,7 @@ def takes_relu_product(op: Hidden, tile: Tile) -> bool:
     """Whether every tensor is aligned; of two networks tiles may not reach into the other's rows."""
     networks, outputs, _, tokens = op.shape
     apart = networks == 1 or tile.fitted(outputs, tokens, min(op.inner)).divides(outputs, 0, op.inner)
-    return op.tasks is None and apart and _aligned(op.weight, op.x, op.out)
+    return apart and _aligned(op.weight, *_by_image((op.x, op.out), op.tasks))
 
 
 def takes_relu_gradient_product(op: HiddenGradient, tile: Tile) -> bool:
@@ -98,19 +142,20 @@ def takes_relu_gradient_product(op: HiddenGradient, tile: Tile) -> bool:
 
 
 def takes_coupling_product(op: Coupling, tile: Tile) -> bool:
-    return op.tasks is None and tile.rows == LOGDET_ROWS and _aligned(op.weight, *op.hidden)
+    return tile.rows == LOGDET_ROWS and _aligned(op.weight, *_by_image(op.hidden, op.tasks))
 
 
 def relu_product(op: Hidden, tile: Tile) -> None:
     """`products.relu_product` in tiles of this shape, by as many programs as run at once."""
     networks, outputs, _, tokens = op.shape
-    tile = tile.fitted(outputs, tokens, min(op.inner))
-    tiles = triton.cdiv(outputs, tile.rows) * networks * triton.cdiv(tokens, tile.tokens)
-    rows = op.x[: op.inner[0]] if networks == 1 else op.x
+    pitch, images = images_of(op.tasks, tokens)
+    tile = tile.fitted(outputs, pitch, min(op.inner))
+    tiles = triton.cdiv(outputs, tile.rows) * networks * images * triton.cdiv(pitch, tile.tokens)
+    x, out = _by_image((op.x[: op.inner[0]] if networks == 1 else op.x, op.out), op.tasks)
     _relu_product_tma[(min(multiprocessors(op.x.device), tiles),)](
-        _descriptor(op.weight, tile.rows, tile.inner), _descriptor(rows, tile.inner, tile.tokens),
-        _descriptor(op.out, tile.rows, tile.tokens), op.bias, outputs, tokens, op.inner[0], op.inner[-1], op.first_row,
-        networks, **tile.options(),
+        _weight_blocks(op.weight, tile.rows, tile.inner), _token_blocks(x, tile.inner, tile.tokens),
+        _token_blocks(out, tile.rows, tile.tokens), op.bias, outputs, tokens, op.inner[0], op.inner[-1], op.first_row,
+        networks, op.bias if op.tasks is None else op.tasks, pitch, MIXED=op.tasks is not None, **tile.options(),
     )  # fmt: skip
 
 
@@ -121,8 +166,8 @@ def relu_gradient_product(op: HiddenGradient, tile: Tile) -> int:
     tile = tile.fitted(units, tokens, inner)
     token_tiles = triton.cdiv(tokens, tile.tokens)
     _relu_gradient_product_tma[(triton.cdiv(units, tile.rows) * networks * token_tiles,)](
-        _descriptor(op.weight, tile.inner, tile.rows), _descriptor(op.dy, tile.inner, tile.tokens),
-        _descriptor(op.hidden, tile.rows, tile.tokens), _descriptor(op.out, tile.rows, tile.tokens),
+        _weight_blocks(op.weight, tile.inner, tile.rows), _token_blocks(op.dy, tile.inner, tile.tokens),
+        _token_blocks(op.hidden, tile.rows, tile.tokens), _token_blocks(op.out, tile.rows, tile.tokens),
         op.sums, op.sums.stride(0), units, tokens, inner, networks, **tile.options(),
     )  # fmt: skip
     return token_tiles
@@ -131,11 +176,13 @@ def relu_gradient_product(op: HiddenGradient, tile: Tile) -> int:
 def coupling_product(op: Coupling, tile: Tile) -> None:
     """`coupling.coupling_product` in tiles of this shape."""
     channels, tokens, inner = op.rows.shape[0], op.state.shape[1], op.weight.shape[-1]
-    tile = tile.fitted(channels, tokens, inner)
-    _coupling_product_tma[(triton.cdiv(channels, tile.rows) * triton.cdiv(tokens, tile.tokens),)](
-        _descriptor(op.weight, tile.rows, tile.inner), *(_descriptor(h, tile.inner, tile.tokens) for h in op.hidden),
-        inner, *op.epilogue(), KEEP=op.kept is not None, EVEN=tile.divides(channels, tokens, (inner,)),
-        **tile.options(),
+    pitch, images = images_of(op.tasks, tokens)
+    tile = tile.fitted(channels, pitch, inner)
+    hidden = (_token_blocks(h, tile.inner, tile.tokens) for h in _by_image(op.hidden, op.tasks))
+    _coupling_product_tma[(triton.cdiv(channels, tile.rows) * images * triton.cdiv(pitch, tile.tokens),)](
+        _weight_blocks(op.weight, tile.rows, tile.inner), *hidden, inner, *op.epilogue(),
+        op.bias if op.tasks is None else op.tasks, pitch, KEEP=op.kept is not None, MIXED=op.tasks is not None,
+        EVEN=tile.divides(channels, pitch, (inner,)), **tile.options(),
     )  # fmt: skip
 
 
@@ -145,13 +192,28 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
 
 
-def _descriptor(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor:
-    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [rows, columns])
+def _by_image(tensors: tuple[Tensor, ...], tasks: Tensor | None) -> tuple[Tensor, ...]:
+    """Tokens (rows, N) as (rows, images, N / images) where each image has its own task, views."""
+    return tensors if tasks is None else tuple(t.unflatten(1, (len(tasks), -1)) for t in tensors)
+
+
+def _weight_blocks(weight: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """Of weights (M, K), or (tasks, M, K) of which a block is in one task."""
+    return _descriptor(weight, [rows, columns] if weight.dim() == 2 else [1, rows, columns])
+
+
+def _token_blocks(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """Of tokens (rows, N), or (rows, images, tokens) of which a block is in one image."""
+    return _descriptor(x, [rows, columns] if x.dim() == 2 else [rows, 1, columns])
+
+
+def _descriptor(tensor: Tensor, block: list[int]) -> TensorDescriptor:
+    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), block)
 
 
 def _aligned(*tensors: Tensor) -> bool:
     return all(
-        t.itemsize == 2 and t.stride(1) == 1 and t.data_ptr() % ALIGNMENT == 0
-        and t.stride(0) * t.itemsize % ALIGNMENT == 0
+        t.itemsize == 2 and t.stride(-1) == 1 and t.data_ptr() % ALIGNMENT == 0
+        and all(stride * t.itemsize % ALIGNMENT == 0 for stride in t.stride()[:-1])
         for t in tensors
     )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import compiling
 
 TOKENS, RAGGED = 16 * 28 * 28, 3 * 14 * 14
-FULL, HALF = 768, 384
+FULL, HALF, TASKS = 768, 384, 15
 
 
 class Variant(NamedTuple):
@@ -42,6 +42,8 @@ def variants() -> Iterator[Variant]:
                 ways.pop(Way("library"))  # whose passes are those of fp32
             for way in ways:
                 for what, op in operands(operation, precision):
+                    if op.tasks is not None and way.name != "descriptors":
+                        continue  # `compiling` has pointers by image
                     run = partial(launch, operation, way, op)
                     others = (80, 100) if way == default and f"N={TOKENS}" in what else ()
                     yield from (Variant(way, operation, precision, what, run, arch) for arch in (90, *others))
@@ -65,6 +67,10 @@ def operands(operation: str, precision: str) -> Iterator[tuple[str, Any]]:
             return channel_major(count, tokens, empty(0), kind)
 
         if operation == "relu_product":
+            if tokens == TOKENS:
+                weight, tasks = empty(TASKS, 2 * FULL, FULL, kind=dtype), empty(16, kind=torch.int32)
+                by_image = Hidden(weight, empty(TASKS, 2 * FULL), rows(FULL), rows(2 * FULL), (FULL, HALF), 0, tasks)
+                yield f"N={tokens} by image", by_image
             weight = empty(2 * FULL, FULL, kind=dtype)
             yield f"N={tokens}", Hidden(weight, empty(2 * FULL), rows(FULL), rows(2 * FULL), (FULL, HALF), 0, None)
             yield f"N={tokens}, one network", Hidden(
@@ -75,11 +81,14 @@ def operands(operation: str, precision: str) -> Iterator[tuple[str, Any]]:
             yield f"N={tokens}", HiddenGradient(weight, rows(2 * HALF), rows(2 * FULL), rows(2 * FULL), 2, sums)
         else:
             hidden = rows(2 * FULL)
-            for kept in (None, (rows(HALF), rows(HALF))):
-                yield f"N={tokens}{', kept' if kept else ''}", Coupling(
-                    empty(2 * HALF, FULL, kind=dtype), empty(2 * HALF), (hidden[:FULL], hidden[FULL:]),
-                    rows(FULL, torch.float32), empty(HALF, kind=torch.int32), empty(FULL, 2), empty(HALF, 2),
-                    rows(6, torch.float32), (1.9, 0.1, 0.1), kept, None,
+            tasks = empty(16, kind=torch.int32)
+            kinds = [("", None, None), (", kept", (rows(HALF), rows(HALF)), None)]
+            for what, kept, chosen in [*kinds, *([(" by image", None, tasks)] if tokens == TOKENS else [])]:
+                several = () if chosen is None else (TASKS,)
+                yield f"N={tokens}{what}", Coupling(
+                    empty(*several, 2 * HALF, FULL, kind=dtype), empty(*several, 2 * HALF),
+                    (hidden[:FULL], hidden[FULL:]), rows(FULL, torch.float32), empty(HALF, kind=torch.int32),
+                    empty(FULL, 2), empty(HALF, 2), rows(6, torch.float32), (1.9, 0.1, 0.1), kept, chosen,
                 )  # fmt: skip
 
 

@@ -203,33 +203,45 @@ def test_gradients_of_couplings(dtype: torch.dtype, keep: torch.dtype, tokens: i
     assert_near(sums[:written].sum(0), torch.cat([ds, dt]).sum(1), dtype)
 
 
-@pytest.mark.parametrize("name", HIDDEN_WAYS)
-@pytest.mark.parametrize("tokens", [42, 128])
-def test_each_image_with_its_own_task(name: str, tokens: int, taken: list[str]) -> None:
-    """Which pointers alone can, so they run whatever the table says."""
-    tasks = torch.tensor([2, 0], dtype=torch.int32, device=DEVICE)
-    weight, bias, x = random(3, 64, 16), random(3, 64), rows(16, tokens)
-    out = channel_major(64, tokens, x)
-    tables = table_of_one("relu_product by image", HIDDEN_WAYS[name])
-    with use_table(tables):
-        relu_product(weight, bias, x, out, tasks=tasks)
-    pairs = zip(tasks.tolist(), x.double().chunk(2, dim=1), strict=True)
-    expected = torch.cat([weight[task].double() @ own + bias[task].double()[:, None] for task, own in pairs], dim=1)
-    assert_near(out, expected.relu(), torch.float32)
+@every_way
+@pytest.mark.parametrize(("chosen", "pitch"), [((2, 0), 21), ((2, 0), 64), ((1, 0, 2), 40), ((2, 1, 0, 1, 1), 72)])
+def test_each_image_with_its_own_task(
+    name: str, dtype: torch.dtype, chosen: tuple[int, ...], pitch: int, taken: list[str]
+) -> None:
+    """The library has no such product, and descriptors need images that start at 16 bytes: pointers take the rest."""
+    tasks, tokens = torch.tensor(chosen, dtype=torch.int32, device=DEVICE), len(chosen) * pitch
+    weight = (random(3, 64, 24) / 24**0.5).to(dtype)
+    bias, x = random(3, 64), rows(24, tokens, dtype)
+    outs = [channel_major(64, tokens, x) for _ in range(2)]
+    with use_table(table_of_one("relu_product by image", HIDDEN_WAYS[name])):
+        for out in outs:
+            relu_product(weight, bias, x, out, (24, 16), tasks=tasks)
+    weight64, bias64 = weight.double(), bias.double()[..., None]
+    parts = [
+        torch.cat([weight64[task, :32] @ own, weight64[task, 32:, :16] @ own[:16]]) + bias64[task]
+        for task, own in zip(chosen, x.double().chunk(len(chosen), dim=1), strict=True)
+    ]
+    assert_near(outs[0], torch.cat(parts, dim=1).relu(), dtype)
+    assert torch.equal(*outs)
 
-    case = Coupled(64, 16, tokens, torch.float32, None)
-    case.weight, case.bias = random(3, 128, 16), random(3, 128)
+    case = Coupled(64, 16, tokens, dtype, None)
+    case.weight, case.bias = (random(3, 128, 16) / 4).to(dtype), random(3, 128)
     state = channel_major(*case.state.shape, case.state).copy_(case.state)
     with use_table(table_of_one("coupling_product by image", COUPLING_WAYS[name])):
         coupling_product(
             case.weight, case.bias, (case.hidden[:16], case.hidden[16:]), state, case.at.int(), case.pending,
             case.affine, case.logdet, CLAMPING, None, tasks,
         )  # fmt: skip
-    images = zip(tasks.tolist(), case.hidden.double().chunk(2, dim=1), strict=True)
     weight64, bias64 = case.weight.double(), case.bias.double()[..., None]
+    images = list(zip(chosen, case.hidden.double().chunk(len(chosen), dim=1), strict=True))
     s = torch.cat([weight64[task, :64] @ own[:16] + bias64[task, :64] for task, own in images], dim=1)
-    assert_near(case.logdet.sum(0), (CLAMPING.clamp * torch.tanh(CLAMPING.s_factor * s)).sum(0), torch.float32)
-    assert taken == ["pointers", "pointers"]
+    t = torch.cat([weight64[task, 64:] @ own[16:] + bias64[task, 64:] for task, own in images], dim=1)
+    log_scale = CLAMPING.clamp * torch.tanh(CLAMPING.s_factor * s)
+    assert_near(case.logdet.sum(0), log_scale.sum(0), dtype)
+    x2 = case.state[case.at].double() * case.pending[case.at, :1] + case.pending[case.at, 1:]
+    y2 = (x2 * log_scale.exp() + CLAMPING.t_factor * t) * case.affine[:, :1] + case.affine[:, 1:]
+    assert_near(state[case.at], y2, dtype)
+    assert taken == 3 * [name if name == "descriptors" and pitch % 8 == 0 else "pointers"]
 
 
 def test_descriptors_take_aligned_tensors_of_16_bits_alone() -> None:
