@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from moleflow_fast.backend import use_backend, use_precision
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.engine.training import DeviceSteps
+from moleflow_fast.trainer import continual_trainer
 from moleflow_fast.trainer.continual_trainer import BatchRecord, MoLEContinualTrainer, TrainingDivergedError
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.optimizer import AdamP
@@ -23,6 +24,18 @@ SMALL = AblationConfig(dia_n_blocks=1)  # the interpreter takes a second a step
 
 def needs_gpu(test: Callable[..., None]) -> Callable[..., None]:
     return pytest.mark.gpu(pytest.mark.skipif(DEVICE == "cpu", reason="no GPU")(test))
+
+
+@pytest.fixture(autouse=True)
+def whole_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one part, which halves the interpreter's time, but where equality with single steps is asked."""
+    if "in_parts" not in request.fixturenames:
+        monkeypatch.setattr(continual_trainer, "parts_of_a_step", lambda: 1)
+
+
+@pytest.fixture
+def in_parts() -> None:
+    """As fp32 goes through."""
 
 
 def small_trainer(config: AblationConfig = SMALL) -> MoLEContinualTrainer:
@@ -40,7 +53,7 @@ def trained(backend: str, config: AblationConfig = SMALL) -> tuple[MoLEContinual
 
 
 @pytest.mark.parametrize("tail", [False, True])
-def test_equal_to_single_steps(tail: bool) -> None:
+def test_equal_to_single_steps(tail: bool, in_parts: None) -> None:
     config = replace(SMALL, use_tail_aware_loss=tail)
     (single, expected), (graph, records) = trained("eager", config=config), trained("triton", config=config)
     for a, b in zip(records, expected, strict=True):
