@@ -90,3 +90,8 @@ class Coupling(NamedTuple):
             self.bias, self.state, self.state.stride(0), self.rows, self.pending, self.affine, s, s.stride(0),
             x2, x2.stride(0), self.logdet, self.logdet.stride(0), channels, tokens, *self.clamping,
         )  # fmt: skip
+
+
+def images_of(tasks: Tensor | None, tokens: int) -> tuple[int, int]:
+    """Tokens that share their weights, and how many such groups there are."""
+    return (tokens, 1) if tasks is None else (tokens // len(tasks), len(tasks))

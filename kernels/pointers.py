@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .elementary import room
 from .epilogues import biased_relu, couple_tile, where_positive
-from .operands import Coupling, Hidden, HiddenGradient
+from .operands import Coupling, Hidden, HiddenGradient, images_of
 from .tiles import LOGDET_ROWS, Tile, precision
 
 
@@ -158,7 +158,7 @@ def takes_coupling_product(op: Coupling, tile: Tile) -> bool:
 def relu_product(op: Hidden, tile: Tile) -> None:
     """`products.relu_product` in tiles of this shape."""
     networks, outputs, _, tokens = op.shape
-    pitch, images = _images(op.tasks, tokens)
+    pitch, images = images_of(op.tasks, tokens)
     tile = tile.fitted(outputs, pitch, max(op.inner))
     grid = (triton.cdiv(outputs, tile.rows) * networks * images * triton.cdiv(pitch, tile.tokens),)
     _relu_product[grid](
@@ -187,7 +187,7 @@ def relu_gradient_product(op: HiddenGradient, tile: Tile) -> int:
 def coupling_product(op: Coupling, tile: Tile) -> None:
     """`coupling.coupling_product` in tiles of this shape."""
     channels, tokens, inner = op.rows.shape[0], op.state.shape[1], op.weight.shape[-1]
-    pitch, images = _images(op.tasks, tokens)
+    pitch, images = images_of(op.tasks, tokens)
     tile = tile.fitted(channels, pitch, inner)
     grid = (triton.cdiv(channels, tile.rows) * images * triton.cdiv(pitch, tile.tokens),)
     _coupling_product[grid](
@@ -202,8 +202,3 @@ def coupling_product(op: Coupling, tile: Tile) -> None:
 def _even(tile: Tile, rows: int, x: Tensor, inner: tuple[int, ...]) -> bool:
     """Whether masks may go. Multiply-adds of fp32 hide them, and without them its hidden gradient spills."""
     return x.itemsize == 2 and tile.divides(rows, x.shape[1], inner)
-
-
-def _images(tasks: Tensor | None, tokens: int) -> tuple[int, int]:
-    """Tokens that share their weights, and how many such groups there are."""
-    return (tokens, 1) if tasks is None else (tokens // len(tasks), len(tasks))

@@ -90,28 +90,13 @@ def launch(operation: str, way: Any, op: Any) -> None:
     getattr(module, operation)(op, way.tile)
 
 
-def with_descriptors() -> None:
-    """Have `compiling` describe tensor descriptors, which carry the block that they move."""
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
-    type_name, is_aligned = compiling.type_name, compiling.is_aligned
-
-    def name(value: Any) -> str:
-        if not isinstance(value, TensorDescriptor):
-            return type_name(value)
-        return f"tensordesc<{compiling.TYPES[str(value.base.dtype).removeprefix('torch.')]}{value.block_shape}>"
-
-    compiling.type_name = name
-    compiling.is_aligned = lambda value: not isinstance(value, TensorDescriptor) and is_aligned(value)
-
-
 def compiled(variant: Variant) -> dict[str, Any]:
     import torch
 
     from moleflow_fast.kernels.tiles import shared_bytes
 
     torch.backends.cuda.matmul.allow_tf32 = variant.precision == "tf32"
-    (launched,) = compiling.launches(variant.launch)
+    ((_, launched),) = compiling.launches(variant.launch, variant.arch)
     tile, itemsize = variant.way.tile, 2 if variant.precision == "bf16" else 4
     foreseen = None if tile is None else shared_bytes(variant.way.name, variant.operation, tile, itemsize)
     return {
@@ -129,7 +114,6 @@ def main() -> None:
     # Read when Triton is imported: kernels as kernels, and the assembler's report, which a cached result lacks.
     os.environ.pop("TRITON_INTERPRET", None)
     os.environ |= {"TRITON_DUMP_PTXAS_LOG": "1", "TRITON_ALWAYS_COMPILE": "1"}
-    with_descriptors()
     print(json.dumps([compiled(variant) for variant in variants()], indent=1))
 
 
