@@ -23,10 +23,10 @@ ALIGNMENT = 16  # bytes, of where a tensor starts and of its strides
 @triton.jit
 def _place(token, pitch, MIXED: tl.constexpr):
     """A token's image, and where it stands in there; without MIXED all tokens are one image."""
+    image, n = 0, token
     if MIXED:
-        return token // pitch, token % pitch
-    else:
-        return 0, token
+        image, n = token // pitch, token % pitch
+    return image, n
 
 
 @triton.jit
@@ -34,9 +34,10 @@ def _weights(w, task, row, column, MIXED: tl.constexpr):
     """A block (BM, BK) of weights (M, K), with MIXED (T, M, K)."""
     if MIXED:
         block = w.load([task.to(tl.int32), row, column])
-        return tl.reshape(block, (block.shape[1], block.shape[2]))
+        block = tl.reshape(block, (block.shape[1], block.shape[2]))
     else:
-        return w.load([row, column])
+        block = w.load([row, column])
+    return block
 
 
 @triton.jit
@@ -44,9 +45,10 @@ def _tokens(x, row, image, n, MIXED: tl.constexpr):
     """A block (BK, BN) of tokens (K, N), with MIXED (K, images, pitch)."""
     if MIXED:
         block = x.load([row, image, n])
-        return tl.reshape(block, (block.shape[0], block.shape[2]))
+        block = tl.reshape(block, (block.shape[0], block.shape[2]))
     else:
-        return x.load([row, n])
+        block = x.load([row, n])
+    return block
 
 
 @triton.jit
