@@ -30,4 +30,5 @@ def candidates(operation: str, precision: str) -> tuple[Way, ...]:
     else:
         pointers = tuple(Way("pointers", tile) for tile in _POINTERS[product])
         descriptors = tuple(Way("descriptors", tile) for tile in _DESCRIPTORS[product])
-    return pointers if operation.endswith(BY_IMAGE) else (*descriptors, Way("library"), *pointers)
+    library = () if operation.endswith(BY_IMAGE) else (Way("library"),)
+    return (*descriptors, *library, *pointers)
