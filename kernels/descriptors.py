@@ -1,7 +1,8 @@
 """Products whose tiles are read through tensor descriptors, by the copy engine of sm_90 and newer; 16-bit operands.
 
 A descriptor fills what lies outside of its tensor with zeros and drops what is written there, so tiles at the ends
-need no masks, and the padding of the tokens is neither read nor written.
+need no masks, and the padding of the tokens is neither read nor written. Where images have their own tasks each image
+ends like a tensor: tokens (K, images, pitch), whose pitch has to be aligned as every stride.
 """
 
 import functools
@@ -111,6 +112,8 @@ def _coupling_product_tma(
 ):  # fmt: skip
     tiles = tl.cdiv(channels, BLOCK_M)
     tile = tl.program_id(0) % tiles
+    if MIXED:
+        pitch = pitch // 8 * 8  # as it is: so the compiler knows, and moves 16 bytes of the state at a time
     token, end, task = token_tile(tl.program_id(0) // tiles, tokens, tasks_ptr, pitch, MIXED, BLOCK_N)
     image, n = _place(token, pitch, MIXED)
     m = tile * BLOCK_M
