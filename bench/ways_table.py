@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from moleflow_fast.kernels.candidates import candidates
+from moleflow_fast.kernels.candidates import BY_IMAGE, candidates
 from moleflow_fast.kernels.operands import Shape
 from moleflow_fast.kernels.tiles import Tile
 from moleflow_fast.kernels.ways_table import Entry, Table, Timing, Way, read_table, sorted_entry, write_table
@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results" / "cuda"
 WAYS, KERNELS = RESULTS / "2026-11-28-nvidia-h200-ways.json", RESULTS / "2026-11-28-nvidia-h200.json"
 TABLE = ROOT / "kernels" / "tables" / "nvidia-h200.json"
-TOKENS = 16 * 28 * 28
+PITCH = 28 * 28  # tokens an image
+TOKENS = 16 * PITCH
 COPY = 4.2e6  # bytes a microsecond
 
 BASE = {
@@ -70,12 +71,7 @@ def entries(known: Measured) -> Iterator[Entry]:
         yield from _fp32(known, precision)
     for precision in ("bf16", "fp32", "tf32"):
         for product in ("relu_product", "coupling_product"):
-            name = f"{product} by image"
-            way = next(way for way in candidates(name, precision) if way.name == "pointers")
-            timings = [Timing(way, _rounded(known.kernel(name, precision)), measured=product == "relu_product")]
-            if precision == "bf16":
-                timings += _descriptors_by_image(known, product)
-            yield sorted_entry(name, precision, BASE[product], timings)
+            yield _by_image(known, product, precision)
         # Of the four layers of a base block together; the dense form is the definition that it was compared with.
         both = ("dense", known.definition), ("factored", known.kernel)
         timings = [Timing(Way(way), _rounded(us("LoRA gradients", precision)), measured=True) for way, us in both]
@@ -92,7 +88,7 @@ def _bf16(known: Measured) -> Iterator[Entry]:
     # products write 4 bytes more.
     couple = known.probe("coupling rows after cublas (32, 128, 4)") * 20 / 14 + 4 * 384 * TOKENS / COPY
 
-    both = list(_both_first_layers(known))
+    both = _both_first(known)
     library = mm(768, 768) + mm(768, 384) + mask * 2 / 3
     yield _entry("relu_product", BASE["relu_product"], both, known.tiles("today relu_product"), library)
     # Two networks of 384 x 384 have the tiles of one of 768 x 384.
@@ -116,24 +112,27 @@ def _bf16(known: Measured) -> Iterator[Entry]:
         yield _entry("coupling_product", shape, probe, known.tiles(today), 2 * mm(384, inner) + couple)
 
 
-def _both_first_layers(known: Measured) -> Iterator[tuple[Tile, float]]:
-    """In one launch a product of 1536 x 768 whose second half has tiles of half the length.
+def _both_first(known: Measured) -> list[tuple[Tile, float]]:
+    """Both first layers in one launch: a product of 1536 x 768 whose second half has tiles of half the length.
 
     On 132 multiprocessors a program takes 9 of its tiles of 128 x 128, or 5 of 128 x 256: as long as 7, or 4, full
     ones.
     """
     rounds = {128: 7 / 9, 256: 4 / 5}
-    for tile, us in known.tiles("relu persistent 1536x768"):
-        yield tile, us * rounds[tile.tokens]
+    return [(tile, us * rounds[tile.tokens]) for tile, us in known.tiles("relu persistent 1536x768")]
 
 
-def _descriptors_by_image(known: Measured, product: str) -> Iterator[Timing]:
-    """As without tasks, but for tiles that end with their image: 784 tokens fill 7 of 128, or 4 of 256."""
-    probed = _both_first_layers(known) if product == "relu_product" else known.tiles("coupling seq K=768 nokeep")
-    for tile, us in probed:
-        way, filled = Way("descriptors", tile), -(-784 // tile.tokens) * tile.tokens
-        if way in candidates(product, "bf16"):
-            yield Timing(way, _rounded(us * filled / 784), measured=False)
+def _by_image(known: Measured, product: str, precision: str) -> Entry:
+    """Pointers as they were measured; descriptors, 16-bit operands alone, as for one task, but for the tiles that reach
+    beyond an image: 7 of 128 tokens for its 784, 4 of 256."""
+    name, shape = f"{product}{BY_IMAGE}", BASE[product]
+    ways = candidates(name, precision)
+    pointers = next(way for way in ways if way.name == "pointers")
+    measured = Timing(pointers, _rounded(known.kernel(name, precision)), measured=product == "relu_product")
+    one_task = _both_first(known) if product == "relu_product" else known.tiles("coupling seq K=768 nokeep")
+    padded = {Way("descriptors", tile): us * -(-PITCH // tile.tokens) * tile.tokens / PITCH for tile, us in one_task}
+    predicted = [Timing(way, _rounded(us), measured=False) for way, us in padded.items() if way in ways]
+    return sorted_entry(name, precision, shape, [measured, *predicted])
 
 
 def _fp32(known: Measured, precision: str) -> Iterator[Entry]:

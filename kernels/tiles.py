@@ -65,9 +65,9 @@ def shared_bytes(way: str, operation: str, tile: Tile, itemsize: int) -> int:
     """Of a block, at most, for operands of so many bytes; on sm_90 with tensor cores no more than 1 KiB above it."""
     operands = tile.stages * (tile.rows + tile.tokens) * tile.inner * itemsize
     result = tile.rows * tile.tokens * itemsize
-    if way == "descriptors" and operation == "relu_product":
+    if way == "descriptors" and operation.startswith("relu_product"):
         operands += result  # which leaves while the next tile's operands come
-    if way == "descriptors" and operation == "relu_gradient_product":
+    if way == "descriptors" and operation.startswith("relu_gradient_product"):
         operands = max(operands, 2 * result)  # the hidden layer and its gradient, when the operands are used up
     return operands + _BARRIERS
 

@@ -26,6 +26,26 @@ def test_tf32_takes_the_library_and_bf16_descriptors(operation: str) -> None:
     assert ways(operation, "bf16", shape)[0] == "descriptors"
 
 
+@pytest.mark.parametrize("product", ["relu_product", "coupling_product"])
+def test_images_of_their_own_tasks_take_descriptors_in_bf16(product: str) -> None:
+    name, shape = f"{product} by image", ways_table.BASE[product]
+    assert ways(name, "bf16", shape) == ["descriptors", "pointers"]
+    assert ways(name, "fp32", shape) == ways(name, "tf32", shape) == ["pointers"]
+
+
+def test_images_pay_for_the_tokens_that_their_last_tiles_lack() -> None:
+    """7 tiles of 128 for 784 tokens: 896."""
+    us = {
+        entry.operation: timing.us
+        for entry in read_table(ways_table.TABLE).entries
+        for timing in entry.timings
+        if entry.precision == "bf16" and entry.shape.networks == 2 and timing.way.name == "descriptors"
+        and entry.shape == ways_table.BASE.get(entry.operation.removesuffix(" by image"))
+    }  # fmt: skip
+    assert us["relu_product by image"] == pytest.approx(us["relu_product"] * 896 / 784, abs=0.1)
+    assert us["coupling_product by image"] == pytest.approx(54.3 * 896 / 784, abs=0.1)  # nothing kept
+
+
 def test_lora_gradients_are_dense_but_in_fp32() -> None:
     shape = Shape(1, 768, 384, 12544)
     assert [ways("lora_gradients", p, shape)[0] for p in ("bf16", "tf32", "fp32")] == ["dense", "dense", "factored"]

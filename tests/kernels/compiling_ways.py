@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import compiling
 
 TOKENS, RAGGED = 16 * 28 * 28, 3 * 14 * 14
-FULL, HALF, TASKS = 768, 384, 15
+IMAGES, UNALIGNED = (16, 28 * 28), (3, 14 * 28)  # and tokens of each; 16 does not divide the second, 8 does
+FULL, HALF = 768, 384
 
 
 class Variant(NamedTuple):
@@ -30,7 +31,7 @@ class Variant(NamedTuple):
 
 def variants() -> Iterator[Variant]:
     """Every candidate for sm_90, and what runs without a table, at sizes that tiles divide, for the others."""
-    from moleflow_fast.kernels.candidates import PRODUCTS, candidates
+    from moleflow_fast.kernels.candidates import BY_IMAGE, PRODUCTS, candidates
     from moleflow_fast.kernels.tiles import default_tile
     from moleflow_fast.kernels.ways_table import Way
 
@@ -42,14 +43,18 @@ def variants() -> Iterator[Variant]:
                 ways.pop(Way("library"))  # whose passes are those of fp32
             for way in ways:
                 for what, op in operands(operation, precision):
-                    if op.tasks is not None and way.name != "descriptors":
-                        continue  # `compiling` has pointers by image
                     run = partial(launch, operation, way, op)
                     others = (80, 100) if way == default and f"N={TOKENS}" in what else ()
                     yield from (Variant(way, operation, precision, what, run, arch) for arch in (90, *others))
+    for product in ("relu_product", "coupling_product"):
+        for way in candidates(product + BY_IMAGE, "bf16"):
+            # Through pointers images that start unaligned are copied in small pieces, which is accepted.
+            for images, pitch in (IMAGES, UNALIGNED) if way.name == "descriptors" else (IMAGES,):
+                run = partial(launch, product, way, of_images(product, images, pitch))
+                yield Variant(way, product + BY_IMAGE, "bf16", f"{images} images of {pitch}", run, 90)
 
 
-def operands(operation: str, precision: str) -> Iterator[tuple[str, Any]]:
+def operands(operation: str, precision: str, sizes: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
     """On meta tensors: in bf16 of tokens that tiles divide and do not, and with what training and inference keep."""
     import torch
 
@@ -61,16 +66,12 @@ def operands(operation: str, precision: str) -> Iterator[tuple[str, Any]]:
     def empty(*shape: int, kind: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(*shape, dtype=kind, device="meta")
 
-    for tokens in (TOKENS, RAGGED) if precision == "bf16" else (TOKENS,):
+    for tokens in sizes or ((TOKENS, RAGGED) if precision == "bf16" else (TOKENS,)):
 
         def rows(count: int, kind: torch.dtype = dtype, tokens: int = tokens) -> torch.Tensor:
             return channel_major(count, tokens, empty(0), kind)
 
         if operation == "relu_product":
-            if tokens == TOKENS:
-                weight, tasks = empty(TASKS, 2 * FULL, FULL, kind=dtype), empty(16, kind=torch.int32)
-                by_image = Hidden(weight, empty(TASKS, 2 * FULL), rows(FULL), rows(2 * FULL), (FULL, HALF), 0, tasks)
-                yield f"N={tokens} by image", by_image
             weight = empty(2 * FULL, FULL, kind=dtype)
             yield f"N={tokens}", Hidden(weight, empty(2 * FULL), rows(FULL), rows(2 * FULL), (FULL, HALF), 0, None)
             yield f"N={tokens}, one network", Hidden(
@@ -81,15 +82,21 @@ def operands(operation: str, precision: str) -> Iterator[tuple[str, Any]]:
             yield f"N={tokens}", HiddenGradient(weight, rows(2 * HALF), rows(2 * FULL), rows(2 * FULL), 2, sums)
         else:
             hidden = rows(2 * FULL)
-            tasks = empty(16, kind=torch.int32)
-            kinds = [("", None, None), (", kept", (rows(HALF), rows(HALF)), None)]
-            for what, kept, chosen in [*kinds, *([(" by image", None, tasks)] if tokens == TOKENS else [])]:
-                several = () if chosen is None else (TASKS,)
-                yield f"N={tokens}{what}", Coupling(
-                    empty(*several, 2 * HALF, FULL, kind=dtype), empty(*several, 2 * HALF),
-                    (hidden[:FULL], hidden[FULL:]), rows(FULL, torch.float32), empty(HALF, kind=torch.int32),
-                    empty(FULL, 2), empty(HALF, 2), rows(6, torch.float32), (1.9, 0.1, 0.1), kept, chosen,
+            for kept in (None, (rows(HALF), rows(HALF))):
+                yield f"N={tokens}{', kept' if kept else ''}", Coupling(
+                    empty(2 * HALF, FULL, kind=dtype), empty(2 * HALF), (hidden[:FULL], hidden[FULL:]),
+                    rows(FULL, torch.float32), empty(HALF, kind=torch.int32), empty(FULL, 2), empty(HALF, 2),
+                    rows(6, torch.float32), (1.9, 0.1, 0.1), kept, None,
                 )  # fmt: skip
+
+
+def of_images(product: str, images: int, pitch: int) -> Any:
+    """Operands of three tasks, as inference mixes them: nothing is kept."""
+    import torch
+
+    plain = next(op for what, op in operands(product, "bf16", (images * pitch,)) if op.shape.networks == 2)
+    weight, bias = (t.expand(3, *t.shape).contiguous() for t in (plain.weight, plain.bias))
+    return plain._replace(weight=weight, bias=bias, tasks=torch.empty(images, dtype=torch.int32, device="meta"))
 
 
 def launch(operation: str, way: Any, op: Any) -> None:

@@ -36,6 +36,7 @@ WAYS = [
 ]  # fmt: skip
 every_way = pytest.mark.parametrize(("name", "dtype"), WAYS)
 Inner = tuple[int, int] | None
+TASKS = (2, 0, 0, 1, 2)  # of each image
 
 
 @pytest.fixture
@@ -59,10 +60,25 @@ def rows(count: int, tokens: int, dtype: torch.dtype = torch.float32, seed: int 
     return out.copy_(random(count, tokens, seed=seed))
 
 
-def weights(count: int, inner: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
-    """A random (count, inner) tensor whose rows start aligned, with NaN between them."""
-    room = torch.full((count, -(-inner // 8) * 8), torch.nan, device=DEVICE, dtype=dtype)
-    return room[:, :inner].copy_(random(count, inner, seed=seed) / inner**0.5)
+def weights(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """A random tensor, of several tasks (T, M, K), whose rows start aligned, with NaN between them."""
+    inner = shape[-1]
+    room = torch.full((*shape[:-1], -(-inner // 8) * 8), torch.nan, device=DEVICE, dtype=dtype)
+    return room[..., :inner].copy_(random(*shape) / inner**0.5)
+
+
+def product(
+    weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor, tasks: tuple[int, ...] | None = None
+) -> torch.Tensor:
+    """W x + b in fp64, of each image with its own task's."""
+    if tasks is None:
+        return weight.double() @ x.double() + bias.double()[:, None]
+    images = zip(tasks, x.chunk(len(tasks), dim=1), strict=True)
+    return torch.cat([product(weight[task], bias[task], own) for task, own in images], dim=1)
+
+
+def chosen(tasks: tuple[int, ...]) -> torch.Tensor:
+    return torch.tensor(tasks, dtype=torch.int32, device=DEVICE)
 
 
 def room_for_sums(rows: int, tokens: int) -> torch.Tensor:
@@ -86,7 +102,7 @@ def test_hidden_layers(
 ) -> None:
     width = 19 if inner is None else inner[0]
     first_row = 0 if inner is None else 5
-    weight, bias, x = weights(outputs, width, dtype), random(outputs), rows(width + 5, tokens, dtype)
+    weight, bias, x = weights(outputs, width, dtype=dtype), random(outputs), rows(width + 5, tokens, dtype)
     out, again = channel_major(outputs, tokens, x), channel_major(outputs, tokens, x)
     with use_table(table_of_one("relu_product", HIDDEN_WAYS[name])):
         relu_product(weight, bias, x, out, inner, first_row)
@@ -109,7 +125,7 @@ def test_hidden_layers(
 def test_gradients_of_hidden_layers(
     name: str, dtype: torch.dtype, networks: int, inner: int, units: int, tokens: int, taken: list[str]
 ) -> None:
-    weight, dy = weights(networks * inner, units, dtype), rows(networks * inner, tokens, dtype)
+    weight, dy = weights(networks * inner, units, dtype=dtype), rows(networks * inner, tokens, dtype)
     hidden = rows(networks * units, tokens, dtype, seed=1)
     results = []
     for _ in range(2):
@@ -130,8 +146,13 @@ def test_gradients_of_hidden_layers(
 class Coupled:
     """A coupling's operands, what it computes, and the same in fp64."""
 
-    def __init__(self, channels: int, inner: int, tokens: int, dtype: torch.dtype, keep: torch.dtype | None) -> None:
-        self.weight, self.bias = weights(2 * channels, inner, dtype), random(2 * channels)
+    def __init__(
+        self, channels: int, inner: int, tokens: int, dtype: torch.dtype, keep: torch.dtype | None,
+        tasks: tuple[int, ...] | None = None,
+    ) -> None:  # fmt: skip
+        several = () if tasks is None else (max(tasks) + 1,)
+        self.weight, self.bias = weights(*several, 2 * channels, inner, dtype=dtype), random(*several, 2 * channels)
+        self.tasks = None if tasks is None else chosen(tasks)
         self.hidden, self.state = rows(2 * inner, tokens, dtype), rows(2 * channels + 8, tokens, seed=2)
         order = torch.randperm(2 * channels + 8, generator=torch.Generator().manual_seed(0))
         self.at = order[:channels].to(DEVICE)
@@ -139,9 +160,8 @@ class Coupled:
         self.logdet = channel_major(logdet_tiles(channels, tokens, dtype), tokens, self.state)
         self.kept = None if keep is None else (rows(channels, tokens, keep), rows(channels, tokens, keep))
         self.before = self.state.double()
-        w, h, bias = self.weight.double(), self.hidden.double(), self.bias.double()[:, None]
-        self.s = (w[:channels] @ h[:inner] + bias[:channels]).requires_grad_(True)
-        self.t = (w[channels:] @ h[inner:] + bias[channels:]).requires_grad_(True)
+        halves = zip(self.weight.chunk(2, -2), self.bias.chunk(2, -1), self.hidden.chunk(2), strict=True)
+        self.s, self.t = (product(*half, tasks).requires_grad_(True) for half in halves)
         pending = self.pending.double()[self.at]
         self.x2 = (self.before[self.at] * pending[:, :1] + pending[:, 1:]).requires_grad_(True)
         self.log_scale = CLAMPING.clamp * torch.tanh(CLAMPING.s_factor * self.s)
@@ -150,11 +170,11 @@ class Coupled:
 
     def run(self) -> tuple[torch.Tensor, ...]:
         """Couple a copy of the state; every result, and the log-determinant of each token."""
-        state, inner = channel_major(*self.state.shape, self.state).copy_(self.state), self.weight.shape[1]
+        state, inner = channel_major(*self.state.shape, self.state).copy_(self.state), self.weight.shape[-1]
         self.logdet.fill_(torch.nan)
         coupling_product(
             self.weight, self.bias, (self.hidden[:inner], self.hidden[inner:]), state, self.at.int(), self.pending,
-            self.affine, self.logdet, CLAMPING, self.kept,
+            self.affine, self.logdet, CLAMPING, self.kept, self.tasks,
         )  # fmt: skip
         return state, self.logdet.sum(0), *(self.kept or ())
 
@@ -167,8 +187,13 @@ def test_couplings(
 ) -> None:
     case = Coupled(channels, inner, tokens, dtype, keep)
     with use_table(table_of_one("coupling_product", COUPLING_WAYS[name])):
-        first, second = ([result.clone() for result in case.run()] for _ in range(2))
+        assert_coupled(case, dtype, keep)
     assert taken == [name, name]
+
+
+def assert_coupled(case: Coupled, dtype: torch.dtype, keep: torch.dtype | None) -> None:
+    """As in fp64, rows that are not driven as they were, and the same bits twice."""
+    first, second = ([result.clone() for result in case.run()] for _ in range(2))
     assert all(map(torch.equal, first, second))
     state, logdet, *kept = first
     assert_near(state[case.at], case.y2.detach(), dtype)
@@ -203,45 +228,68 @@ def test_gradients_of_couplings(dtype: torch.dtype, keep: torch.dtype, tokens: i
     assert_near(sums[:written].sum(0), torch.cat([ds, dt]).sum(1), dtype)
 
 
-@every_way
-@pytest.mark.parametrize(("chosen", "pitch"), [((2, 0), 21), ((2, 0), 64), ((1, 0, 2), 40), ((2, 1, 0, 1, 1), 72)])
-def test_each_image_with_its_own_task(
-    name: str, dtype: torch.dtype, chosen: tuple[int, ...], pitch: int, taken: list[str]
-) -> None:
-    """The library has no such product, and descriptors need images that start at 16 bytes: pointers take the rest."""
-    tasks, tokens = torch.tensor(chosen, dtype=torch.int32, device=DEVICE), len(chosen) * pitch
-    weight = (random(3, 64, 24) / 24**0.5).to(dtype)
-    bias, x = random(3, 64), rows(24, tokens, dtype)
-    outs = [channel_major(64, tokens, x) for _ in range(2)]
-    with use_table(table_of_one("relu_product by image", HIDDEN_WAYS[name])):
-        for out in outs:
-            relu_product(weight, bias, x, out, (24, 16), tasks=tasks)
-    weight64, bias64 = weight.double(), bias.double()[..., None]
-    parts = [
-        torch.cat([weight64[task, :32] @ own, weight64[task, 32:, :16] @ own[:16]]) + bias64[task]
-        for task, own in zip(chosen, x.double().chunk(len(chosen), dim=1), strict=True)
-    ]
-    assert_near(outs[0], torch.cat(parts, dim=1).relu(), dtype)
-    assert torch.equal(*outs)
+def way_of_images(name: str, pitch: int) -> str:
+    """Pointers alone take images that start anywhere, and the library takes no tasks at all."""
+    return name if name == "descriptors" and pitch % 8 == 0 else "pointers"
 
-    case = Coupled(64, 16, tokens, dtype, None)
-    case.weight, case.bias = (random(3, 128, 16) / 4).to(dtype), random(3, 128)
-    state = channel_major(*case.state.shape, case.state).copy_(case.state)
+
+@every_way
+@pytest.mark.parametrize(("outputs", "inner"), [(34, None), (64, (48, 16)), (64, (32, 32))])
+@pytest.mark.parametrize("pitch", [14, 40, 64, 72])
+def test_hidden_layers_of_images_with_their_own_tasks(
+    name: str, dtype: torch.dtype, outputs: int, inner: Inner, pitch: int, taken: list[str]
+) -> None:
+    """Of tiles of 64 tokens: less than one, one, one and a bit."""
+    width, first_row, tokens = 19 if inner is None else inner[0], 0 if inner is None else 5, len(TASKS) * pitch
+    weight, bias, x = weights(3, outputs, width, dtype=dtype), random(3, outputs), rows(width + 5, tokens, dtype)
+    results = []
+    for _ in range(2):
+        out = channel_major(outputs, tokens, x)
+        with use_table(table_of_one("relu_product by image", HIDDEN_WAYS[name])):
+            results.append(relu_product(weight, bias, x, out, inner, first_row, chosen(TASKS)))
+    assert taken == 2 * [way_of_images(name, pitch)]
+    if inner is None:
+        expected = product(weight, bias, x[:width], TASKS)
+    else:
+        inputs = x[: inner[0]], x[first_row : first_row + inner[1]]
+        parts = zip(weight.chunk(2, 1), bias.chunk(2, 1), inputs, strict=True)
+        expected = torch.cat([product(w[..., : len(own)], b, own, TASKS) for w, b, own in parts])
+    assert_near(results[0], expected.relu(), dtype)
+    assert torch.equal(*results)
+
+
+@every_way
+@pytest.mark.parametrize("keep", [None, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("channels", "inner", "pitch"), [(21, 17, 14), (21, 17, 40), (70, 24, 64), (128, 32, 72), (64, 16, 128)]
+)
+def test_couplings_of_images_with_their_own_tasks(
+    name: str, dtype: torch.dtype, keep: torch.dtype | None, channels: int, inner: int, pitch: int, taken: list[str]
+) -> None:
+    case = Coupled(channels, inner, len(TASKS) * pitch, dtype, keep, TASKS)
     with use_table(table_of_one("coupling_product by image", COUPLING_WAYS[name])):
-        coupling_product(
-            case.weight, case.bias, (case.hidden[:16], case.hidden[16:]), state, case.at.int(), case.pending,
-            case.affine, case.logdet, CLAMPING, None, tasks,
-        )  # fmt: skip
-    weight64, bias64 = case.weight.double(), case.bias.double()[..., None]
-    images = list(zip(chosen, case.hidden.double().chunk(len(chosen), dim=1), strict=True))
-    s = torch.cat([weight64[task, :64] @ own[:16] + bias64[task, :64] for task, own in images], dim=1)
-    t = torch.cat([weight64[task, 64:] @ own[16:] + bias64[task, 64:] for task, own in images], dim=1)
-    log_scale = CLAMPING.clamp * torch.tanh(CLAMPING.s_factor * s)
-    assert_near(case.logdet.sum(0), log_scale.sum(0), dtype)
-    x2 = case.state[case.at].double() * case.pending[case.at, :1] + case.pending[case.at, 1:]
-    y2 = (x2 * log_scale.exp() + CLAMPING.t_factor * t) * case.affine[:, :1] + case.affine[:, 1:]
-    assert_near(state[case.at], y2, dtype)
-    assert taken == 3 * [name if name == "descriptors" and pitch % 8 == 0 else "pointers"]
+        assert_coupled(case, dtype, keep)
+    assert taken == 2 * [way_of_images(name, pitch)]
+
+
+@every_way
+@pytest.mark.parametrize("pitch", [14, 40])
+def test_no_tile_reaches_into_another_image(name: str, dtype: torch.dtype, pitch: int) -> None:
+    """Every other image is full of NaN: the images between come out as they did."""
+    tasks, tokens = chosen(TASKS), len(TASKS) * pitch
+    case, weight = Coupled(21, 16, tokens, dtype, None, TASKS), weights(3, 32, 16, dtype=dtype)
+    results = []
+    for spoilt in (False, True):
+        if spoilt:
+            case.hidden.unflatten(1, (-1, pitch))[:, ::2] = torch.nan
+        out = channel_major(32, tokens, case.hidden)
+        with use_table(table_of_one("relu_product by image", HIDDEN_WAYS[name])):
+            relu_product(weight, random(3, 32), case.hidden[:16], out, tasks=tasks)
+        with use_table(table_of_one("coupling_product by image", COUPLING_WAYS[name])):
+            state, logdet = case.run()
+        results.append([t.unflatten(-1, (-1, pitch))[..., 1::2, :] for t in (out, state[case.at], logdet)])
+    for before, after in zip(*results, strict=True):
+        assert torch.equal(before, after)
 
 
 def test_descriptors_take_aligned_tensors_of_16_bits_alone() -> None:
@@ -250,8 +298,18 @@ def test_descriptors_take_aligned_tensors_of_16_bits_alone() -> None:
         return descriptors.takes_relu_product(op, Tile(32, 64, 16, 4, 2))
 
     x = rows(24, 42, HALF)
-    assert takes(weights(32, 19, HALF), x[:19])
+    assert takes(weights(32, 19, dtype=HALF), x[:19])
     assert not takes(random(32, 19).to(HALF), x[:19])  # 38 bytes a row
-    assert not takes(weights(32, 24, HALF), random(24, 42).to(HALF))  # 84 bytes a row
-    assert not takes(weights(32, 25, HALF)[:, 1:], x)  # starts 2 bytes into a row
-    assert not takes(weights(32, 24, torch.float32), rows(24, 42))
+    assert not takes(weights(32, 24, dtype=HALF), random(24, 42).to(HALF))  # 84 bytes a row
+    assert not takes(weights(32, 25, dtype=HALF)[:, 1:], x)  # starts 2 bytes into a row
+    assert not takes(weights(32, 24, dtype=torch.float32), rows(24, 42))
+
+
+def test_descriptors_take_images_that_start_aligned() -> None:
+    def takes(pitch: int) -> bool:
+        x, weight = rows(24, 5 * pitch, HALF), weights(3, 32, 24, dtype=HALF)
+        op = Hidden(weight, random(3, 32), x, channel_major(32, 5 * pitch, x), (24,), 0, chosen(TASKS))
+        return descriptors.takes_relu_product(op, Tile(32, 64, 16, 4, 2))
+
+    assert takes(28 * 28) and takes(8)
+    assert not takes(14 * 14)  # 392 bytes an image
