@@ -48,18 +48,37 @@ def compile_launches(
     there, failed = _Hits(), []
     before, knobs.compilation.listener = knobs.compilation.listener, there
     pool = ThreadPoolExecutor(min(_cores(), MOST_THREADS))
+    again: list[Launch] = []
     try:
-        names = {pool.submit(compile_launch, launch, arch): launch.kernel.__name__ for launch in launches}
+        waited = {pool.submit(compile_launch, launch, arch): launch for launch in launches}
         progress(0, len(launches))
-        for done, future in enumerate(as_completed(names), 1):
+        for done, future in enumerate(as_completed(waited), 1):
             error = future.exception()
-            if error is not None:
-                failed.append(f"{names[future]}: {_first_line(error)}")
+            if isinstance(error, SystemError):
+                again.append(waited[future])
+            elif error is not None:
+                failed.append(f"{waited[future].kernel.__name__}: {_first_line(error)}")
             progress(done, len(launches))
+        failed += _one_by_one(again, arch)
     finally:
         pool.shutdown(cancel_futures=True)
         knobs.compilation.listener = before
     return Outcome(len(launches), there.count, failed, time.perf_counter() - started)
+
+
+def _one_by_one(launches: Sequence[Launch], arch: int) -> list[str]:
+    """Compile what threads could not; "kernel: reason" of each that fails alone too.
+
+    Python's parser counts its depth for all threads together and may call a switch between them a SystemError
+    ("AST constructor recursion depth mismatch", seen with 3.11.7).
+    """
+    failed = []
+    for launch in launches:
+        try:
+            compile_launch(launch, arch)
+        except Exception as error:  # whatever it is, the launch shows it
+            failed.append(f"{launch.kernel.__name__}: {_first_line(error)}")
+    return failed
 
 
 def compile_launch(launch: Launch, arch: int) -> None:

@@ -127,3 +127,22 @@ def test_the_command_says_what_it_compiled(tmp_path: Path) -> None:
     assert lines[0].startswith("compiling ") and lines[1].endswith(", 0 were there")
     again = run_apart(*words, "--arch", "90", cache=tmp_path).stdout.splitlines()[1]
     assert again.endswith(f", {again.split()[0]} were there")
+
+
+def test_what_threads_get_in_each_others_way_of_is_compiled_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's parser is not made for several threads: its SystemError says nothing of the kernel."""
+    tries: dict[str, int] = {}
+
+    def compiled(arch: int, name: str, always: bool) -> None:
+        tries[name] = tries.get(name, 0) + 1
+        if always or tries[name] == 1:
+            raise SystemError("AST constructor recursion depth mismatch")
+
+    def launch(name: str, always: bool) -> Any:
+        kernel = SimpleNamespace(__name__=name)
+        return SimpleNamespace(kernel=kernel, compiled=lambda arch: compiled(arch, name, always))
+
+    monkeypatch.setattr("moleflow_fast.precompile.compiling._has_driver", lambda: False)
+    outcome = compile_launches([launch("once", False), launch("always", True)], 90)
+    assert outcome.failed == ["always: AST constructor recursion depth mismatch"]
+    assert tries == {"once": 2, "always": 2}
