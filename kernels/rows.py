@@ -183,9 +183,10 @@ def taps_gradient(
     stripes, width = triton.cdiv(tokens, STRIPE), span(grid[2])
     # A warp a program: its sums need no barrier. Two groups a thread are in flight.
     groups = min(64, STRIPE // width)
+    steps = triton.cdiv(min(tokens, STRIPE), groups * width)
     sums = x1.new_empty(stripes, (kernel * kernel + 1) * channels, dtype=out[0].dtype)
     _taps_gradient[(channels, stripes)](
-        x1, x1.stride(0), dc, dc.stride(0), sums, channels, tokens, STEPS=STRIPE // (groups * width),
+        x1, x1.stride(0), dc, dc.stride(0), sums, channels, tokens, STEPS=steps,
         HEIGHT=grid[1], WIDTH=grid[2], KERNEL=kernel, SPAN=width, GROUPS=groups, num_warps=1,
     )  # fmt: skip
     add_partials(sums, out)
