@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,8 +52,12 @@ class RunParts:
 
     @contextmanager
     def as_chosen(self) -> Iterator[None]:
-        """The backend and the precision of the options."""
-        with use_backend(self.options.backend), use_precision(self.options.precision):
+        """The backend and the precision of the options, on the run's device.
+
+        Triton launches on the current device, which every thread has of its own: 0 until it is told another.
+        """
+        on_device = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        with use_backend(self.options.backend), use_precision(self.options.precision), on_device:
             yield
 
     @cached_property

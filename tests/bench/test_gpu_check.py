@@ -11,6 +11,8 @@ import gpu_check
 import pytest
 from gpu_check import PARTS, RESULTS, Part, run_parts, write_results
 
+from moleflow_fast import tune
+
 ROOT = Path(__file__).parents[2]
 GOOD = "def test_good(): pass"
 BAD = "def test_bad(): assert 1 == 2"
@@ -136,6 +138,11 @@ def test_what_matters_most_comes_first() -> None:
 def test_half_of_the_parts_fit_five_minutes_and_all_but_the_last_twelve() -> None:
     seconds = [part.seconds for part in PARTS.values()]
     assert sum(seconds[: len(seconds) // 2]) <= 300 and sum(seconds[:-1]) <= 720
+
+
+def test_measuring_ways_ends_before_it_is_interrupted() -> None:
+    """Only at its end it writes what it has."""
+    assert PARTS["ways"].seconds >= tune.SECONDS + 15
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from moleflow_fast.console import RunConsole
 from moleflow_fast.evaluate import main as evaluate
 from moleflow_fast.run import ContinualRun, RunResult
 from moleflow_fast.run_directory import RunDirectoryError
+from moleflow_fast.run_parts import RunParts
 from moleflow_fast.train import main
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -186,3 +189,21 @@ def test_evaluate_takes_another_and_says_so(
 def test_arguments_reach_the_options(data: Path, tmp_path: Path) -> None:
     options = RunOptions(**arguments(data, tmp_path, backend="cpp", precision="tf32"))
     assert RunOptions.from_json(options.to_json()) == options
+
+
+def test_a_run_makes_its_gpu_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the thread that runs it, which Triton launches from."""
+    current: list[str] = []
+
+    @contextmanager
+    def on(device: torch.device) -> Iterator[None]:
+        current.append(str(device))
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    parts = RunParts(RunOptions(device="cuda:1"))
+    parts.__dict__["device"] = torch.device("cuda:1")  # as where there are two
+    with parts.as_chosen():
+        assert current == ["cuda:1"]
+    assert current == []
