@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from launches import Launches
+from training_steps import TrainingStep
 
 from moleflow_fast.backend import use_backend, use_precision
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
-from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
-from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BLOCKS, COUPLINGS = 8, 4
@@ -23,18 +20,11 @@ def launched(task: int, blocks: int = BLOCKS) -> Launches:
     """Those of a task's second step; in bf16, of which only the numbers mean nothing in the interpreter."""
     torch.manual_seed(0)
     model = MoLESpatialAwareNF(8, blocks, lora_rank=2, ablation_config=AblationConfig(dia_n_blocks=COUPLINGS))
-    positions = PositionalEmbeddingGenerator(DEVICE)
-    trainer = MoLEContinualTrainer(None, positions, model.to(DEVICE), SimpleNamespace(seed=0), DEVICE)
-    for task_id in range(task + 1):
-        trainer._begin_task(task_id)
-    stage = trainer._stages(task, 1, 1e-3)[0]
-    stage.begin(model)
-    model.train()
+    step = TrainingStep(model.to(DEVICE), task, DEVICE)
     patches = torch.randn(2, 2, 2, 8, device=DEVICE)
     with use_backend("triton"), use_precision("bf16"):
-        trainer._start_step(task, stage, patches)
-        assert stage.device_steps is not None
-        body = stage.device_steps._steps[patches.shape]._body
+        step.run(patches)
+        body = step.body(patches)
         with Launches() as counted:
             body(patches)
     return counted

@@ -6,7 +6,6 @@ and 2,076 counted): libraries have workspaces of their own.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +13,12 @@ import torch
 from launches import Launches
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
+from training_steps import TrainingStep
 
 from moleflow_fast.backend import use_backend, use_precision
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.engine import training
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
-from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
-from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
 META = torch.device("meta")
 MEASURED_OVER_COUNTED = 1.04
@@ -65,20 +63,15 @@ def peak_mib(task: int, precision: str, monkeypatch: pytest.MonkeyPatch) -> floa
     config = AblationConfig(dia_n_blocks=4)
     with META:
         model = MoLESpatialAwareNF(768, 8, lora_rank=64, device=META, ablation_config=config)
-    trainer = MoLEContinualTrainer(None, PositionalEmbeddingGenerator(META), model, SimpleNamespace(seed=0), META)
-    for task_id in range(task + 1):
-        trainer._begin_task(task_id)
-    stage = trainer._stages(task, 1, 1e-3)[0]
-    stage.begin(model)
-    model.train()
+    step = TrainingStep(model, task, META)
     patches = torch.empty(16, 28, 28, 768, device=META)
     monkeypatch.setattr(training, "_mean", lambda totals: 0.0)  # a meta tensor has no numbers
     with use_backend("triton"), use_precision(precision):
         with Peak():
-            trainer._start_step(task, stage, patches)
-        assert stage.device_steps is not None
+            step.run(patches)
+        body = step.body(patches)
         with Peak() as peak:
-            stage.device_steps._steps[patches.shape]._body(patches)
+            body(patches)
     assert peak.counts["_coupling_product"] == 12 * (2 if precision == "fp32" else 1)
     return peak.bytes / 2**20
 

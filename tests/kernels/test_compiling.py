@@ -1,37 +1,23 @@
 """What the compiler says of every kernel, for GPUs that are not here: no spills, tensor cores, wide copies."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
+from compiled_apart import INSTRUCTION, SHARED, SPILLED, compiled_once
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE / "compiled.json").read_text())
-SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}  # bytes a block can have
-SPILLED = {"sm_80": 8, "sm_90": 0, "sm_100": 8}  # bytes
-INSTRUCTION = {"sm_80": "mma.sync", "sm_90": "wgmma", "sm_100": "tcgen05"}
 Figures = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Compiled once a run of the tests: workers beside this one share the result."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    result = folder / "compiled.json"
-    with FileLock(folder / "compiled.lock"):
-        if not result.exists():
-            result.write_text(compile_apart())
-    return json.loads(result.read_text())
+    return compiled_once(HERE / "compiling.py", tmp_path_factory)
 
 
 @pytest.fixture
@@ -39,21 +25,14 @@ def kernels(compiled: dict[str, Any]) -> Figures:
     return compiled["kernels"]
 
 
-def compile_apart() -> str:
-    """In a process of its own: here kernels may have been decorated for the interpreter."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # the package that is tested here
-    done = subprocess.run([sys.executable, HERE / "compiling.py"], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def products(kernels: dict[str, Any]) -> dict[str, Any]:
     """Those of bf16 operands; fp32 ones are multiplied exactly, without tensor cores."""
     return {name: kernel for name, kernel in kernels.items() if "product" in name and "bf16" in name}
 
 
-def target(name: str) -> str:
-    return name.split()[-1]
+def target(name: str) -> int:
+    """Compute capability: 90 of "... sm_90"."""
+    return int(name.split()[-1].removeprefix("sm_"))
 
 
 def test_every_kernel_compiles(kernels: Figures) -> None:

@@ -1,38 +1,20 @@
 """Every way of the flow's products compiles as it has to, for GPUs that are not here."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
+from compiled_apart import INSTRUCTION, SHARED, SPILLED, compiled_once
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("compiling_ways.py")
-SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes a block can have
-SPILLED = {80: 8, 90: 0, 100: 8}  # bytes, in what runs without a table: nothing is tuned for these
-INSTRUCTION = {80: "mma.sync", 90: "wgmma", 100: "tcgen05"}
 
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Once a run of the tests, in a process of its own: here kernels may have been decorated for the interpreter."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    result = folder / "compiled_ways.json"
-    with FileLock(folder / "compiled_ways.lock"):
-        if not result.exists():
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # the package that is tested here
-            done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=environment)
-            assert done.returncode == 0, done.stderr
-            result.write_text(done.stdout)
-    return json.loads(result.read_text())
+    return compiled_once(SCRIPT, tmp_path_factory)
 
 
 def name(way: dict[str, Any]) -> str:
