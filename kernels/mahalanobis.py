@@ -10,9 +10,11 @@ from torch import Tensor
 from .tiles import fitting
 
 _COLUMNS = 32  # of a triangle, a program: few images to many Gaussians still are programs enough for a GPU
+# Sizes of a batch and numbers of tasks are many, and none makes the code better: one variant serves all.
+_ANY = ["images", "gaussians"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_ANY)
 def _partial_squares(
     x_ptr, means_ptr, block_ptr, factored_ptr, out_ptr, images, gaussians, dim, start, width, tiles,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -44,7 +46,7 @@ def _partial_squares(
     tl.store(out, squares, mask=m_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_ANY)
 def _nearest(
     partial_ptr, ids_ptr, distances_ptr, nearest_ptr, images, gaussians, tiles,
     BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr,
