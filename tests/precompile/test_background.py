@@ -129,14 +129,17 @@ def test_the_command_says_what_it_compiled(tmp_path: Path) -> None:
     assert again.endswith(f", {again.split()[0]} were there")
 
 
-def test_what_threads_get_in_each_others_way_of_is_compiled_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [SystemError, ValueError], ids=["as it is", "wrapped"])
+def test_what_threads_get_in_each_others_way_of_is_compiled_alone(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Python's parser is not made for several threads: its SystemError says nothing of the kernel."""
     tries: dict[str, int] = {}
 
     def compiled(arch: int, name: str, always: bool) -> None:
         tries[name] = tries.get(name, 0) + 1
         if always or tries[name] == 1:
-            raise SystemError("AST constructor recursion depth mismatch")
+            raise error("AST constructor recursion depth mismatch")
 
     def launch(name: str, always: bool) -> Any:
         kernel = SimpleNamespace(__name__=name)
