@@ -31,7 +31,7 @@ from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.train import main
 from moleflow_fast.trainer import checkpoint
 
-LONG = {"num_epochs": 60, "heatmaps": 0}  # long enough to be met in the middle
+LONG = {"num_epochs": 150, "heatmaps": 0}  # 1.5 s a task: long enough to be met in the middle
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +174,7 @@ def test_a_run_that_is_interrupted_and_then_killed(long: Path, data: Path, tmp_p
         try:
             wait_until(lambda process=process: process.poll() is not None or worker_in_the_middle(path, 1))
             processes = descendants(process.pid)
+            assert process.poll() is None, f"it ended first: {process.communicate()[1]}"
             assert any(b"raylet" in command(pid) for pid in processes)
             process.send_signal(end)
             _, errors = process.communicate(timeout=120)
@@ -183,7 +184,8 @@ def test_a_run_that_is_interrupted_and_then_killed(long: Path, data: Path, tmp_p
         assert ("add --resume" in errors) == (code > 0)
         wait_until(lambda processes=processes: not alive(processes - agents(processes)), 30)
         assert code < 0 or not alive(processes)
-    (path / "checkpoints" / "task_1.json").unlink(missing_ok=True)  # a worker may end in time, before it sees the kill
+        # A worker may complete its task before it sees the end of its run.
+        (path / "checkpoints" / "task_1.json").unlink(missing_ok=True)
     for name in ("task_2.safetensors", "task_2.json"):
         shutil.copy2(long / "checkpoints" / name, path / "checkpoints" / name)
     for record in RunDirectory(long).epochs_of(2):
