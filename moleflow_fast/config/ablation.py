@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
-ADAPTER_MODES = ("whitening", "whitening_no_ln", "soft_ln", "standard", "no_ln", "no_ln_after_task0")
+ADAPTER_MODES = ("whitening", "whitening_no_ln", "soft_ln", "standard", "no_ln", "no_ln_after_task0", "gaussian")
 SPATIAL_CONTEXT_MODES = ("depthwise", "depthwise_residual", "local_stats", "full")
 SCORE_AGGREGATION_MODES = ("percentile", "top_k", "top_k_percent", "max", "mean", "spatial_cluster")
 
@@ -36,6 +36,7 @@ class AblationConfig:
     adapter_mode: str = "whitening"
     use_whitening_adapter: bool = True
     soft_ln_init_scale: float = 0.01
+    front_directions: int = 32
 
     use_dia: bool = True
     dia_n_blocks: int = 2
@@ -91,13 +92,27 @@ class AblationConfig:
             )
         if self.score_aggregation_top_k < 1 or self.dia_n_blocks < 1:
             raise ValueError("score_aggregation_top_k and dia_n_blocks must be at least 1")
+        if self.front_directions < 0:
+            raise ValueError(f"front_directions must be at least 0, got {self.front_directions}")
         if self.use_regular_linear and self.use_spectral_norm:
             raise ValueError("use_regular_linear and use_spectral_norm exclude each other: choose one")
+        if self.has_front and self.use_spectral_norm:
+            raise ValueError("after a Gaussian front couplings begin with weights of 0, which have no spectral norm")
 
     @property
     def effective_adapter_mode(self) -> str:
         """The adapter that is built: `use_whitening_adapter` wins over `adapter_mode`."""
         return "whitening" if self.use_whitening_adapter else self.adapter_mode
+
+    @property
+    def has_front(self) -> bool:
+        """Whether each task has a Gaussian front, which is estimated and not trained."""
+        return self.use_task_adapter and self.effective_adapter_mode == "gaussian"
+
+    @property
+    def has_mixer(self) -> bool:
+        """Whether patches are mixed with their neighbours: not after a front, as mixing has no log-determinant."""
+        return self.use_spatial_context and not self.has_front
 
     @property
     def warnings(self) -> list[str]:
@@ -165,8 +180,10 @@ _SWITCHES: tuple[tuple[str, str, bool, str], ...] = (
 )
 
 _VALUES: tuple[tuple[str, type, tuple[str, ...] | None, str], ...] = (
-    ("adapter_mode", str, ADAPTER_MODES, "input adapter; another one than 'whitening' implies --no_whitening_adapter"),
+    ("adapter_mode", str, ADAPTER_MODES, "input adapter; 'gaussian' is estimated in one pass, needs no training and leaves no "
+     "spatial mixing before the flow; another one than 'whitening' implies --no_whitening_adapter"),
     ("soft_ln_init_scale", float, None, "start of the LayerNorm blend of the soft_ln adapter"),
+    ("front_directions", int, None, "adapter 'gaussian': directions kept at each position; 0 keeps its mean alone"),
     ("dia_n_blocks", int, None, "coupling blocks in each task's own flow"),
     ("dia_hidden_ratio", float, None, "hidden width of those blocks, as a fraction of embed_dim"),
     ("lambda_logdet", float, None, "weight of mean(logdet^2) in the loss"),

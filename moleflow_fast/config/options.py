@@ -100,8 +100,8 @@ class RunOptions:
     removed_tasks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "img_size", "num_epochs", "batch_size", "lora_rank")
-        _at_least(0, self, "num_coupling_layers", "num_workers", "slow_blocks_k", "heatmaps", "state_seconds")
+        _at_least(1, self, "img_size", "batch_size", "lora_rank")
+        _at_least(0, self, "num_epochs", "num_coupling_layers", "num_workers", "slow_blocks_k", "heatmaps", "state_seconds")
         _at_least(0, self, "score_smooth_sigma")
         _one_of(BACKENDS, self, "backend")
         _one_of(PRECISIONS, self, "precision")
@@ -109,6 +109,8 @@ class RunOptions:
         _one_of(PARALLEL_TASKS, self, "parallel_tasks")
         if self.lr <= 0:
             raise ValueError(f"--lr must be positive, got {self.lr}")
+        if self.num_epochs == 0 and not self.ablation.has_front:
+            raise ValueError("--num_epochs 0 leaves an untrained flow: add --adapter_mode gaussian, or train")
         if self.dataset != "demo" and not self.data_path:
             raise ValueError(f"--dataset {self.dataset} needs --data_path, the folder that holds the class folders")
         if self.embed_dim is not None and self.embed_dim % 4:
@@ -208,7 +210,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "lora_alpha": "their scale: alpha / rank",
     },
     "training": {
-        "num_epochs": "epochs per task",
+        "num_epochs": "epochs per task; 0, with --adapter_mode gaussian, leaves the flow at the identity",
         "lr": "peak learning rate",
         "batch_size": "images per step",
         "seed": "decides initial weights, order of images and random backbones",

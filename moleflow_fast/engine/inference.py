@@ -16,7 +16,6 @@ from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter
-from moleflow_fast.ops.density import patch_nll
 from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
 
 
@@ -103,7 +102,7 @@ class InferenceExecutor:
         return maps
 
     def _maps_of_task(self, task_id: int, patches: Tensor) -> Tensor:
-        maps = patch_nll(*self.flow.forward_as(task_id, self.add_positions(patches)))
+        maps = self.flow.nll_as(task_id, self.add_positions(patches))
         return rank_non_finite_as_anomalous(maps)
 
     def mixes(self, x: Tensor) -> bool:

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from moleflow_fast.config.ablation import ADAPTER_MODES
+from moleflow_fast.models.gaussian_front import GaussianFront
 from moleflow_fast.models.spatial_mixer import SpatialContextMixer
 from moleflow_fast.models.statistics import FeatureStatistics
 from moleflow_fast.ops.whitening import whitening
 
 __all__ = [
     "FeatureStatistics",
+    "GaussianFront",
     "SoftLNTaskInputAdapter",
     "SpatialContextMixer",
     "TaskInputAdapter",
@@ -157,6 +159,7 @@ def create_task_adapter(
     reference_std: Tensor | None = None,
     task_id: int = 0,
     soft_ln_init_scale: float = 0.01,
+    front_directions: int = 32,
 ) -> nn.Module:
     """The adapter of one task.
 
@@ -166,6 +169,8 @@ def create_task_adapter(
     reference = (reference_mean, reference_std)
     if adapter_mode == "whitening":
         return WhiteningAdapter(channels, task_id, *reference)
+    if adapter_mode == "gaussian":
+        return GaussianFront(channels, front_directions)
     if adapter_mode == "whitening_no_ln":
         return WhiteningAdapterNoLN(channels, task_id, *reference)
     if adapter_mode == "soft_ln":

@@ -1,6 +1,6 @@
 """The continual normalizing flow: one shared base, and an expert per task.
 
-x -> input adapter of t -> spatial mixer -> base flow with the LoRA of t -> DIA of t -> z, log|det J|.
+x -> input adapter or Gaussian front of t -> spatial mixer -> base flow with the LoRA of t -> DIA of t -> z, log|det J|.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from moleflow_fast.engine.conditioning import ConditionCache, Conditions
 from moleflow_fast.models import reference_format
 from moleflow_fast.models.adapters import (
     FeatureStatistics,
+    GaussianFront,
     SpatialContextMixer,
     WhiteningAdapter,
     create_task_adapter,
@@ -73,7 +74,7 @@ class MoLESpatialAwareNF(nn.Module):
         self.dia_adapters = nn.ModuleDict()
         self.task_flows = nn.ModuleDict()
         self.spatial_mixer: SpatialContextMixer | None = None
-        if self.config.use_spatial_context:
+        if self.config.has_mixer:
             self.spatial_mixer = SpatialContextMixer(
                 embed_dim, self.config.spatial_context_mode, self.config.spatial_context_kernel
             )
@@ -181,6 +182,14 @@ class MoLESpatialAwareNF(nn.Module):
         """From now on new tasks know that reference statistics exist."""
         self.feature_statistics.finalize()
 
+    # -- Gaussian fronts -----------------------------------------------------------------------------
+
+    def front(self, task_id: int | None) -> GaussianFront | None:
+        """The Gaussian front of a task, None where its adapter is another one."""
+        key = str(task_id)
+        adapter = self.input_adapters[key] if key in self.input_adapters else None
+        return adapter if isinstance(adapter, GaussianFront) else None
+
     # -- the map and its density ---------------------------------------------------------------------
 
     def forward(self, x: Tensor, reverse: bool = False) -> tuple[Tensor, Tensor]:
@@ -190,9 +199,9 @@ class MoLESpatialAwareNF(nn.Module):
             x: patches with positions added, (B, H, W, D); with `reverse` the latent z.
 
         Returns:
-            z (B, H, W, D) and log|det| (B, H, W) of flow and DIA. With `reverse` the true inverse (DIA first,
-            then the flow) back to the flow's input, and the inverse's log-determinant: adapter and mixer are
-            not inverted.
+            z (B, H, W, D) and log|det| (B, H, W) of flow, DIA and Gaussian front. With `reverse` the true inverse
+            (DIA first, then the flow, then the front), and the inverse's log-determinant: other adapters and the
+            mixer are not inverted, the result is then the flow's input.
 
         Raises:
             ValueError: x is not (B, H, W, embed_dim).
@@ -201,7 +210,7 @@ class MoLESpatialAwareNF(nn.Module):
             raise ValueError(f"expected patches (B, H, W, {self.embed_dim}), got {tuple(x.shape)}")
         if reverse:
             return self._inverse(x)
-        return self._run(x, self.current_task_id)
+        return self._with_front(self.current_task_id, self._run(x, self.current_task_id))
 
     def forward_as(self, task_id: int | None, x: Tensor) -> tuple[Tensor, Tensor]:
         """`forward` under the expert of `task_id`, whichever task is active: several threads may call it at once.
@@ -209,6 +218,20 @@ class MoLESpatialAwareNF(nn.Module):
         Raises:
             KeyError: a task that was never added.
         """
+        return self._with_front(task_id, self._run_as(task_id, x))
+
+    def nll_as(self, task_id: int | None, x: Tensor) -> Tensor:
+        """-log p per patch (B, H, W) under the expert of `task_id`, less the constant of a Gaussian front.
+
+        The front's log-determinant tells places apart, not images: with it the mean image AUROC of five real
+        products falls from .822 to .820.
+
+        Raises:
+            KeyError: a task that was never added.
+        """
+        return patch_nll(*self._run_as(task_id, x))
+
+    def _run_as(self, task_id: int | None, x: Tensor) -> tuple[Tensor, Tensor]:
         self.require_known(task_id)
         if self.why_not_compiled(x, task_id) is None:
             return self._engine.run(self._parts(task_id), self.condition(x, task_id))
@@ -219,6 +242,11 @@ class MoLESpatialAwareNF(nn.Module):
                 return self._run(x, task_id)
             finally:
                 self.set_active_task(active)
+
+    def _with_front(self, task_id: int | None, result: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        z, logdet = result
+        front = self.front(task_id)
+        return z, logdet if front is None else logdet + front.logdet()
 
     @torch.no_grad()
     def nll_mixed(
@@ -274,7 +302,10 @@ class MoLESpatialAwareNF(nn.Module):
         return self._engine.why_not(self._parts(task_id), x)
 
     def _run(self, x: Tensor, task_id: int | None) -> tuple[Tensor, Tensor]:
-        x = self.condition(x, task_id)
+        """z and log-determinant of the flow and DIA of a task."""
+        return self._run_flow(self.condition(x, task_id), task_id)
+
+    def _run_flow(self, x: Tensor, task_id: int | None) -> tuple[Tensor, Tensor]:
         parts = self._parts(task_id)
         if self._engine.takes(parts, x):
             return self._engine.run(parts, x)
@@ -293,24 +324,35 @@ class MoLESpatialAwareNF(nn.Module):
         return x if self.spatial_mixer is None else self.spatial_mixer(x)
 
     def density_loss(
-        self, x: Tensor, *, tail_weight: float | None, tail_top_k_ratio: float, lambda_logdet: float
+        self,
+        x: Tensor,
+        *,
+        tail_weight: float | None,
+        tail_top_k_ratio: float,
+        lambda_logdet: float,
+        conditioned: bool = False,
     ) -> Tensor:
-        """`ops.density.density_loss` of what `forward` gives for x (B, H, W, D); on a GPU without z ever being written.
+        """`ops.density.density_loss` of flow and DIA for x (B, H, W, D); on a GPU without z ever being written.
+
+        A Gaussian front's log-determinant is no part of it, because no parameter decides it.
+
+        Args:
+            conditioned: x is what `condition` gave.
 
         Raises:
             ValueError: as there.
         """
         task_id = self.current_task_id
+        x = x if conditioned else self.condition(x, task_id)
         fused = flow_backend(x.device) == "triton" and x.numel() > 0 and torch.is_grad_enabled()
         if not fused or self.why_not_compiled(x, task_id) is not None:
             return density_loss(
-                *self(x),
+                *self._run_flow(x, task_id),
                 tail_weight=tail_weight,
                 tail_top_k_ratio=tail_top_k_ratio,
                 lambda_logdet=lambda_logdet,
             )
         tail = 0 if tail_weight is None else tail_size(x.shape[1] * x.shape[2], tail_top_k_ratio)
-        x = self.condition(x, task_id)
         return self._engine.loss(self._parts(task_id), x, tail, tail_weight or 0.0, lambda_logdet)
 
     def log_prob_patch(self, x: Tensor) -> Tensor:
@@ -327,7 +369,9 @@ class MoLESpatialAwareNF(nn.Module):
         if parts.dia is not None:
             z, logdet = parts.dia(z, reverse=True)
         x, flow_logdet = parts.base(z, reverse=True)
-        return x, logdet + flow_logdet
+        logdet = logdet + flow_logdet
+        front = self.front(self.current_task_id)
+        return (x, logdet) if front is None else (front.inverse(x), logdet - front.logdet())
 
     # -- state dicts ---------------------------------------------------------------------------------
 
@@ -367,6 +411,7 @@ class MoLESpatialAwareNF(nn.Module):
                 *reference,
                 task_id=task_id,
                 soft_ln_init_scale=config.soft_ln_init_scale,
+                front_directions=config.front_directions,
             ).to(self._anchor)
         if config.use_dia:
             self.dia_adapters[key] = DeepInvertibleAdapter(
@@ -374,12 +419,16 @@ class MoLESpatialAwareNF(nn.Module):
             ).to(self._anchor)
 
     def _new_flow(self, expert_layers: bool) -> CouplingFlow:
-        return CouplingFlow(
+        flow = CouplingFlow(
             self.embed_dim,
             self.coupling_layers,
             lambda dims_in, dims_out: self._new_subnet(dims_in, dims_out, expert_layers),
             self.clamp_alpha,
         )
+        if self.config.has_front:  # white noise is what the flow shall give: it begins by passing it on
+            for block in flow.module_list:
+                block.subnet.begin_at_zero()  # type: ignore[union-attr, operator]
+        return flow
 
     def _new_subnet(self, dims_in: int, dims_out: int, expert_layers: bool) -> nn.Module:
         config = self.config

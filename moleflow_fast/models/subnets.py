@@ -65,6 +65,10 @@ class MoLESubnet(nn.Module):
         self.active_task = task_id
         _lora_layers_activate(self, task_id)
 
+    def begin_at_zero(self) -> None:
+        """The coupling starts as the identity."""
+        _zero(self.layer2)
+
     def layers_of(self, task_id: int | None) -> tuple[nn.Module, nn.Module]:
         """The two layers that act for a task."""
         if self.use_regular_linear and str(task_id) in self.task_layers:
@@ -119,6 +123,11 @@ class MoLEContextSubnet(nn.Module):
     def set_active_task(self, task_id: int | None) -> None:
         _lora_layers_activate(self, task_id)
 
+    def begin_at_zero(self) -> None:
+        """The coupling starts as the identity."""
+        _zero(self.s_layer2)
+        _zero(self.t_layer2)
+
     def context(self, x: Tensor) -> Tensor:
         """a * DWConv_k(x) for x (B, H, W, C)."""
         return self._strength() * self.context_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -149,6 +158,12 @@ def context_taps(subnets: Sequence[MoLEContextSubnet]) -> tuple[Tensor, Tensor]:
     weights = torch.stack([s.context_conv.weight.flatten(1) for s in subnets])  # (n, dims_in, k * k)
     biases = torch.stack([s.context_conv.bias for s in subnets])  # type: ignore[misc]
     return (strength[:, None, None] * weights).transpose(1, 2).contiguous(), strength[:, None] * biases
+
+
+def _zero(layer: nn.Module) -> None:
+    base = layer.base_linear if isinstance(layer, LoRALinear) else layer
+    nn.init.zeros_(base.weight)  # type: ignore[arg-type]
+    nn.init.zeros_(base.bias)  # type: ignore[arg-type]
 
 
 def _lora_layers_add(subnet: nn.Module, task_id: int) -> None:

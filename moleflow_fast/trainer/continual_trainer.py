@@ -25,6 +25,7 @@ from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
 from moleflow_fast.trainer.feature_loader import FeatureLoader, ImageBatchSource
+from moleflow_fast.trainer.features_behind import BatchesBehind, Front, behind
 from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
 from moleflow_fast.trainer.task_state import EpochRecord, StateKeeper, TaskState
@@ -148,10 +149,12 @@ class MoLEContinualTrainer:
         self._begin_task(task_id)
         batches = self._as_epochs(train_loader, task_classes)
         stages = self._stages(task_id, num_epochs, lr)
+        self._fit_front(task_id, batches)
         records = self._go_on(task_id, stages, keeper)
+        batches_in = self._conditioned(task_id, batches) if len(records) < num_epochs else batches
         for stage in stages:
             for epoch in range(len(records) - stage.first_epoch, stage.epochs):
-                record = self._train_epoch(task_id, stage, epoch, num_epochs, batches)
+                record = self._train_epoch(task_id, stage, epoch, num_epochs, batches_in)
                 records.append(record)
                 self.listener(record)
                 if keeper is not None:
@@ -211,6 +214,33 @@ class MoLEContinualTrainer:
         for other in self.nf_model.task_ids:
             for parameter in self.nf_model.get_fast_params(other):
                 parameter.requires_grad_(other == task_id)
+
+    def _fit_front(self, task_id: int, batches: _Epochs) -> None:
+        """Estimate the Gaussian front of a task, if it has one, from every image but those with broken features."""
+        front = self.nf_model.front(task_id)
+        if front is None:
+            return
+        left_out: set[int] = set()
+
+        def patches() -> Iterator[Tensor]:
+            seen = 0
+            for x in batches.patches():
+                whole = x.isfinite().flatten(1).all(1)
+                left_out.update(seen + i for i in (~whole).nonzero().flatten().tolist())
+                seen += len(x)
+                yield self.executor.add_positions(x if bool(whole.all()) else x[whole])
+
+        front.fit(patches)
+        if left_out:
+            self.logger.warning("task %d: %d images with non-finite features left out of its Gaussian front",
+                                task_id, len(left_out))
+
+    def _conditioned(self, task_id: int, batches: _Epochs) -> _Epochs:
+        """Batches as the steps take them: behind the Gaussian front, which is fixed while its task trains."""
+        front = self.nf_model.front(task_id)
+        if front is None:
+            return batches
+        return batches.behind(lambda x: front(self.executor.add_positions(x)), self.logger)
 
     def _end_task(self, task_id: int, batches: _Epochs) -> None:
         self.nf_model.freeze()
@@ -299,7 +329,7 @@ class MoLEContinualTrainer:
             )
         if stage.device_steps is None:
             return stage.count(self._step(task_id, stage, patches))
-        if task_id == 0:
+        if task_id == 0 and not self.config.has_front:
             self.nf_model.update_reference_stats(self.executor.add_positions(patches))
         return stage.device_steps(patches)
 
@@ -307,7 +337,7 @@ class MoLEContinualTrainer:
         plain = stage.name == "slow"  # no reference to the stage: its graphs would outlive it in a cycle
 
         def loss(patches: Tensor) -> Tensor:
-            return self._loss(self.executor.add_positions(patches), plain)
+            return self._loss(self._with_positions(patches), plain)
 
         return loss
 
@@ -325,8 +355,8 @@ class MoLEContinualTrainer:
         On a CPU the batch goes through in parts that fit its caches, forward and backward, and gradients add up: the
         loss is a mean over images. A step then holds the intermediates of one part instead of those of the batch.
         """
-        x = self.executor.add_positions(patches)
-        if task_id == 0:
+        x = self._with_positions(patches)
+        if task_id == 0 and not self.config.has_front:
             self.nf_model.update_reference_stats(x)
         stage.optimizer.zero_grad(set_to_none=True)
         with self.nf_model.parameters_hold_still():
@@ -335,6 +365,10 @@ class MoLEContinualTrainer:
             return math.nan
         norm = stage.optimizer.step(max_norm=CLIP_NORM)
         return value if math.isfinite(norm) else math.nan
+
+    def _with_positions(self, patches: Tensor) -> Tensor:
+        """What the loss takes; a front has had the positions already."""
+        return patches if self.config.has_front else self.executor.add_positions(patches)
 
     def _backward(self, x: Tensor, plain: bool) -> float:
         """Gradients of the loss of a batch x (B, H, W, D), added up over its parts; stops where it is not finite."""
@@ -355,6 +389,7 @@ class MoLEContinualTrainer:
             tail_weight=config.tail_weight if tail else None,
             tail_top_k_ratio=config.tail_top_k_ratio,
             lambda_logdet=0.0 if plain else config.lambda_logdet,
+            conditioned=config.has_front,
         )
 
     # -- scoring -------------------------------------------------------------------------------------
@@ -451,5 +486,17 @@ class _Epochs:
 
     def image_features(self) -> Tensor:
         """Image-level features of every image, (n, D)."""
-        batches = self.loader.in_order() if isinstance(self.loader, FeatureLoader) else iter(self.loader)
-        return torch.cat([features for _, features in batches])
+        return torch.cat([features for _, features in self._every_image()])
+
+    def patches(self) -> Iterator[Tensor]:
+        """Patches of every image, batches (B, H, W, D)."""
+        return (patches for patches, _ in self._every_image())
+
+    def behind(self, front: Front, logger: logging.Logger) -> _Epochs:
+        """The same batches with their patches behind a front, computed once where features are in memory."""
+        if isinstance(self.loader, FeatureLoader):
+            return _Epochs(self.loader.over(behind(self.loader.source, front, logger)))
+        return _Epochs(BatchesBehind(self.loader, front))
+
+    def _every_image(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.loader.in_order() if isinstance(self.loader, FeatureLoader) else iter(self.loader)

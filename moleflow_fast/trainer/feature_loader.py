@@ -44,6 +44,10 @@ class FeatureLoader:
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         return self.source.batches(self._order(number))
 
+    def over(self, source: FeatureSource) -> FeatureLoader:
+        """The same order of another source's images."""
+        return FeatureLoader(source, self.batch_size, self.seed)
+
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, the partial batch included."""
         return self.source.batches(list(torch.arange(len(self.source)).split(self.batch_size)))
