@@ -313,7 +313,8 @@ class ContinualRun(RunParts):
     def _say_trained(self, directory: RunDirectory, task_id: int) -> None:
         records = directory.epochs_of(task_id)
         if not records:
-            return self.console.say(f"{self._title(task_id)}: Gaussian front alone, no epochs")
+            self.console.say(f"{self._title(task_id)}: its Gaussian front alone, no epochs")
+            return
         seconds = sum(r.seconds for r in records)
         rate = sum(r.images for r in records) / max(seconds, 1e-9)
         skipped = sum(r.skipped_batches for r in records)

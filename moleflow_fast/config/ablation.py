@@ -180,8 +180,8 @@ _SWITCHES: tuple[tuple[str, str, bool, str], ...] = (
 )
 
 _VALUES: tuple[tuple[str, type, tuple[str, ...] | None, str], ...] = (
-    ("adapter_mode", str, ADAPTER_MODES, "input adapter; 'gaussian' is estimated in one pass, needs no training and leaves no "
-     "spatial mixing before the flow; another one than 'whitening' implies --no_whitening_adapter"),
+    ("adapter_mode", str, ADAPTER_MODES, "input adapter; 'gaussian' is estimated in one pass and takes the place of "
+     "spatial mixing too; another one than 'whitening' implies --no_whitening_adapter"),
     ("soft_ln_init_scale", float, None, "start of the LayerNorm blend of the soft_ln adapter"),
     ("front_directions", int, None, "adapter 'gaussian': directions kept at each position; 0 keeps its mean alone"),
     ("dia_n_blocks", int, None, "coupling blocks in each task's own flow"),

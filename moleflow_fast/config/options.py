@@ -20,7 +20,7 @@ from moleflow_fast.backend import (
 from moleflow_fast.config.ablation import AblationConfig, add_ablation_args, parse_ablation_args
 from moleflow_fast.config.change import Change, Extension, add_change_args, change_of
 from moleflow_fast.config.stored import require_types
-from moleflow_fast.experiments.presets import get_preset, listing, matching
+from moleflow_fast.experiments.presets import LINE, get_preset, listing, matching
 
 DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder")
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -101,8 +101,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         _at_least(1, self, "img_size", "batch_size", "lora_rank")
-        _at_least(0, self, "num_epochs", "num_coupling_layers", "num_workers", "slow_blocks_k", "heatmaps", "state_seconds")
-        _at_least(0, self, "score_smooth_sigma")
+        _at_least(0, self, "num_epochs", "num_coupling_layers", "num_workers", "slow_blocks_k", "heatmaps")
+        _at_least(0, self, "state_seconds", "score_smooth_sigma")
         _one_of(BACKENDS, self, "backend")
         _one_of(PRECISIONS, self, "precision")
         _one_of(tuple(BACKBONE_PRECISIONS), self, "backbone_precision")
@@ -124,7 +124,7 @@ class RunOptions:
         if self.ray_address and self.parallel_tasks != "ray":
             raise ValueError("--ray_address is for --parallel_tasks ray: add it or drop --ray_address")
         if self.num_coupling_layers == 0 and not self.ablation.use_dia:
-            raise ValueError("--num_coupling_layers 0 with --no_dia leaves no flow at all: drop one of them")
+            raise ValueError("--num_coupling_layers 0 with --no_dia leaves no flow at all: drop --no_dia, or add couplings")
         if self.use_high_res and self.backbone_layers:
             raise ValueError("--use_high_res chooses the layers itself: drop it or --backbone_layers")
 
@@ -140,7 +140,7 @@ class RunOptions:
 
     @property
     def run_name(self) -> str:
-        if self.experiment_name is None and self.preset is not None:
+        if self.experiment_name is None and self.preset not in (None, LINE):
             return f"{self.preset}-seed{self.seed}"
         return self.experiment_name or f"{self.dataset}-{self.backbone_name}-seed{self.seed}"
 
@@ -156,6 +156,9 @@ class RunOptions:
         require_types(cls, values)
         return cls(**{name: _hashable(value) for name, value in values.items()})
 
+
+# Data that is learned as the preset `line` says, unless another preset is named.
+LINE_DATASETS = ("demo", "folder")
 
 # What the demo run uses where nothing is given: small enough for three minutes on two CPU cores.
 DEMO_DEFAULTS: dict[str, Any] = {
@@ -224,7 +227,8 @@ _GROUPS: dict[str, dict[str, str]] = {
         "heatmaps": "pictures per class",
     },
     "run": {
-        "preset": "start from a published experiment (see --list_presets); options given beside it win",
+        "preset": "start from a named experiment (see --list_presets); options given beside it win; folder and demo start "
+        "from 'line', which detects well after one pass, unless it is 'published' or another one",
         "log_dir": "where run directories go",
         "experiment_name": "name of this run's directory",
         "resume": "go on with an interrupted run of the same name, after its last complete task or inside the next",
@@ -289,7 +293,7 @@ def build_parser(prog: str = "python -m moleflow_fast.train") -> argparse.Argume
         for name, text in options.items():
             _add_option(group, name, text, defaults[name])
     parser.add_argument(
-        "--list_presets", nargs="?", const="*", metavar="PATTERN", action=_ListPresets, help="published experiments"
+        "--list_presets", nargs="?", metavar="PATTERN", action=_ListPresets, help="published experiments"
     )
     add_ablation_args(parser)
     return parser
@@ -315,10 +319,20 @@ def options_of(parser: argparse.ArgumentParser, argv: Sequence[str]) -> RunOptio
     Raises:
         ValueError: an unknown preset, or options that do not go together.
     """
-    args = parser.parse_args(argv)
-    if args.preset is not None:
-        args = parser.parse_args([*get_preset(args.preset).options, *argv])
+    given = parser.parse_args(argv)
+    preset = given.preset or _preset_of_the_data(given)
+    if preset is None:
+        return options_from(given)
+    args = parser.parse_args([*get_preset(preset).options, *argv, "--preset", preset])
+    if given.use_whitening_adapter is not None and given.adapter_mode is None:
+        args.adapter_mode = None  # the preset's, which was not meant to contradict
     return options_from(args)
+
+
+def _preset_of_the_data(given: argparse.Namespace) -> str | None:
+    """For images of one's own `line`; but a checkpoint that is loaded may be a published one."""
+    own = (given.dataset or RunOptions.dataset) in LINE_DATASETS
+    return LINE if own and given.load_checkpoint is None else None
 
 
 def options_from(args: argparse.Namespace) -> RunOptions:

@@ -1,4 +1,4 @@
-"""The published experiments by name: the options that repeat each, and the figures it reached.
+"""Experiments by name: ours, and the published ones with the options that repeat each and the figures it reached.
 
 `presets.csv` has one row a run. What the published table of results has no column for (tail loss, aggregation of
 scores, sequential training) follows from a row's name or from rows with the same figures, and stands under `inferred`.
@@ -21,7 +21,7 @@ METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "routing")
 
 @dataclass(frozen=True)
 class Preset:
-    """One published experiment.
+    """One experiment.
 
     Attributes:
         options: command-line options of `python -m moleflow_fast.train` that repeat it, beside `--data_path`.
@@ -37,9 +37,32 @@ class Preset:
     source: str
 
 
+# What `--dataset folder` and the demo take where no preset is named.
+LINE = "line"
+_OURS = (
+    Preset(
+        LINE,
+        (
+            *("--adapter_mode", "gaussian", "--no_pos_embedding", "--num_coupling_layers", "0"),
+            *("--dia_n_blocks", "2", "--num_epochs", "3", "--lr", "2e-4"),
+        ),
+        "",
+        MappingProxyType({}),
+        "docs/results.md: for a line: a Gaussian front, a pooled router and a small flow of each task's own",
+    ),
+    Preset(
+        "published",
+        ("--use_whitening_adapter",),
+        "",
+        MappingProxyType({}),
+        "docs/results.md: the published method with its published defaults",
+    ),
+)
+
+
 @cache
 def presets() -> Mapping[str, Preset]:
-    """Every preset by name, in the order of the source."""
+    """Every published experiment by name, in the order of the source."""
     lines = files(__package__).joinpath("presets.csv").read_text().splitlines()
     return MappingProxyType({row["name"]: _preset(row) for row in csv.DictReader(lines)})
 
@@ -50,7 +73,7 @@ def get_preset(name: str) -> Preset:
     Raises:
         ValueError: there is none, or what it ran was never published.
     """
-    known = presets()
+    known = _known()
     if name not in known:
         near = difflib.get_close_matches(name, known, 3, 0.3)
         raise ValueError(f"unknown preset {name!r}; near it: {', '.join(near) or 'none'} (--list_presets shows all)")
@@ -60,10 +83,14 @@ def get_preset(name: str) -> Preset:
 
 
 def matching(pattern: str | None) -> list[Preset]:
-    """Presets whose names contain the pattern, or match it where it has wildcards; upper and lower case are alike."""
+    """Published presets whose names contain the pattern, or match it where it has wildcards; ours by their names alone.
+
+    Upper and lower case are alike. None: all of them.
+    """
     wanted = (pattern or "*").lower()
+    own = [preset for preset in _OURS if pattern is None or preset.name == wanted]
     wanted = wanted if set(wanted) & set("*?[") else f"*{wanted}*"
-    return [p for name, p in presets().items() if fnmatch.fnmatchcase(name.lower(), wanted)]
+    return own + [p for name, p in presets().items() if fnmatch.fnmatchcase(name.lower(), wanted)]
 
 
 def listing(chosen: Sequence[Preset]) -> str:
@@ -77,6 +104,10 @@ def listing(chosen: Sequence[Preset]) -> str:
         lines += [f"{'':43}inferred: {preset.inferred}"] if preset.inferred else []
         lines.append(f"{'':43}figures: {preset.source}")
     return "\n".join(lines)
+
+
+def _known() -> Mapping[str, Preset]:
+    return {**{preset.name: preset for preset in _OURS}, **presets()}
 
 
 def _four(value: float | None) -> str:

@@ -115,13 +115,13 @@ class GaussianFront(nn.Module):
 
     def _allocate(self, height: int, width: int) -> None:
         """The identity on a grid."""
-        like = {"device": self.whitener.device, "dtype": self.whitener.dtype} if "whitener" in self._buffers else {}
+        like = self.whitener if "whitener" in self._buffers else torch.empty(0)
         k, d = self.n_directions, self.channels
-        self.register_buffer("mean", torch.zeros(height, width, d, **like))
-        self.register_buffer("whitener", torch.eye(d, **like))
-        self.register_buffer("directions", torch.zeros(height, width, k, d, **like))
-        self.register_buffer("gain", torch.ones(height, width, k, **like))
-        self.register_buffer("scale", torch.ones(height, width, **like))
+        self.register_buffer("mean", like.new_zeros(height, width, d))
+        self.register_buffer("whitener", torch.eye(d).to(like))
+        self.register_buffer("directions", like.new_zeros(height, width, k, d))
+        self.register_buffer("gain", like.new_ones(height, width, k))
+        self.register_buffer("scale", like.new_ones(height, width))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         mean = state_dict.get(prefix + "mean")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, RunOptions, build_parser, options_from
+from moleflow_fast.config.options import LINE_DATASETS, NOT_PART_OF_THE_RESULT, RunOptions, build_parser, options_of
 
 # Said by whoever runs it: where images and results lie, and on what.
 _LEFT_OUT = NOT_PART_OF_THE_RESULT | {"data_path", "seed", "device", "backend"}
@@ -20,7 +20,9 @@ def command_line(options: RunOptions) -> list[str]:
     """
     parser = build_parser()
     given = ["--dataset", options.dataset]
-    defaults = _flat(options_from(parser.parse_args([*given, "--data_path", "."])))
+    if options.dataset in LINE_DATASETS and not options.ablation.has_front:
+        given += ["--preset", "published"]
+    defaults = _flat(options_of(parser, [*given, "--data_path", "."]))
     for name, value in _flat(options).items():
         if name not in _LEFT_OUT and name != "dataset" and value != defaults[name]:
             given += _argument(parser, name, value)

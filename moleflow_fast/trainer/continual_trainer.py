@@ -232,8 +232,9 @@ class MoLEContinualTrainer:
 
         front.fit(patches)
         if left_out:
-            self.logger.warning("task %d: %d images with non-finite features left out of its Gaussian front",
-                                task_id, len(left_out))
+            self.logger.warning(
+                "task %d: %d images with non-finite features left out of its Gaussian front", task_id, len(left_out)
+            )
 
     def _conditioned(self, task_id: int, batches: _Epochs) -> _Epochs:
         """Batches as the steps take them: behind the Gaussian front, which is fixed while its task trains."""

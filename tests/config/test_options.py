@@ -1,5 +1,6 @@
 """The command line: published names, defaults, contradictions."""
 
+import dataclasses
 import json
 from dataclasses import fields
 
@@ -43,10 +44,29 @@ def test_published_defaults() -> None:
 
 
 def test_the_demo_has_its_own_small_defaults_which_options_override() -> None:
-    options = parse_options([])
+    options = parse_options(["--preset", "published"])
     assert {name: getattr(options, name) for name in DEMO_DEFAULTS} == DEMO_DEFAULTS
+    assert (parse_options([]).backbone_name, parse_options([]).img_size) == ("resnet18", 128)
     assert parse_options(["--num_epochs", "3"]).num_epochs == 3
     assert parse_options(["--backbone_name", "resnet34"]).embed_dim is None
+
+
+def test_images_of_ones_own_start_from_line() -> None:
+    folder = ["--dataset", "folder", "--data_path", "parts"]
+    line, named = parse_options(folder), parse_options([*folder, "--preset", "line"])
+    assert line == named and line.run_name.startswith("folder-")
+    assert line.ablation.has_front and parse_options([]).ablation == line.ablation
+    assert parse_options([*folder, "--num_coupling_layers", "3"]) == dataclasses.replace(line, num_coupling_layers=3)
+    for other in (["--preset", "published"], ["--load_checkpoint", "model.pt"]):
+        assert parse_options([*folder, *other]).ablation == AblationConfig(lambda_logdet=1e-5)
+    assert parse_options([*folder, "--use_whitening_adapter"]).ablation.effective_adapter_mode == "whitening"
+    assert not parse_options(MVTEC).ablation.has_front
+
+
+def test_no_epochs_need_a_front() -> None:
+    assert parse_options([*MVTEC, "--num_epochs", "0", "--adapter_mode", "gaussian"]).num_epochs == 0
+    with pytest.raises(ValueError, match="--num_epochs 0 leaves an untrained flow: add --adapter_mode gaussian"):
+        RunOptions(num_epochs=0)
 
 
 @pytest.mark.parametrize("name", ABLATION_PRESETS)
@@ -72,7 +92,8 @@ def test_json_round_trip() -> None:
     [
         (["--dataset", "mvtec"], "--dataset mvtec needs --data_path"),
         (["--lr", "0"], "--lr must be positive"),
-        (["--num_epochs", "0"], "--num_epochs must be at least 1"),
+        (["--num_epochs", "-1"], "--num_epochs must be at least 0"),
+        (["--num_epochs", "0", "--preset", "published"], "add --adapter_mode gaussian, or train"),
         (["--embed_dim", "30"], "--embed_dim must be a multiple of 4"),
         (["--backbone_weights", "a", "--random_backbone"], "exclude each other"),
         (["--final_eval_only"], "--final_eval_only needs --load_checkpoint"),

@@ -85,7 +85,7 @@ def test_listing(capsys: pytest.CaptureFixture[str]) -> None:
         parse_options(["--list_presets", "*logdetreg1e-4-dia*"])
     line = "0.9832      0.9755   0.4940  100.00%  MVTec-WRN50-LogdetReg1e-4-DIA6-lr3e-4\n"
     assert stop.value.code == 0 and line in capsys.readouterr().out
-    assert len(matching("v6")) == 3 and len(matching(None)) == 185
+    assert len(matching("v6")) == 3 and len(matching(None)) == 185 + 2  # ours
     assert "inferred: " in listing(matching("wo_DIA")) and "section 4" in listing(matching("wo_router"))
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from report.written_runs import BASELINE, PROTOCOL, figures, write_run
+from report.written_runs import BASELINE, PROTOCOL, PUBLISHED, figures, write_run
 
 from moleflow_fast.config.options import RunOptions, parse_options
 from moleflow_fast.errors import UserError
@@ -29,7 +29,7 @@ def names(found: Group) -> dict[str, list[int]]:
 
 
 def options(*arguments: str) -> RunOptions:
-    return parse_options([*PROTOCOL, *arguments])
+    return parse_options([*PUBLISHED, *PROTOCOL, *arguments])
 
 
 def test_runs_of_one_configuration_differ_by_seed_and_place_only(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_combinations_beside_their_parts(tmp_path: Path) -> None:
 def test_front_and_balance(tmp_path: Path) -> None:
     for number, (image, pixel) in enumerate(((0.95, 0.30), (0.94, 0.39), (0.90, 0.40), (0.89, 0.38))):
         write_run(tmp_path, figures(image, pixel), "--lora_rank", str(number + 1))
-        (tmp_path / "folder-mobilenetv2_100-seed0").rename(tmp_path / str(number))
+        (tmp_path / "published-seed0").rename(tmp_path / str(number))
     found = group(tmp_path)
     ranked = sorted(found.configurations, key=lambda c: -c.mean("image_auroc"))
     assert pareto_front(found, ranked) == ranked[:3]

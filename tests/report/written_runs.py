@@ -16,6 +16,8 @@ PROTOCOL = (
     "--backbone_name", "mobilenetv2_100",
 )  # fmt: skip
 
+PUBLISHED = ("--preset", "published")  # unless arguments name another one
+
 Figures = Mapping[str, tuple[float, float]]
 
 
@@ -28,7 +30,7 @@ def write_run(root: Path, figures: Figures, *arguments: str, seed: int = 0, name
         name: of its directory; the run's own name if left out.
     """
     naming = ["--experiment_name", name] if name else []
-    argv = [*PROTOCOL, *arguments, *naming, "--seed", str(seed), "--log_dir", str(root)]
+    argv = [*PUBLISHED, *PROTOCOL, *arguments, *naming, "--seed", str(seed), "--log_dir", str(root)]
     return write_with_options(parse_options(argv), figures)
 
 
