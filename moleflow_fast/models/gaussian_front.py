@@ -56,13 +56,22 @@ class GaussianFront(nn.Module):
     def inverse(self, w: Tensor) -> Tensor:
         """w (B, H, W, D) -> x (B, H, W, D)."""
         self._require_grid(w)
-        y = self._along_directions(w / self.scale[..., None], 1 / self.gain - 1)
+        y = w / self.scale[..., None]
+        # (I + U^T G U)^(-1) = I - U^T (I + G U U^T)^(-1) G U, exact however nearly U is orthonormal.
+        along = ((self.gain - 1)[..., None] * self.directions) @ y[..., None]  # (B, H, W, K, 1)
+        y = y - (self.directions.mT @ torch.linalg.solve(self._small(), along))[..., 0]
         rows = y.reshape(-1, self.channels).T
         return torch.linalg.solve_triangular(self.whitener, rows, upper=False).T.reshape(w.shape) + self.mean
 
     def logdet(self) -> Tensor:
         """log |det dw/dx| by position, (H, W)."""
-        return self.whitener.diagonal().log().sum() + self.channels * self.scale.log() + self.gain.log().sum(-1)
+        along = torch.linalg.slogdet(self._small()).logabsdet
+        return self.whitener.diagonal().log().sum() + self.channels * self.scale.log() + along
+
+    def _small(self) -> Tensor:
+        """I + G U U^T with G = gain - 1, (H, W, K, K): diagonal but for the rounding of U."""
+        identity = torch.eye(self.n_directions).to(self.gain)
+        return identity + (self.gain - 1)[..., None] * (self.directions @ self.directions.mT)
 
     @torch.no_grad()
     def fit(self, passes: Callable[[], Iterable[Tensor]]) -> None:
