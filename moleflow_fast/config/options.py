@@ -124,7 +124,7 @@ class RunOptions:
         if self.ray_address and self.parallel_tasks != "ray":
             raise ValueError("--ray_address is for --parallel_tasks ray: add it or drop --ray_address")
         if self.num_coupling_layers == 0 and not self.ablation.use_dia:
-            raise ValueError("--num_coupling_layers 0 with --no_dia leaves no flow at all: drop --no_dia, or add couplings")
+            raise ValueError("--num_coupling_layers 0 with --no_dia leaves no flow at all: drop --no_dia or add couplings")
         if self.use_high_res and self.backbone_layers:
             raise ValueError("--use_high_res chooses the layers itself: drop it or --backbone_layers")
 
@@ -227,8 +227,8 @@ _GROUPS: dict[str, dict[str, str]] = {
         "heatmaps": "pictures per class",
     },
     "run": {
-        "preset": "start from a named experiment (see --list_presets); options given beside it win; folder and demo start "
-        "from 'line', which detects well after one pass, unless it is 'published' or another one",
+        "preset": "start from a named experiment (see --list_presets); options given beside it win; folder and demo "
+        "start from 'line', which detects well after one pass, unless it is 'published' or another one",
         "log_dir": "where run directories go",
         "experiment_name": "name of this run's directory",
         "resume": "go on with an interrupted run of the same name, after its last complete task or inside the next",

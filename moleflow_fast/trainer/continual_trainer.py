@@ -273,8 +273,9 @@ class MoLEContinualTrainer:
         return _Epochs(loader)
 
     def _stages(self, task_id: int, num_epochs: int, lr: float) -> list[_Stage]:
-        own_flow = self.config.use_task_separated
-        rate = cosine_rate if task_id == 0 or own_flow else warmup_cosine_rate
+        from_scratch = task_id == 0 or self.config.use_task_separated
+        # Behind a front the first task too starts from what is good already: the identity.
+        rate = cosine_rate if from_scratch and not self.config.has_front else warmup_cosine_rate
         params = self.nf_model.get_trainable_params(task_id)
         if task_id == 0 or not self.enable_slow_stage:
             return [_Stage("train", params, num_epochs, 0, lr, rate, WEIGHT_DECAY)]
