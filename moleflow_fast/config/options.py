@@ -124,7 +124,7 @@ class RunOptions:
         if self.ray_address and self.parallel_tasks != "ray":
             raise ValueError("--ray_address is for --parallel_tasks ray: add it or drop --ray_address")
         if self.num_coupling_layers == 0 and not self.ablation.use_dia:
-            raise ValueError("--num_coupling_layers 0 with --no_dia leaves no flow at all: drop --no_dia or add couplings")
+            raise ValueError("--num_coupling_layers 0 with --no_dia leaves no flow at all: drop --no_dia or add some")
         if self.use_high_res and self.backbone_layers:
             raise ValueError("--use_high_res chooses the layers itself: drop it or --backbone_layers")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from moleflow_fast.detector.calibration import Calibration, TaskCalibration, quantiles
+from moleflow_fast.detector.calibration import ENOUGH_IMAGES, Calibration, TaskCalibration, quantiles
 from moleflow_fast.evaluation.scorer import WORST_SCORE, Scorer, TestClass
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.run_parts import RunParts
@@ -16,17 +16,23 @@ from moleflow_fast.run_parts import RunParts
 
 @dataclass(frozen=True)
 class _NormalImages:
-    """Those of one class that scores are measured on."""
+    """Those of one class that scores are measured on.
+
+    Attributes:
+        cross_fitted: patch maps (n, H, W) of its training images behind fronts that were estimated without them.
+    """
 
     test: TestClass
     images: list[int]
     held_out: bool
+    cross_fitted: Tensor | None = None
 
 
 def calibrate(parts: RunParts, tasks: Sequence[int]) -> Calibration:
     """Calibration of tasks, each under its own expert and prototype.
 
-    Scores and pixels come from the test images labelled normal; of a class that has none, from its training images.
+    Scores and pixels come from the test images labelled normal. Of a class that has few, the training images count too:
+    behind Gaussian fronts that were estimated without them, else as they are where there is no other image.
     Distances come from both: the fit of a prototype makes those of its training images too short.
     """
     return calibrate_new(parts, tasks, Calibration({}))
@@ -39,6 +45,7 @@ def calibrate_new(parts: RunParts, tasks: Sequence[int], known: Calibration) -> 
     """
     beside = [t for t in known.tasks if parts.has_images(t)]
     normal = {t: [_normal_images(parts, t, name) for name in parts.tasks[t]] for t in (*beside, *tasks)}
+    normal |= {t: _with_cross_fitted(parts, t, normal[t]) for t in tasks}
     distances = {t: _distances(parts, t, normal[t]) for t in normal}
     nearer = {t: _beside(old, {n: distances[n] for n in tasks}) for t, old in known.tasks.items()}
     return Calibration({**nearer, **{t: _task(parts, t, normal[t], distances) for t in tasks}})
@@ -61,6 +68,19 @@ def _normal_images(parts: RunParts, task_id: int, name: str) -> _NormalImages:
     return _NormalImages(training, list(range(len(source))), held_out=False)
 
 
+def _with_cross_fitted(parts: RunParts, task_id: int, classes: list[_NormalImages]) -> list[_NormalImages]:
+    """Adds the training images of classes with few held-out ones, where the task has a Gaussian front."""
+    few = [c for c in classes if not c.held_out or len(c.images) < ENOUGH_IMAGES]
+    front = parts.trainer.nf_model.front(task_id)
+    source = parts.training_features(parts.tasks[task_id], rotated=False)
+    if front is None or not few or len(source) < 2:
+        return classes
+    maps = parts.trainer.cross_fitted_maps(task_id, source)
+    of_class = maps.split([len(parts.training_dataset([c.test.name], rotated=False)) for c in classes])
+    chosen = dict(zip([c.test.name for c in classes], of_class, strict=True))
+    return [replace(c, cross_fitted=chosen[c.test.name]) if c in few else c for c in classes]
+
+
 def _distances(parts: RunParts, task_id: int, classes: list[_NormalImages]) -> dict[int, Tensor]:
     """Of a task's normal images, trained on and held out, to each task's prototype (n,)."""
     trained_on = parts.training_features(parts.tasks[task_id], rotated=False).image_features
@@ -81,7 +101,8 @@ def _task(
         task_id=task_id,
         class_names=tuple(parts.tasks[task_id]),
         images=len(scores),
-        not_held_out=tuple(c.test.name for c in classes if not c.held_out),
+        not_held_out=tuple(c.test.name for c in classes if not c.held_out and c.cross_fitted is None),
+        cross_fitted=sum(len(c.cross_fitted) for c in classes if c.cross_fitted is not None),
         median=median,
         threshold=threshold,
         pixel_median=quantiles(pixel_medians)[0],
@@ -91,9 +112,17 @@ def _task(
     )
 
 
+def _patch_maps(scorer: Scorer, normal: _NormalImages, task_id: int) -> Tensor:
+    if normal.cross_fitted is None:
+        return scorer.patch_maps_under(normal.test, normal.images, task_id)
+    if not normal.held_out:
+        return normal.cross_fitted
+    return torch.cat([scorer.patch_maps_under(normal.test, normal.images, task_id), normal.cross_fitted])
+
+
 def _measure(scorer: Scorer, normal: _NormalImages, task_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Image scores, and the median and the highest pixel of each map (n,), of normal images under their own task."""
-    patch_maps = scorer.patch_maps_under(normal.test, normal.images, task_id)
+    patch_maps = _patch_maps(scorer, normal, task_id)
     medians, peaks = [], []
     for some in patch_maps.split(scorer.batch_size):
         pixels = scorer.pixel_maps(some).flatten(1)

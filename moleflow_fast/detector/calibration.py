@@ -21,7 +21,7 @@ import numpy as np
 from moleflow_fast.errors import UserError
 
 QUANTILE = 0.95
-ENOUGH_IMAGES = 20  # with fewer, the quantile lies between the two highest scores
+ENOUGH_IMAGES = 20  # with fewer than 19, the quantile is the highest score: one in n + 1 new images passes it
 SMALLEST_SPREAD = 1e-6  # of the threshold: scores of normal images may all be the same
 NARROWEST = 1.5  # limit of routing, as a multiple of the largest distance of an image of the task's own
 WITHOUT_OTHERS = 5.0  # the same where the run knows no other product to compare with
@@ -41,7 +41,7 @@ class TaskCalibration:
     images: int
     """Normal images that the scores and pixels rest on."""
     not_held_out: tuple[str, ...]
-    """Classes without normal test images: training images stand in, and their scores are too low."""
+    """Classes without normal test images whose training images stand in as they are: their scores are too low."""
     median: float
     """Of the raw image scores."""
     threshold: float
@@ -54,6 +54,8 @@ class TaskCalibration:
     """Of an image of its own, trained on or held out, to its prototype."""
     nearest_other: float | None
     """Smallest distance of another task's image to its prototype; None with a single task."""
+    cross_fitted: int = 0
+    """Of `images` those trained on, each measured behind a Gaussian front that was estimated without it."""
 
     @property
     def distance_limit(self) -> float:
@@ -137,6 +139,9 @@ class Calibration:
 def quantiles(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """(median, `QUANTILE`) of the finite values, interpolated between neighbours.
 
+    Of n values the one in place k is passed by a new one with probability 1 - k / (n + 1), whatever their distribution:
+    so the quantile stands in place 0.95 (n + 1), or is the highest value where there are fewer than 19.
+
     Raises:
         CalibrationError: no finite value.
     """
@@ -144,7 +149,7 @@ def quantiles(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     finite = array[np.isfinite(array)]
     if len(finite) == 0:
         raise CalibrationError("no normal image of a task has a finite score: the flow has diverged; train it again")
-    median, high = np.quantile(finite, (0.5, QUANTILE))
+    median, high = np.quantile(finite, (0.5, QUANTILE), method="weibull")
     return float(median), float(high)
 
 

@@ -105,6 +105,10 @@ class InferenceExecutor:
         maps = self.flow.nll_as(task_id, self.add_positions(patches))
         return rank_non_finite_as_anomalous(maps)
 
+    def maps_of_conditioned(self, task_id: int, x: Tensor) -> Tensor:
+        """Maps (B, H, W) of a task for what stands before its flow, (B, H, W, D)."""
+        return rank_non_finite_as_anomalous(self.flow.nll_as(task_id, x, conditioned=True))
+
     def mixes(self, x: Tensor) -> bool:
         """Whether images of different tasks go through the flow in one pass."""
         return bool(self.flow.task_ids) and self.flow.why_not_mixed(x, self.flow.task_ids) is None

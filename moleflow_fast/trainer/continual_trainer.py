@@ -24,7 +24,8 @@ from moleflow_fast.models import reference_format
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
-from moleflow_fast.trainer.feature_loader import FeatureLoader, ImageBatchSource
+from moleflow_fast.trainer.cross_fitting import cross_fitted
+from moleflow_fast.trainer.feature_loader import FeatureLoader, FeatureSource, ImageBatchSource
 from moleflow_fast.trainer.features_behind import BatchesBehind, Front, behind
 from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
@@ -403,6 +404,16 @@ class MoLEContinualTrainer:
     def anomaly_maps(self, patches: Tensor, task_ids: Tensor) -> Tensor:
         """-log p per patch (B, H, W) of patches (B, H, W, D), image b under the expert of task_ids[b]."""
         return self.executor.anomaly_maps(patches, task_ids)
+
+    @torch.no_grad()
+    def cross_fitted_maps(self, task_id: int, source: FeatureSource) -> Tensor:
+        """-log p per patch (N, H, W) of the training images of a task with a Gaussian front, as if they were new."""
+        front = self.nf_model.front(task_id)
+        assert front is not None
+        maps = torch.empty(len(source), *front.grid, device=self.device)
+        for indices, white in cross_fitted(front, source, self.executor.add_positions):
+            maps[indices] = self.executor.maps_of_conditioned(task_id, white)
+        return maps
 
 
 def _form(tensor: Tensor | None) -> object:
