@@ -104,7 +104,8 @@ def test_training_images_count_behind_fronts_that_never_saw_them(data: Path, tmp
     front = AblationConfig(adapter_mode="gaussian", use_whitening_adapter=False)
     calibrated = run(data, tmp_path, ablation=front, num_epochs=1, heatmaps=0).directory.path / "calibration.json"
     content = json.loads(calibrated.read_text())
-    assert [(task["images"], task["cross_fitted"], task["not_held_out"]) for task in content["tasks"]] == [(9, 6, [])] * 3
+    counts = [(task["images"], task["cross_fitted"], task["not_held_out"]) for task in content["tasks"]]
+    assert counts == [(9, 6, [])] * 3
     parts = RunParts(RunOptions.from_json(json.loads((calibrated.parent / "config.json").read_text())["options"]))
     load_tasks(calibrated.parent / "checkpoints", parts.trainer, parts.checkpoint_options)
     source = parts.training_features(["wood"])

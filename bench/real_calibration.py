@@ -1,0 +1,97 @@
+"""How many new normal images exceed the threshold that "one normal image in twenty" stands for.
+
+    OMP_NUM_THREADS=2 python bench/real_calibration.py --csv rows.csv --dataset folder --data_path parts
+
+takes the options of `moleflow_fast.train`. Of each class's normal images, those to train on and those to test on, n are
+drawn at random. They make a Gaussian front and, each behind a front that was estimated without it, a threshold; up to
+150 of the others are the new images. Rows: class, n, draw, and the fraction of new images above the threshold, once
+cross-fitted and once from the training images as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moleflow_fast.config.ablation import AblationConfig
+from moleflow_fast.config.options import RunOptions, build_parser, options_of
+from moleflow_fast.detector.calibration import quantiles
+from moleflow_fast.extractors.stores import TensorStore
+from moleflow_fast.models.aggregation import image_scores
+from moleflow_fast.models.gaussian_front import GaussianFront
+from moleflow_fast.run_parts import RunParts
+from moleflow_fast.trainer.cross_fitting import cross_fitted
+
+NEW_IMAGES = 150
+DRAWS = {20: 24, 75: 8, 200: 3}
+COLUMNS = ("class_name", "n", "draw", "new_images", "above", "above_not_cross_fitted")
+
+
+def rows(parts: RunParts, name: str, task_id: int) -> Iterator[dict[str, Any]]:
+    test = parts.test_class(name, task_id)
+    held_out = test.source.patches((test.labels == 0).nonzero().flatten())  # type: ignore[attr-defined]
+    source = parts.training_features([name])
+    normal = torch.cat([source.patches(torch.arange(len(source))), held_out])  # (N, H, W, D)
+    generator = torch.Generator().manual_seed(parts.options.seed)
+    for n, draws in DRAWS.items():
+        for draw in range(draws if len(normal) >= n + 20 else 0):
+            order = torch.randperm(len(normal), generator=generator)
+            figures = _exceeded(normal[order[:n]], normal[order[n : n + NEW_IMAGES]], parts.options.ablation)
+            yield {"class_name": name, "n": n, "draw": draw, **figures}
+
+
+def _exceeded(known: Tensor, new: Tensor, config: AblationConfig) -> dict[str, Any]:
+    front = GaussianFront(known.shape[-1], config.front_directions)
+    front.fit(lambda: known.split(32))
+    source = TensorStore(known, known.mean((1, 2)), known.device, "memory")
+    fitted = torch.cat([_scores(white, config) for _, white in cross_fitted(front, source, lambda x: x)])
+    as_they_are = torch.cat([_scores(front(x), config) for x in known.split(32)])
+    scores = torch.cat([_scores(front(x), config) for x in new.split(32)])
+    return {
+        "new_images": len(new),
+        "above": float((scores > quantiles(fitted.numpy())[1]).float().mean()),
+        "above_not_cross_fitted": float((scores > quantiles(as_they_are.numpy())[1]).float().mean()),
+    }
+
+
+def _scores(white: Tensor, config: AblationConfig) -> Tensor:
+    return image_scores(white.square().sum(-1) / 2, config)
+
+
+def parsed(argv: Sequence[str]) -> tuple[Path, RunOptions]:
+    parser = build_parser("python bench/real_calibration.py")
+    parser.description, parser.epilog = __doc__, None
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--csv", type=Path, required=True, help="file to write, one row a draw")
+    try:
+        return parser.parse_args(argv).csv, options_of(parser, argv)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def main(argv: Sequence[str]) -> int:
+    file, options = parsed(argv)
+    parts = RunParts(options)
+    with parts.as_chosen(), torch.no_grad(), file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        for task_id in parts.active_tasks:
+            for name in parts.tasks[task_id]:
+                writer.writerows(found := list(rows(parts, name, task_id)))
+                stream.flush()
+                for n in DRAWS:
+                    above = [row["above"] for row in found if row["n"] == n]
+                    mean = f"{sum(above) / len(above):.1%}" if above else "too few images"
+                    parts.console.say(f"{name}, {n} images: {mean} of new normal images above")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
