@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run.small_runs import command_line, rows, run, write_data
+from run.small_runs import command_line, rows, write_data
 from safetensors.torch import load_file
 
 from moleflow_fast import Detector
