@@ -1,6 +1,5 @@
 """Mahalanobis distances of features to Gaussians of one covariance: whitened once, then plain distances."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -71,7 +70,7 @@ def shared_distances_and_nearest(
         ids: (T,) int64.
     """
     images, dim = x.shape
-    whitened = torch.empty_like(x)
+    whitened = x.new_empty(images, dim)
     block_m = fitting(images, 64)
     _whitened_features[(triton.cdiv(images, block_m) * triton.cdiv(dim, _COLUMNS),)](
         x, centre, whitening, whitened, images, dim,

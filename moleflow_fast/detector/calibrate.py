@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,8 +38,8 @@ def calibrate_new(parts: RunParts, tasks: Sequence[int], known: Calibration) -> 
     """As `calibrate`, beside other tasks, of which all stays as it is known but how near the new images come.
 
     How near the others' images come to the new tasks is measured where their images are there. Where tasks share a
-    covariance, `known` is of the tasks that shared it so far, and its distances are brought to the present one: measured
-    again where the images are there, else by `rescaled`.
+    covariance, `known` is of the tasks that shared it so far, and its distances are brought to the present one:
+    measured again where the images are there, else by `rescaled`.
     """
     known = rescaled(parts.trainer.router, known, parts.trainer.router.prototypes)
     beside = [t for t in known.tasks if parts.has_images(t)]
@@ -51,18 +51,19 @@ def calibrate_new(parts: RunParts, tasks: Sequence[int], known: Calibration) -> 
     return Calibration({**nearer, **{t: _task(parts, t, normal[t], distances) for t in tasks}})
 
 
-def rescaled(router: PrototypeRouter, known: Calibration, now: Iterable[int]) -> Calibration:
+def rescaled(router: PrototypeRouter, known: Calibration, now: Collection[int]) -> Calibration:
     """Distances that were measured among the tasks that are known, as they are among the tasks `now`.
 
-    Each task's by the factor of its own training images, which follows from its prototype. Others come as near as in
-    proportion: that is a guess.
+    Each task's by the factor of its own training images, which follows from its prototype; for images of other tasks
+    that is a guess. Distances that are not pooled stay as they are.
     """
-    return Calibration({t: _times(task, router.rescaling(t, known.tasks, now)) for t, task in known.of(now).tasks.items()})
+    if not router.compares_distances:
+        return known
+    still = known.of(now).tasks.items()
+    return Calibration({t: _times(task, router.rescaling(t, known.tasks, now)) for t, task in still})
 
 
 def _times(task: TaskCalibration, factor: float) -> TaskCalibration:
-    if factor == 1:
-        return task
     other = None if task.nearest_other is None else factor * task.nearest_other
     return replace(task, largest_distance=factor * task.largest_distance, nearest_other=other)
 

@@ -98,8 +98,8 @@ class PrototypeRouter:
     def held_out_distances(self, task_id: int, distances: Tensor) -> Tensor:
         """What distances (n,) of images to the prototype that they were fitted to would be, had each been held out.
 
-        Without a row x the mean of n moves away from it, to x - mean' = n / (n - 1) (x - mean), and the covariance loses
-        w n / (n - 1) (x - mean) (x - mean)^T. By Sherman and Morrison's formula a distance d becomes
+        Without a row x the mean of n moves away from it, to x - mean' = n / (n - 1) (x - mean), and the covariance
+        loses w n / (n - 1) (x - mean) (x - mean)^T. By Sherman and Morrison's formula a distance d becomes
         n / (n - 1) d / sqrt(1 - w n / (n - 1) d^2). Shrinkage is taken as it is. Published prototypes, Euclidean
         distances and a single image stay as they are.
         """
@@ -117,10 +117,8 @@ class PrototypeRouter:
     def rescaling(self, task_id: int, before: Iterable[int], now: Iterable[int]) -> float:
         """Root mean square distance of a task's training images among the tasks `now`, over that among those `before`.
 
-        Other than 1 where the covariance is pooled: it follows from the sums that are kept, without images.
+        For a pooled covariance; it follows from the sums that are kept, without images.
         """
-        if not self.compares_distances:
-            return 1.0
         scatter = self.prototypes[task_id].moments.scatter.double()
         groups = [[self.prototypes[t] for t in sorted(tasks)] for tasks in (before, now)]
         squares = [torch.cholesky_solve(scatter, torch.linalg.cholesky(_shrunk(g).covariance)).trace() for g in groups]

@@ -187,9 +187,8 @@ class ExtendedRun(ChangedRun):
         old = [list(router.prototypes).index(t) for t in before.prototypes]
         moved = int((before.distances(features).argmin(1) != router.distances(features)[:, old].argmin(1)).sum())
         self.console.say(
-            f"router         its covariance is of all products now: of {len(features)} test images of "
-            f"{', '.join(t.name for t in chosen)}, {moved} {'is' if moved == 1 else 'are'} nearest to another of the old "
-            "products than before"
+            f"router         its covariance is of all products now: {moved} of {len(features)} test images of "
+            f"{', '.join(t.name for t in chosen)} lie nearest to another of the old products than before"
         )
 
     def _probes(self, task_id: int) -> torch.Tensor:
