@@ -90,6 +90,13 @@ class ChangedRun(ContinualRun):
         self.console.routing(self.tasks, self._before.get("routing_confusion", []), after["routing_confusion"])
         return result
 
+    def _loaded_apart(self, directory: RunDirectory, tasks: int) -> RunParts:
+        """Other parts, with the first so many tasks, removed ones included."""
+        parts = RunParts(self.options, RunConsole(quiet=True))
+        parts.extractor = self.extractor
+        checkpoint.load_tasks(directory.checkpoints, parts.trainer, self.checkpoint_options, tasks)
+        return parts
+
     def _say_rescaled(self, known: Calibration) -> None:
         """Of which tasks the limits are not measured among the products that there are now."""
         absent = [t for t in known.tasks if not self.has_images(t)]
@@ -157,9 +164,7 @@ class ExtendedRun(ChangedRun):
         Raises:
             UserError: they differ. Detectors go on with the tasks learned before.
         """
-        before = RunParts(self.options, RunConsole(quiet=True))
-        before.extractor = self.extractor
-        checkpoint.load_tasks(directory.checkpoints, before.trainer, self.checkpoint_options, len(self._learned))
+        before = self._loaded_apart(directory, len(self._learned))
         before.retire()
         self._say_routes(before.trainer.router)
         compared = 0
@@ -239,10 +244,9 @@ class ReducedRun(ChangedRun):
         kept = calibration.of(self.active_tasks)
         if len(kept.tasks) == len(calibration.tasks) or not self.trainer.router.compares_distances:
             return kept
-        last = max(calibration.tasks)
-        checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options, last + 1)
         self._say_rescaled(kept)
-        return rescaled(self.trainer.router, calibration, kept.tasks)
+        before = self._loaded_apart(directory, max(calibration.tasks) + 1)
+        return rescaled(before.trainer.router, calibration, kept.tasks)
 
     def _calibration(self, directory: RunDirectory) -> Calibration:
         known = directory.read_calibration()
