@@ -46,12 +46,21 @@ def _partial_squares(
     tl.store(out, squares, mask=m_ok)
 
 
+@triton.jit
+def store_nearest(square, g, g_ok, image, gaussians, ids_ptr, distances_ptr, nearest_ptr):
+    """Distances of an image, and the id of the nearest; NaN is farthest, and of equals the first wins."""
+    distance = tl.sqrt_rn(square)
+    tl.store(distances_ptr + image * gaussians + g, distance, mask=g_ok)
+    far = ~g_ok | (distance != distance)
+    place = tl.argmin(tl.where(far, float("inf"), distance), 0)
+    tl.store(nearest_ptr + image, tl.load(ids_ptr + place))
+
+
 @triton.jit(do_not_specialize=_ANY)
 def _nearest(
     partial_ptr, ids_ptr, distances_ptr, nearest_ptr, images, gaussians, tiles,
     BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
-    """Distances of an image, and the id of the nearest; NaN is farthest, and of equals the first wins."""
     image = tl.program_id(0)
     g = tl.arange(0, BLOCK_G)
     g_ok = g < gaussians
@@ -62,11 +71,8 @@ def _nearest(
         squares += tl.load(partial_ptr + at, mask=(tile < tiles)[:, None] & g_ok[None, :], other=0.0)
     square = tl.sum(squares, 0)
     # Rounding can make a tiny square negative.
-    distance = tl.sqrt_rn(tl.where(square < 0.0, 0.0, square))
-    tl.store(distances_ptr + image * gaussians + g, distance, mask=g_ok)
-    far = ~g_ok | (distance != distance)
-    place = tl.argmin(tl.where(far, float("inf"), distance), 0)
-    tl.store(nearest_ptr + image, tl.load(ids_ptr + place))
+    square = tl.where(square < 0.0, 0.0, square)
+    store_nearest(square, g, g_ok, image, gaussians, ids_ptr, distances_ptr, nearest_ptr)
 
 
 def distances_and_nearest(

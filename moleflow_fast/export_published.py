@@ -14,13 +14,16 @@ from moleflow_fast.run_parts import RunParts
 from moleflow_fast.trainer import checkpoint
 from moleflow_fast.trainer.published import STATE_FILE, export_published
 
+logger = logging.getLogger(__name__)
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m moleflow_fast.export_published",
         description=f"Write task_<t>/{STATE_FILE} for every complete task of a run: the model's state dict after that "
         "task under the published names. The published implementation and --load_checkpoint read it; routing "
-        "prototypes are no part of it and are made again from training images.",
+        "prototypes are no part of it and are made again from training images, by the published implementation with "
+        "its own covariances, whatever the run's --router_covariance is.",
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, help="run directory, as printed by moleflow_fast.train")
@@ -39,6 +42,13 @@ def export(run: Path, output: Path) -> list[Path]:
     tasks = checkpoint.completed_tasks(directory.checkpoints)
     if not tasks:
         raise UserError(f"{directory.checkpoints} holds no complete checkpoint: nothing to export")
+    covariance = parts.options.ablation.router_covariance
+    if covariance != "published":
+        logger.warning(
+            "the run routes by --router_covariance %s, which these files do not hold: the published implementation "
+            "will route by covariances of its own; give the option again with --load_checkpoint",
+            covariance,
+        )
     files = []
     for task_id in tasks:
         checkpoint.load_task(directory.checkpoints, parts.trainer, task_id, parts.checkpoint_options)

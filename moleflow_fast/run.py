@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -298,8 +299,9 @@ class ContinualRun(RunParts):
                 if isinstance(record, EpochRecord) and self._board:
                     self._board.epoch(record)
 
+            started = time.perf_counter()
             train_task(self, directory, task_id, loader, listen)
-        self._say_trained(directory, task_id)
+        self._say_trained(directory, task_id, time.perf_counter() - started)
 
     def _bring_back(self, directory: RunDirectory, task_id: int) -> None:
         """Take in a task that was trained before or elsewhere."""
@@ -310,17 +312,20 @@ class ContinualRun(RunParts):
             for record in directory.epochs_of(task_id):
                 self._board.epoch(record)
 
-    def _say_trained(self, directory: RunDirectory, task_id: int) -> None:
+    def _say_trained(self, directory: RunDirectory, task_id: int, total: float | None = None) -> None:
+        """Args: total: seconds from cached features to the checkpoint, where they were measured here."""
         records = directory.epochs_of(task_id)
+        taken = "" if total is None else f", {total:.1f} s"
         if not records:
-            self.console.say(f"{self._title(task_id)}: its Gaussian front alone, no epochs")
+            self.console.say(f"{self._title(task_id)}: its Gaussian front alone, no epochs{taken}")
             return
         seconds = sum(r.seconds for r in records)
         rate = sum(r.images for r in records) / max(seconds, 1e-9)
         skipped = sum(r.skipped_batches for r in records)
         note = f", {skipped} batches skipped" if skipped else ""
+        front = f", with its Gaussian front {total:.1f} s" if total is not None and self.options.ablation.has_front else ""
         self.console.say(
-            f"{self._title(task_id)}: loss {records[-1].loss:.2f}, {seconds:.1f} s, {rate:.0f} images/s{note}"
+            f"{self._title(task_id)}: loss {records[-1].loss:.2f}, {seconds:.1f} s, {rate:.0f} images/s{front}{note}"
         )
 
     def _title(self, task_id: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 ADAPTER_MODES = ("whitening", "whitening_no_ln", "soft_ln", "standard", "no_ln", "no_ln_after_task0", "gaussian")
 SPATIAL_CONTEXT_MODES = ("depthwise", "depthwise_residual", "local_stats", "full")
+ROUTER_COVARIANCES = ("published", "class_ledoit_wolf", "pooled")
 SCORE_AGGREGATION_MODES = ("percentile", "top_k", "top_k_percent", "max", "mean", "spatial_cluster")
 
 
@@ -32,6 +33,7 @@ class AblationConfig:
     use_pos_embedding: bool = True
     use_task_bias: bool = True
     use_mahalanobis: bool = True
+    router_covariance: str = "published"
 
     adapter_mode: str = "whitening"
     use_whitening_adapter: bool = True
@@ -70,6 +72,7 @@ class AblationConfig:
     def __post_init__(self) -> None:
         _require_choice("adapter_mode", self.adapter_mode, ADAPTER_MODES)
         _require_choice("spatial_context_mode", self.spatial_context_mode, SPATIAL_CONTEXT_MODES)
+        _require_choice("router_covariance", self.router_covariance, ROUTER_COVARIANCES)
         _require_choice("score_aggregation_mode", self.score_aggregation_mode, SCORE_AGGREGATION_MODES)
         for name in ("spatial_context_kernel", "scale_context_kernel"):
             if getattr(self, name) < 1 or getattr(self, name) % 2 == 0:
@@ -118,9 +121,12 @@ class AblationConfig:
     def warnings(self) -> list[str]:
         """Switches that other switches leave without effect."""
         inert = [name for name in ("use_regular_linear", "use_spectral_norm") if getattr(self, name)]
-        if not self.use_scale_context:
-            return []
-        return [f"--{name} has no effect with the scale context: add --no_scale_context" for name in inert]
+        found = []
+        if self.use_scale_context:
+            found += [f"--{name} has no effect with the scale context: add --no_scale_context" for name in inert]
+        if self.router_covariance != "published" and not self.use_mahalanobis:
+            found.append(f"--router_covariance {self.router_covariance} has no effect with --no_mahalanobis: drop one")
+        return found
 
 
 # What `MoLESpatialAwareNF(ablation_config=None)` means in the published code.
@@ -182,6 +188,11 @@ _SWITCHES: tuple[tuple[str, str, bool, str], ...] = (
 _VALUES: tuple[tuple[str, type, tuple[str, ...] | None, str], ...] = (
     ("adapter_mode", str, ADAPTER_MODES, "input adapter; 'gaussian' is estimated in one pass and takes the place of "
      "spatial mixing too; another one than 'whitening' implies --no_whitening_adapter"),
+    (
+        "router_covariance", str, ROUTER_COVARIANCES,
+        "of the distances that route: each task's own with 1e-5 on its diagonal (published), each task's own shrunk by "
+        "Ledoit and Wolf's rule, or one within-task covariance of all tasks, shrunk so (pooled: best with few images)",
+    ),
     ("soft_ln_init_scale", float, None, "start of the LayerNorm blend of the soft_ln adapter"),
     ("front_directions", int, None, "adapter 'gaussian': directions kept at each position; 0 keeps its mean alone"),
     ("dia_n_blocks", int, None, "coupling blocks in each task's own flow"),

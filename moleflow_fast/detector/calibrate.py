@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from moleflow_fast.detector.calibration import ENOUGH_IMAGES, Calibration, TaskCalibration, quantiles
 from moleflow_fast.evaluation.scorer import WORST_SCORE, Scorer, TestClass
 from moleflow_fast.models.aggregation import image_scores
+from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.run_parts import RunParts
 
 
@@ -33,7 +34,8 @@ def calibrate(parts: RunParts, tasks: Sequence[int]) -> Calibration:
 
     Scores and pixels come from the test images labelled normal. Of a class that has few, the training images count too:
     behind Gaussian fronts that were estimated without them, else as they are where there is no other image.
-    Distances come from both: the fit of a prototype makes those of its training images too short.
+    Distances come from both: the fit of a prototype makes those of its training images too short, which a router that
+    shrinks covariances corrects (`PrototypeRouter.held_out_distances`).
     """
     return calibrate_new(parts, tasks, Calibration({}))
 
@@ -41,21 +43,53 @@ def calibrate(parts: RunParts, tasks: Sequence[int]) -> Calibration:
 def calibrate_new(parts: RunParts, tasks: Sequence[int], known: Calibration) -> Calibration:
     """As `calibrate`, beside other tasks, of which all stays as it is known but how near the new images come.
 
-    How near the others' images come to the new tasks is measured where their images are there.
+    How near the others' images come to the new tasks is measured where their images are there. Where tasks share a
+    covariance, `known` is of the tasks that shared it so far, and its distances are brought to the present one:
+    measured again where the images are there, else by `rescaled`.
     """
+    known = rescaled(parts.trainer.router, known, parts.trainer.router.prototypes)
     beside = [t for t in known.tasks if parts.has_images(t)]
     normal = {t: [_normal_images(parts, t, name) for name in parts.tasks[t]] for t in (*beside, *tasks)}
     normal |= {t: _with_cross_fitted(parts, t, normal[t]) for t in tasks}
     distances = {t: _distances(parts, t, normal[t]) for t in normal}
-    nearer = {t: _beside(old, {n: distances[n] for n in tasks}) for t, old in known.tasks.items()}
+    again = beside if parts.trainer.router.compares_distances else []
+    complete = len(again) == len(known.tasks)
+    nearer = {t: _beside(old, distances, [*again, *tasks], complete) for t, old in known.tasks.items()}
     return Calibration({**nearer, **{t: _task(parts, t, normal[t], distances) for t in tasks}})
 
 
-def _beside(known: TaskCalibration, others: dict[int, dict[int, Tensor]]) -> TaskCalibration:
-    """What is known of a task, with images of others (n,) at these distances."""
-    found = [known.nearest_other] if known.nearest_other is not None else []
-    found += [float(to_prototype[known.task_id].min()) for to_prototype in others.values()]
-    return replace(known, nearest_other=min(found, default=None))
+def rescaled(router: PrototypeRouter, known: Calibration, now: Collection[int]) -> Calibration:
+    """Distances that were measured among the tasks that are known, as they are among the tasks `now`.
+
+    Each task's by the factor of its own training images, which follows from its prototype; for images of other tasks
+    that is a guess. Distances that are not pooled stay as they are.
+    """
+    if not router.compares_distances:
+        return known
+    still = known.of(now).tasks.items()
+    return Calibration({t: _times(task, router.rescaling(t, known.tasks, now)) for t, task in still})
+
+
+def _times(task: TaskCalibration, factor: float) -> TaskCalibration:
+    other = None if task.nearest_other is None else factor * task.nearest_other
+    return replace(task, largest_distance=factor * task.largest_distance, nearest_other=other)
+
+
+def _beside(
+    known: TaskCalibration, distances: dict[int, dict[int, Tensor]], others: Sequence[int], complete: bool
+) -> TaskCalibration:
+    """What is known of a task, with images of tasks at these distances (n,).
+
+    Args:
+        others: those that count.
+        complete: whether they are all the others: what was known of their distance no longer counts.
+    """
+    task_id = known.task_id
+    found = [float(distances[t][task_id].min()) for t in others if t != task_id]
+    if known.nearest_other is not None and not complete:
+        found.append(known.nearest_other)
+    largest = float(distances[task_id][task_id].max()) if task_id in others else known.largest_distance
+    return replace(known, largest_distance=largest, nearest_other=min(found, default=None))
 
 
 def _normal_images(parts: RunParts, task_id: int, name: str) -> _NormalImages:
@@ -87,7 +121,11 @@ def _distances(parts: RunParts, task_id: int, classes: list[_NormalImages]) -> d
     held_out = [c.test.source.image_features[c.images] for c in classes if c.held_out]
     router = parts.trainer.router
     columns = router.distances(torch.cat([trained_on, *held_out])).cpu().unbind(1)
-    return dict(zip(router.prototypes, columns, strict=True))
+    distances = dict(zip(router.prototypes, columns, strict=True))
+    if not parts.options.use_rotation_aug:  # else the prototype has seen other pixels
+        own, fitted = distances[task_id], len(trained_on)
+        distances[task_id] = torch.cat([router.held_out_distances(task_id, own[:fitted]), own[fitted:]])
+    return distances
 
 
 def _task(
@@ -109,6 +147,7 @@ def _task(
         pixel_threshold=quantiles(pixel_peaks)[1],
         largest_distance=float(distances[task_id][task_id].max()),
         nearest_other=float(torch.cat(others).min()) if others else None,
+        compares_distances=parts.trainer.router.compares_distances,
     )
 
 

@@ -25,6 +25,8 @@ ENOUGH_IMAGES = 20  # with fewer than 19, the quantile is the highest score: one
 SMALLEST_SPREAD = 1e-6  # of the threshold: scores of normal images may all be the same
 NARROWEST = 1.5  # limit of routing, as a multiple of the largest distance of an image of the task's own
 WITHOUT_OTHERS = 5.0  # the same where the run knows no other product to compare with
+COMPARED = 1.2  # instead of `NARROWEST` where distances are compared
+CLEARLY_NEARER = 0.7  # of two distances that are compared
 LEVEL = 0.5  # the calibrated score at the quantile
 
 
@@ -56,18 +58,35 @@ class TaskCalibration:
     """Smallest distance of another task's image to its prototype; None with a single task."""
     cross_fitted: int = 0
     """Of `images` those trained on, each measured behind a Gaussian front that was estimated without it."""
+    compares_distances: bool = False
+    """Whether distances to all tasks' prototypes are measured alike: with one covariance."""
 
     @property
     def distance_limit(self) -> float:
-        """Beyond it an image is no product of this task.
+        """Beyond it an image is no product of this task, unless `far_limit` says otherwise.
 
         Half way from the farthest of its own normal images to the nearest image of another product, and at least
         `NARROWEST` times the former. A fixed multiple would not do: severe defects lie several times as far out as any
         normal image where distances are Mahalanobis, and other products hardly so where they are Euclidean.
         """
+        if self.compares_distances:
+            return COMPARED * self.largest_distance
         if self.nearest_other is None:
             return WITHOUT_OTHERS * self.largest_distance
         return max((self.largest_distance + self.nearest_other) / 2, NARROWEST * self.largest_distance)
+
+    @property
+    def far_limit(self) -> float:
+        """Beyond it an image is no product of this task, however far the other products are.
+
+        Where distances are compared, an image between the two limits is known if it lies clearly nearer to this product
+        than to any other: so severe defects do, and images of a product that the run has not seen mostly do not.
+        """
+        if not self.compares_distances:
+            return self.distance_limit
+        if self.nearest_other is None:
+            return WITHOUT_OTHERS * self.largest_distance
+        return max(self.distance_limit, self.nearest_other)
 
     @property
     def spread(self) -> float:
@@ -81,9 +100,15 @@ class TaskCalibration:
             return float(z > 0)
         return LEVEL + z / (2 * (1 + abs(z)))
 
-    def knows(self, distance: float) -> bool:
-        """Whether an image so far from the prototype may be of this task; not if it could not be computed."""
-        return distance <= self.distance_limit
+    def knows(self, distance: float, runner_up: float = math.inf) -> bool:
+        """Whether an image so far from the prototype may be of this task; not if it could not be computed.
+
+        Args:
+            runner_up: its distance to the nearest of the other tasks.
+        """
+        if distance <= self.distance_limit:
+            return True
+        return distance <= self.far_limit and distance <= CLEARLY_NEARER * runner_up
 
 
 @dataclass(frozen=True)
@@ -115,8 +140,7 @@ class Calibration:
         return Calibration({t: self.tasks[t] for t in tasks if t in self.tasks})
 
     def to_json(self) -> dict[str, Any]:
-        tasks = [{**asdict(task), "distance_limit": task.distance_limit} for task in self.tasks.values()]
-        return {"quantile": QUANTILE, "tasks": tasks}
+        return {"quantile": QUANTILE, "tasks": [_to_json(task) for task in self.tasks.values()]}
 
     @classmethod
     def from_json(cls, content: Any, file: Path) -> Calibration:
@@ -153,7 +177,16 @@ def quantiles(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return float(median), float(high)
 
 
+def _to_json(task: TaskCalibration) -> dict[str, Any]:
+    values = {**asdict(task), "distance_limit": task.distance_limit}
+    if task.compares_distances:
+        return {**values, "far_limit": task.far_limit, "clearly_nearer": CLEARLY_NEARER}
+    del values["compares_distances"]  # files of the published rule are read by older versions
+    return values
+
+
 def _task(values: dict[str, Any]) -> TaskCalibration:
-    known = {name: value for name, value in values.items() if name != "distance_limit"}
+    derived = ("distance_limit", "far_limit", "clearly_nearer")
+    known = {name: value for name, value in values.items() if name not in derived}
     lists = {name: tuple(known[name]) for name in ("class_names", "not_held_out")}
     return TaskCalibration(**{**known, **lists})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -213,7 +214,8 @@ class Detector:
             return Result(decoded.source, "error", decoded.error)
         task = self.calibration.tasks[scored.task_id]
         calibrated = task.calibrated(scored.score)
-        known = task.knows(scored.distances[scored.task_id])
+        others = (distance for t, distance in scored.distances.items() if t != scored.task_id)
+        known = task.knows(scored.distances[scored.task_id], min(others, default=math.inf))
         view = FieldOfView.of(*decoded.size, self._parts.options.img_size)
         # Interpolation never exceeds what it interpolates: most maps need not be enlarged to see that nothing is there.
         shows = bool(scored.pixel_map.max() > task.pixel_threshold)

@@ -43,7 +43,8 @@ _OURS = (
     Preset(
         LINE,
         (
-            *("--adapter_mode", "gaussian", "--no_pos_embedding", "--num_coupling_layers", "0"),
+            *("--adapter_mode", "gaussian", "--router_covariance", "pooled"),
+            *("--no_pos_embedding", "--num_coupling_layers", "0"),
             *("--dia_n_blocks", "2", "--num_epochs", "3", "--lr", "2e-4"),
         ),
         "",

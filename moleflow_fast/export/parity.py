@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -161,10 +162,11 @@ def _on_a_boundary(expected: Answers, detector: Detector) -> NDArray[np.bool_]:
 
 def _is_on_a_boundary(expected: Answers, image: int, detector: Detector) -> bool:
     task = detector.calibration.tasks[int(expected["task_id"][image])]
-    score, distance = float(expected["score"][image]), float(expected["distances"][image].min())
+    score, (distance, *further) = float(expected["score"][image]), sorted(map(float, expected["distances"][image]))
     margin = TOLERANCE * max(abs(score), 1.0)
     defective = {task.calibrated(score + d) > detector.threshold for d in (-margin, margin)}
-    known = {task.knows(distance * (1 + d)) for d in (-DISTANCE_TOLERANCE, DISTANCE_TOLERANCE)}
+    runner_up = further[0] if further else math.inf
+    known = {task.knows(distance * (1 + d), runner_up * (1 - d)) for d in (-DISTANCE_TOLERANCE, DISTANCE_TOLERANCE)}
     return len(defective) > 1 or len(known) > 1
 
 

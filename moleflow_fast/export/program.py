@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.data.normalization import Normalization
-from moleflow_fast.detector.calibration import LEVEL, TaskCalibration
+from moleflow_fast.detector.calibration import CLEARLY_NEARER, LEVEL, TaskCalibration
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.evaluation.scorer import bounded
 from moleflow_fast.export.flow import FlowOfAllTasks
 from moleflow_fast.export.scores import ImageScores
 from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
-from moleflow_fast.ops.mahalanobis import stack_gaussians
+from moleflow_fast.ops.mahalanobis import GaussianStack, SharedGaussians
 from moleflow_fast.ops.pixel_map import axis_matrix
 from moleflow_fast.run_parts import RunParts
 
@@ -52,7 +52,7 @@ class DetectorProgram(nn.Module):
         grid = self._grid()
         positions = torch.zeros(1, *grid, trainer.nf_model.embed_dim)
         self.register_buffer("positions", trainer.executor.add_positions(positions))
-        self.distances = Distances(trainer.router)
+        self.distances = distances_of(trainer.router)
         self.flow = FlowOfAllTasks(trainer.nf_model, tasks)
         self.scores = ImageScores(trainer.config, grid)
         self.verdicts = Verdicts([detector.calibration.tasks[t] for t in tasks], detector.threshold)
@@ -96,22 +96,28 @@ class DetectorProgram(nn.Module):
         ).clone()
 
 
+def distances_of(router: PrototypeRouter) -> nn.Module:
+    """Of image features (B, D) to the prototype of each task (B, T), as `PrototypeRouter.distances` has them."""
+    gaussians = router.gaussians()
+    if isinstance(gaussians, SharedGaussians):
+        return WhitenedDistances(gaussians)
+    means = torch.stack([p.mean for p in router.prototypes.values()])
+    return Distances(means, gaussians)
+
+
 class Distances(nn.Module):
-    """Of image features to the prototype of each task, as `PrototypeRouter.distances` has them."""
+    """To means (T, D): Euclidean, or each with a precision of its own."""
 
     means: Tensor
     triangles: Tensor
 
-    def __init__(self, router: PrototypeRouter) -> None:
+    def __init__(self, means: Tensor, gaussians: GaussianStack | None) -> None:
         super().__init__()
-        prototypes = list(router.prototypes.values())
-        means = [p.mean for p in prototypes if p.mean is not None]
-        self.register_buffer("means", torch.stack(means)[:, None])  # (T, 1, D)
-        self.is_mahalanobis = router.use_mahalanobis
-        if self.is_mahalanobis:
-            stack = stack_gaussians(means, [p.precision for p in prototypes if p.precision is not None])
-            self.is_factored = bool(stack.factored)
-            self.register_buffer("triangles", _whole(stack.blocks))  # (T, D, D)
+        self.register_buffer("means", means[:, None])  # (T, 1, D)
+        self.is_mahalanobis = gaussians is not None
+        if gaussians is not None:
+            self.is_factored = bool(gaussians.factored)
+            self.register_buffer("triangles", _whole(gaussians.blocks))  # (T, D, D)
 
     def forward(self, features: Tensor) -> Tensor:
         """features (B, D) -> (B, T)."""
@@ -123,12 +129,31 @@ class Distances(nn.Module):
         return squares.clamp_min(0).sqrt().T
 
 
+class WhitenedDistances(nn.Module):
+    """To Gaussians of one covariance."""
+
+    means: Tensor
+    centre: Tensor
+    whitening: Tensor
+
+    def __init__(self, gaussians: SharedGaussians) -> None:
+        super().__init__()
+        for name, tensor in gaussians._asdict().items():
+            self.register_buffer(name, tensor)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (B, D) -> (B, T)."""
+        whitened = (features - self.centre) @ self.whitening
+        return (whitened[:, None] - self.means).square().sum(-1).sqrt()
+
+
 class Verdicts(nn.Module):
     """Calibrated scores and labels: `TaskCalibration` and the detector's threshold, for a batch."""
 
     spreads: Tensor
     thresholds: Tensor
     limits: Tensor
+    far_limits: Tensor
 
     def __init__(self, tasks: Sequence[TaskCalibration], threshold: float) -> None:
         super().__init__()
@@ -136,14 +161,24 @@ class Verdicts(nn.Module):
         self.register_buffer("spreads", torch.tensor([t.spread for t in tasks], dtype=torch.float32))
         self.register_buffer("thresholds", torch.tensor([t.threshold for t in tasks], dtype=torch.float32))
         self.register_buffer("limits", torch.tensor([t.distance_limit for t in tasks], dtype=torch.float32))
+        self.compares_distances = any(t.compares_distances for t in tasks)
+        self.register_buffer("far_limits", torch.tensor([t.far_limit for t in tasks], dtype=torch.float32))
 
     def forward(self, score: Tensor, distances: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """score (B,), distances (B, T), places (B,) -> calibrated (B,), label (B,) int64; see `LABELS`."""
         z = bounded((score - self.thresholds[places]) / self.spreads[places])
         calibrated = LEVEL + z / (2 * (1 + z.abs()))
-        distance = distances.gather(1, places[:, None])[:, 0]
         defective = (calibrated > self.threshold).long()
-        return calibrated, torch.where(distance <= self.limits[places], defective, LABELS.index("unknown"))
+        return calibrated, torch.where(self._known(distances, places), defective, LABELS.index("unknown"))
+
+    def _known(self, distances: Tensor, places: Tensor) -> Tensor:
+        """(B,) bool."""
+        distance = distances.gather(1, places[:, None])[:, 0]
+        known = distance <= self.limits[places]
+        if not self.compares_distances:
+            return known
+        others = distances.scatter(1, places[:, None], torch.inf).amin(1)
+        return known | ((distance <= self.far_limits[places]) & (distance <= CLEARLY_NEARER * others))
 
 
 def _whole(blocks: Sequence[Tensor]) -> Tensor:

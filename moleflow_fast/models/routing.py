@@ -2,112 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from moleflow_fast.models.ledoit_wolf import Shrunk, shrunk_covariance, total
+from moleflow_fast.models.prototypes import Prototype, ScatterPrototype, TaskPrototype
 from moleflow_fast.ops.mahalanobis import (
-    GaussianStack,
+    Gaussians,
     mahalanobis_distances,
-    mahalanobis_distances_reference,
     nearest_gaussians,
     nearest_of,
+    share_gaussians,
     stack_gaussians,
     stackable,
 )
 
-REGULARISATION = 1e-5
 
+class PrototypeRouter:
+    """Routes each image to the task whose prototype is nearest.
 
-class TaskPrototype:
-    """Mean and covariance of a task's image-level features (mean over patches, before positions).
-
-    The first update takes the unbiased covariance plus 1e-5 I; a later one with m rows of unbiased covariance S
-    and mean difference d merges as C <- (n C + m S + (n m / (n + m)) d d^T) / (n + m).
+    Args:
+        covariance: of the distances: "published", each task's own with 1e-5 on its diagonal; "class_ledoit_wolf", each
+            task's own, shrunk; "pooled", one within-task covariance of the tasks that are there, shrunk.
     """
 
     def __init__(
-        self,
-        task_id: int,
-        task_classes: Sequence[str] | None = None,
-        device: torch.device | str = "cpu",
+        self, device: torch.device | str = "cpu", use_mahalanobis: bool = True, covariance: str = "published"
     ) -> None:
-        self.task_id = task_id
-        self.task_classes = list(task_classes or [])
-        self.device = torch.device(device)
-        self.n_samples = 0
-        self.mean: Tensor | None = None  # (D,)
-        self.covariance: Tensor | None = None  # (D, D)
-        self.precision: Tensor | None = None  # (D, D), set by finalize
-
-    @torch.no_grad()
-    def update(self, features: Tensor) -> None:
-        """Take in features (n, D)."""
-        rows = features.detach().to(self.device)
-        m = rows.shape[0]
-        mean = rows.mean(0)
-        centered = rows - mean
-        covariance = centered.T @ centered / max(m - 1, 1)
-        self.precision = None
-        if self.mean is None or self.covariance is None:
-            identity = torch.eye(rows.shape[1], dtype=rows.dtype, device=self.device)
-            self.mean, self.covariance, self.n_samples = mean, covariance + REGULARISATION * identity, m
-            return
-        n, total = self.n_samples, self.n_samples + m
-        difference = mean - self.mean
-        between = torch.outer(difference, difference) * (n * m / total)
-        self.covariance = (n * self.covariance + m * covariance + between) / total
-        self.mean = self.mean + difference * (m / total)
-        self.n_samples = total
-
-    @torch.no_grad()
-    def finalize(self) -> None:
-        """Invert the covariance (pseudo-inverse where it is singular)."""
-        if self.covariance is None:
-            raise RuntimeError(f"the prototype of task {self.task_id} has seen no features: call update first")
-        inverse, info = torch.linalg.inv_ex(self.covariance)
-        singular = bool(info.item()) or not bool(torch.isfinite(inverse).all())
-        self.precision = torch.linalg.pinv(self.covariance) if singular else inverse
-
-    def mahalanobis_distance(self, features: Tensor) -> Tensor:
-        """sqrt((x - mean)^T precision (x - mean)) of features (n, D), (n,)."""
-        if self.precision is None:
-            self.finalize()
-        assert self.mean is not None and self.precision is not None
-        return mahalanobis_distances_reference(features, [self.mean], [self.precision])[:, 0]
-
-    def euclidean_distance(self, features: Tensor) -> Tensor:
-        """|x - mean| of features (n, D), (n,)."""
-        if self.mean is None:
-            raise RuntimeError(f"the prototype of task {self.task_id} has seen no features: call update first")
-        return (features.to(self.mean) - self.mean).norm(dim=-1)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        if self.mean is None or self.covariance is None:
-            raise RuntimeError(f"the prototype of task {self.task_id} has seen no features: call update first")
-        return {"mean": self.mean, "covariance": self.covariance, "n_samples": torch.tensor(self.n_samples)}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.mean = state["mean"].to(self.device)
-        self.covariance = state["covariance"].to(self.device)
-        self.n_samples = int(state["n_samples"])
-        self.finalize()
-
-
-class PrototypeRouter:
-    """Routes each image to the task whose prototype is nearest."""
-
-    def __init__(self, device: torch.device | str = "cpu", use_mahalanobis: bool = True) -> None:
         self.device = torch.empty(0, device=device).device  # with its number, as its tensors have it
         self.use_mahalanobis = use_mahalanobis
-        self.prototypes: dict[int, TaskPrototype] = {}
-        self._stack = _StackCache()
+        self.covariance = covariance
+        self.prototypes: dict[int, Any] = {}  # task id -> Prototype, all of the kind that `new_prototype` makes
+        self._stack = _StackCache(covariance)
         self._ids: tuple[list[int], Tensor] = ([], torch.empty(0, dtype=torch.long))
 
-    def add_prototype(self, prototype: TaskPrototype) -> None:
+    @property
+    def compares_distances(self) -> bool:
+        """Whether distances to all prototypes are measured alike."""
+        return self.use_mahalanobis and self.covariance == "pooled"
+
+    def new_prototype(self, task_id: int, task_classes: Sequence[str] | None = None) -> Prototype:
+        """An empty prototype of the kind that this router takes."""
+        kind = TaskPrototype if self.covariance == "published" else ScatterPrototype
+        return kind(task_id, task_classes, self.device)
+
+    def add_prototype(self, prototype: Prototype) -> None:
         """Add or replace the prototype of a task."""
+        if isinstance(prototype, ScatterPrototype) == (self.covariance == "published"):
+            raise ValueError(f"a router of covariance {self.covariance} takes prototypes of its new_prototype alone")
         prototype.finalize()
         self.prototypes[prototype.task_id] = prototype
 
@@ -119,10 +64,10 @@ class PrototypeRouter:
         prototypes = list(self.prototypes.values())
         if not self.use_mahalanobis:
             return torch.stack([p.euclidean_distance(features) for p in prototypes], dim=1)
-        stack = self._stack.of(prototypes)
-        if stack is None:
+        gaussians = self.gaussians()
+        if gaussians is None:
             return torch.stack([p.mahalanobis_distance(features) for p in prototypes], dim=1)
-        return mahalanobis_distances(features, stack)
+        return mahalanobis_distances(features, gaussians)
 
     def route(self, features: Tensor) -> Tensor:
         """The task id of each row of features (n, D), (n,); a NaN distance never wins over a number.
@@ -134,19 +79,50 @@ class PrototypeRouter:
     @torch.no_grad()
     def distances_and_nearest(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """`distances` of features (n, D), and the task id of the smallest of each row, (n,)."""
-        prototypes = list(self.prototypes.values())
-        stack = self._stack.of(prototypes) if prototypes and self.use_mahalanobis else None
-        if stack is not None:
-            return nearest_gaussians(features, stack, self._task_ids(stack.means.device))
+        gaussians = self.gaussians()
+        if gaussians is not None:
+            return nearest_gaussians(features, gaussians, self._task_ids(gaussians.means.device))
         distances = self.distances(features)
         return distances, nearest_of(distances, self._task_ids(distances.device))
 
+    def gaussians(self) -> Gaussians | None:
+        """The prototypes as distances read them; None where those are Euclidean, or published ones differ in kind."""
+        return self._stack.of(self.prototypes) if self.prototypes and self.use_mahalanobis else None
+
     def reads(self) -> list[Any]:
         """What `route` reads, as objects: others once any of it has changed."""
-        prototypes = list(self.prototypes.values())
-        stack = self._stack.of(prototypes) if prototypes and self.use_mahalanobis else None
-        tensors = [t for p in prototypes for t in (p.mean, p.precision)]
-        return [stack, self._task_ids(self.device), *tensors]
+        tensors = [t for p in self.prototypes.values() for t in _read_of(p)]
+        return [self.gaussians(), self._task_ids(self.device), *tensors]
+
+    @torch.no_grad()
+    def held_out_distances(self, task_id: int, distances: Tensor) -> Tensor:
+        """What distances (n,) of images to the prototype that they were fitted to would be, had each been held out.
+
+        Without a row x the mean of n moves away from it, to x - mean' = n / (n - 1) (x - mean), and the covariance
+        loses w n / (n - 1) (x - mean) (x - mean)^T. By Sherman and Morrison's formula a distance d becomes
+        n / (n - 1) d / sqrt(1 - w n / (n - 1) d^2). Shrinkage is taken as it is. Published prototypes, Euclidean
+        distances and a single image stay as they are.
+        """
+        prototype = self.prototypes[task_id]
+        n = prototype.n_samples
+        if not self.use_mahalanobis or self.covariance == "published" or n < 2:
+            return distances
+        tasks = self.prototypes if self.covariance == "pooled" else [task_id]
+        weight = _shrunk([self.prototypes[t] for t in sorted(tasks)]).weight
+        larger, squares = n / (n - 1), distances.double().square()
+        lost = (weight.to(squares) * larger * squares).clamp_max(1 - 1e-9)
+        return (larger * (squares / (1 - lost)).sqrt()).to(distances.dtype)
+
+    @torch.no_grad()
+    def rescaling(self, task_id: int, before: Iterable[int], now: Iterable[int]) -> float:
+        """Root mean square distance of a task's training images among the tasks `now`, over that among those `before`.
+
+        For a pooled covariance; it follows from the sums that are kept, without images.
+        """
+        scatter = self.prototypes[task_id].moments.scatter.double()
+        groups = [[self.prototypes[t] for t in sorted(tasks)] for tasks in (before, now)]
+        squares = [torch.cholesky_solve(scatter, torch.linalg.cholesky(_shrunk(g).covariance)).trace() for g in groups]
+        return float((squares[1] / squares[0]).sqrt()) if squares[0] > 0 else 1.0
 
     def _task_ids(self, device: torch.device) -> Tensor:
         """Task ids in order of addition, kept where they were last wanted, (tasks,)."""
@@ -158,7 +134,7 @@ class PrototypeRouter:
         return tensor
 
 
-_Sources = list[tuple[Tensor, int | None]]
+_Sources = tuple[list[int], list[tuple[Tensor, int | None]]]
 
 
 class _StackCache:
@@ -167,34 +143,61 @@ class _StackCache:
     A write that leaves no trace in the tensor's version (through `.data` or numpy) goes unseen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, covariance: str) -> None:
+        self._build = {"published": _own, "class_ledoit_wolf": _own_shrunk, "pooled": _pooled}[covariance]
         # Sources and stack change together, in one assignment: another thread may be reading.
-        self._built: tuple[_Sources, GaussianStack | None] = ([], None)
+        self._built: tuple[_Sources, Gaussians | None] = (([], []), None)
 
-    def of(self, prototypes: Sequence[TaskPrototype]) -> GaussianStack | None:
-        """None where the prototypes differ in shape, dtype or device."""
-        means, precisions = [], []
-        for prototype in prototypes:
-            if prototype.precision is None:
-                prototype.finalize()
-            assert prototype.mean is not None and prototype.precision is not None
-            means.append(prototype.mean)
-            precisions.append(prototype.precision)
-        source = [(t, _version(t)) for t in (*means, *precisions)]
+    def of(self, prototypes: Mapping[int, Prototype]) -> Gaussians | None:
+        sources = list(prototypes), [(t, _version(t)) for p in prototypes.values() for t in _read_of(p)]
         built_from, stack = self._built
-        if _same(source, built_from):
+        if _same(sources, built_from):
             return stack
         del stack
-        self._built = ([], None)  # two stacks need not fit into memory
-        new = stack_gaussians(means, precisions) if stackable(means, precisions) else None
-        self._built = (source, new)
+        self._built = (([], []), None)  # two stacks need not fit into memory
+        new = self._build(prototypes)
+        self._built = (sources, new)
         return new
 
 
+def _own(prototypes: Mapping[int, Prototype]) -> Gaussians | None:
+    """None where the prototypes differ in shape, dtype or device."""
+    means, precisions = zip(*map(_read_of, prototypes.values()), strict=True)
+    return stack_gaussians(means, precisions) if stackable(means, precisions) else None
+
+
+@torch.no_grad()
+def _own_shrunk(prototypes: Mapping[int, Prototype]) -> Gaussians:
+    means = [p.mean for p in prototypes.values()]
+    factors = [torch.linalg.cholesky_ex(_shrunk([p]).covariance)[0] for p in prototypes.values()]
+    return stack_gaussians(means, [torch.cholesky_inverse(f).to(m) for f, m in zip(factors, means, strict=True)])
+
+
+@torch.no_grad()
+def _pooled(prototypes: Mapping[int, Prototype]) -> Gaussians:
+    """The same bits for the same tasks, in whatever order they came."""
+    covariance = _shrunk([prototypes[t] for t in sorted(prototypes)]).covariance
+    return share_gaussians([p.mean for p in prototypes.values()], covariance)
+
+
+def _shrunk(prototypes: Sequence[Any]) -> Shrunk:
+    return shrunk_covariance(total([p.moments for p in prototypes]))
+
+
+def _read_of(prototype: Any) -> tuple[Tensor, ...]:
+    """The tensors that distances follow from, the mean first."""
+    if isinstance(prototype, ScatterPrototype):
+        return prototype.mean, prototype.scatter, prototype.fourth
+    if prototype.precision is None:
+        prototype.finalize()
+    return prototype.mean, prototype.precision
+
+
 def _same(sources: _Sources, others: _Sources) -> bool:
-    return len(sources) == len(others) and all(
+    (ids, tensors), (other_ids, other_tensors) = sources, others
+    return ids == other_ids and len(tensors) == len(other_tensors) and all(
         new is old and version is not None and version == old_version
-        for (new, version), (old, old_version) in zip(sources, others, strict=True)
+        for (new, version), (old, old_version) in zip(tensors, other_tensors, strict=True)
     )
 
 

@@ -15,7 +15,6 @@ from moleflow_fast.engine.captured import LARGEST
 from moleflow_fast.evaluation.scorer import Scorer
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
-from moleflow_fast.models.routing import TaskPrototype
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 
@@ -110,6 +109,6 @@ class _Features:
 class _Trainer(MoLEContinualTrainer):
     def build_prototype(self, task_id: int, image_features: Tensor) -> None:
         """Only as many finite rows as there are decide its shape, and a meta tensor cannot say how many."""
-        prototype = TaskPrototype(task_id, self.task_classes.get(task_id), self.device)
+        prototype = self.router.new_prototype(task_id, self.task_classes.get(task_id))
         prototype.update(image_features)
         self.router.add_prototype(prototype)

@@ -15,9 +15,10 @@ import torch
 from moleflow_fast.config.change import Change
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
-from moleflow_fast.detector.calibrate import calibrate_new
+from moleflow_fast.detector.calibrate import calibrate_new, rescaled
 from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.errors import UserError
+from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.products.options import extended, first_classes, reduced
 from moleflow_fast.run import ContinualRun, RunResult
 from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
@@ -89,6 +90,22 @@ class ChangedRun(ContinualRun):
         self.console.routing(self.tasks, self._before.get("routing_confusion", []), after["routing_confusion"])
         return result
 
+    def _loaded_apart(self, directory: RunDirectory, tasks: int) -> RunParts:
+        """Other parts, with the first so many tasks, removed ones included."""
+        parts = RunParts(self.options, RunConsole(quiet=True))
+        parts.extractor = self.extractor
+        checkpoint.load_tasks(directory.checkpoints, parts.trainer, self.checkpoint_options, tasks)
+        return parts
+
+    def _say_rescaled(self, known: Calibration) -> None:
+        """Of which tasks the limits are not measured among the products that there are now."""
+        absent = [t for t in known.tasks if not self.has_images(t)]
+        if absent and self.trainer.router.compares_distances:
+            self.console.say(
+                f"limits         of {self._names(absent)} are scaled to the new covariance, not measured: their images "
+                "are not there; put them back, delete calibration.json and load a detector to have it measured"
+            )
+
 
 class ExtendedRun(ChangedRun):
     """It learns more products; what it has learned stays as it is."""
@@ -119,16 +136,20 @@ class ExtendedRun(ChangedRun):
             return super()._calibration(directory)
         active = self.active_tasks
         new = [t for t in active if t not in self._learned]
-        calibration = calibrate_new(self, new, known.of(t for t in active if t in self._learned))
+        old = known.of(t for t in active if t in self._learned)
+        calibration = calibrate_new(self, new, old)
         self._say_limits(known, calibration)
+        self._say_rescaled(old)
         return calibration
 
     def _say_limits(self, before: Calibration, after: Calibration) -> None:
+        shared = self.trainer.router.compares_distances
+        why = "distances are of another covariance" if shared else "a new product comes nearer"
         for t, task in before.of(after.tasks).tasks.items():
             now = after.tasks[t].distance_limit
             if now != task.distance_limit:
                 self.console.say(
-                    f"limit          of {self._names([t])}: a new product comes nearer, images farther than {now:.4g} "
+                    f"limit          of {self._names([t])}: {why}, images farther than {now:.4g} "
                     f"are unknown (before: {task.distance_limit:.4g})"
                 )
 
@@ -143,9 +164,9 @@ class ExtendedRun(ChangedRun):
         Raises:
             UserError: they differ. Detectors go on with the tasks learned before.
         """
-        before = RunParts(self.options, RunConsole(quiet=True))
-        before.extractor = self.extractor
-        checkpoint.load_tasks(directory.checkpoints, before.trainer, self.checkpoint_options, len(self._learned))
+        before = self._loaded_apart(directory, len(self._learned))
+        before.retire()
+        self._say_routes(before.trainer.router)
         compared = 0
         for task_id in self._learned:
             patches = self._probes(task_id)
@@ -159,6 +180,21 @@ class ExtendedRun(ChangedRun):
                 )
             compared += len(patches)
         return compared
+
+    def _say_routes(self, before: PrototypeRouter) -> None:
+        """How many images are nearest to another of the old products, now that the new ones share the covariance."""
+        router = self.trainer.router
+        if not router.compares_distances:
+            return
+        tests = self.tests_until(len(self.tasks) - 1)
+        chosen = [t for t in tests if t.task_id in self._learned] or tests
+        features = torch.cat([t.source.image_features for t in chosen])
+        old = [list(router.prototypes).index(t) for t in before.prototypes]
+        moved = int((before.distances(features).argmin(1) != router.distances(features)[:, old].argmin(1)).sum())
+        self.console.say(
+            f"router         its covariance is of all products now: {moved} of {len(features)} test images of "
+            f"{', '.join(t.name for t in chosen)} lie nearest to another of the old products than before"
+        )
 
     def _probes(self, task_id: int) -> torch.Tensor:
         """Patches (n, H, W, D) to compare a task's outputs on."""
@@ -181,7 +217,7 @@ class ReducedRun(ChangedRun):
         self._announce(directory)
         calibration = directory.read_calibration()
         if calibration is not None:
-            directory.write_calibration(calibration.of(self.active_tasks))
+            directory.write_calibration(self._of_active(directory, calibration))
         self._give_up(directory)
         directory.write_options(self.options)
         last = self._load(directory)[-1]
@@ -203,5 +239,19 @@ class ReducedRun(ChangedRun):
         directory.forget_evaluations_of(tasks)
         directory.keep_epochs_of(range(first))
 
+    def _of_active(self, directory: RunDirectory, calibration: Calibration) -> Calibration:
+        """Without the tasks that are taken out, whose part in a shared covariance goes with them."""
+        kept = calibration.of(self.active_tasks)
+        if len(kept.tasks) == len(calibration.tasks) or not self.trainer.router.compares_distances:
+            return kept
+        self._say_rescaled(kept)
+        before = self._loaded_apart(directory, max(calibration.tasks) + 1)
+        return rescaled(before.trainer.router, calibration, kept.tasks)
+
     def _calibration(self, directory: RunDirectory) -> Calibration:
-        return directory.read_calibration() or super()._calibration(directory)
+        known = directory.read_calibration()
+        if known is None:
+            return super()._calibration(directory)
+        if not self.trainer.router.compares_distances:
+            return known
+        return calibrate_new(self, [], known)

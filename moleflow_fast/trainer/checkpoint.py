@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import Tensor
 
+from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.files import write_json
 from moleflow_fast.models import reference_format
-from moleflow_fast.models.routing import TaskPrototype
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.tensor_file import CheckpointError, read_tensors, sha256, write_tensors
 
@@ -143,7 +143,7 @@ def _take_in(
     if result.unexpected_keys or (description.whole and result.missing_keys):
         raise ValueError(_some([*result.unexpected_keys, *result.missing_keys]))
     prefix = f"{_ROUTER}{task_id}."
-    prototype = TaskPrototype(task_id, description.classes, trainer.device)
+    prototype = trainer.router.new_prototype(task_id, description.classes)
     prototype.load_state_dict(
         _of_width(model.embed_dim, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
     )
@@ -156,7 +156,8 @@ def _take_in(
 
 def _of_width(width: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors, if they are of so many channels."""
-    shapes = {"mean": (width,), "std": (width,), "covariance": (width, width), "n_samples": ()}
+    square = (width, width)
+    shapes = {"mean": (width,), "std": (width,), "covariance": square, "scatter": square, "fourth": (), "n_samples": ()}
     wrong = [name for name, value in tensors.items() if value.shape != shapes[name] or value.is_complex()]
     if wrong:
         raise ValueError(f"{_some(wrong)} not of {width} channels")
@@ -197,6 +198,9 @@ def _some(names: list[str]) -> str:
 
 
 def _require_same_options(directory: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    defaults = vars(AblationConfig())
+    # A switch that the file does not name is younger than the file, which had what is its default now.
+    stored = {**{name: defaults[name] for name in asked if name in defaults}, **stored}
     different = [
         f"{name}: checkpoint {stored.get(name)!r}, asked for {asked.get(name)!r}"
         for name in sorted({*stored, *asked})

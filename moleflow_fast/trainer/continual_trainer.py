@@ -23,7 +23,7 @@ from moleflow_fast.errors import UserError
 from moleflow_fast.models import reference_format
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
-from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
+from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.trainer.cross_fitting import cross_fitted
 from moleflow_fast.trainer.feature_loader import FeatureLoader, FeatureSource, ImageBatchSource
 from moleflow_fast.trainer.features_behind import BatchesBehind, Front, behind
@@ -95,7 +95,7 @@ class MoLEContinualTrainer:
         self.config = ablation_config or nf_model.config
         self.logger = logger or logging.getLogger(__name__)
         self.listener: Listener = listener or (lambda record: None)
-        self.router = PrototypeRouter(self.device, self.config.use_mahalanobis)
+        self.router = PrototypeRouter(self.device, self.config.use_mahalanobis, self.config.router_covariance)
         self.executor = InferenceExecutor(
             vit_extractor, pos_embed_generator, nf_model, self.router, self.config
         )
@@ -257,7 +257,7 @@ class MoLEContinualTrainer:
             self.logger.warning(
                 "task %d: %d images with non-finite features left out of its prototype", task_id, int((~finite).sum())
             )
-        prototype = TaskPrototype(task_id, self.task_classes.get(task_id), self.device)
+        prototype = self.router.new_prototype(task_id, self.task_classes.get(task_id))
         prototype.update(image_features[finite])
         self.router.add_prototype(prototype)
 

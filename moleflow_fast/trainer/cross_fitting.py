@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,7 +31,12 @@ def cross_fitted(
     for fold in range(min(FOLDS, len(source)) if len(source) > 1 else 0):
         held_out = everyone % FOLDS == fold
         others = GaussianFront(front.channels, front.n_directions).to(front.whitener)
-        others.fit(lambda kept=everyone[~held_out]: (prepare(x) for x, _ in source.batches(list(kept.split(_BATCH)))))
+        kept = list(everyone[~held_out].split(_BATCH))
+        others.fit(partial(_prepared, source, kept, prepare))
         batches = list(everyone[held_out].split(_BATCH))
         for indices, (patches, _) in zip(batches, source.batches(batches), strict=True):
             yield indices, others(prepare(patches))
+
+
+def _prepared(source: FeatureSource, batches: list[Tensor], prepare: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+    return (prepare(patches) for patches, _ in source.batches(batches))

@@ -8,6 +8,7 @@ import pytest
 
 from moleflow_fast.config import ABLATION_PRESETS, AblationConfig
 from moleflow_fast.config.options import DEMO_DEFAULTS, RunOptions, build_parser, parse_options
+from moleflow_fast.run_directory import identity
 
 MVTEC = ["--dataset", "mvtec", "--data_path", "somewhere"]
 
@@ -104,6 +105,7 @@ def test_json_round_trip() -> None:
         (["--spatial_context_kernel", "4"], "odd number of patches"),
         (["--scale_context_init_scale", "0.3"], "strictly between 0 and"),
         (["--dataset", "cifar"], "invalid choice"),
+        (["--router_covariance", "mine"], "invalid choice"),
         (["--epochs", "3"], "unrecognized arguments"),
     ],
 )
@@ -114,7 +116,19 @@ def test_contradictions_are_named(argv: list[str], message: str, capsys: pytest.
     assert message in capsys.readouterr().err
 
 
+def test_runs_from_before_the_router_had_kinds_are_published_ones() -> None:
+    options = parse_options(MVTEC)
+    stored = json.loads(json.dumps(options.to_json()))
+    del stored["ablation"]["router_covariance"]
+    assert RunOptions.from_json(stored) == options and options.ablation.router_covariance == "published"
+    assert identity(RunOptions.from_json(stored)) == identity(options)
+    pooled = parse_options([*MVTEC, "--router_covariance", "pooled"])
+    assert pooled.ablation.router_covariance == "pooled" and identity(pooled) != identity(options)
+
+
 def test_switches_without_effect_are_mentioned() -> None:
+    pooled = AblationConfig(router_covariance="pooled", use_mahalanobis=False)
+    assert pooled.warnings == ["--router_covariance pooled has no effect with --no_mahalanobis: drop one"]
     assert "--no_scale_context" in AblationConfig(use_regular_linear=True).warnings[0]
     assert AblationConfig(use_regular_linear=True, use_scale_context=False).warnings == []
     assert AblationConfig().warnings == []

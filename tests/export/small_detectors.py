@@ -17,7 +17,6 @@ from moleflow_fast.detector.calibration import Calibration, TaskCalibration
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.extractors import CNNPatchCoreExtractor, PatchExtractor
 from moleflow_fast.models.aggregation import image_scores
-from moleflow_fast.models.routing import TaskPrototype
 from moleflow_fast.run_parts import RunParts
 
 SIDE, DIM = 32, 16
@@ -66,7 +65,7 @@ def make_parts(
             model.finalize_reference_stats()
         model.add_task(task)
         trainer.task_classes[task] = [f"product{task}"]
-        prototype = TaskPrototype(task)
+        prototype = trainer.router.new_prototype(task)
         prototype.update(patches.mean((1, 2)))
         trainer.router.add_prototype(prototype)
     with torch.no_grad():
@@ -87,9 +86,11 @@ def _calibration(parts: RunParts, task: int) -> TaskCalibration:
     low, high = np.quantile(image_scores(maps, parts.trainer.config).numpy(), (0.3, 0.6))
     place = list(parts.trainer.router.prototypes).index(task)
     distances = parts.trainer.router.distances(patches.mean((1, 2)))[:, place]
+    nearest, compared = float(distances.median()) * 1.1, parts.trainer.router.compares_distances
     return TaskCalibration(
-        task, (f"product{task}",), 7, (), float(low), float(high), 0.0, 0.0, float(distances.median()) / 1.5, 0.0
-    )
+        task, (f"product{task}",), 7, (), float(low), float(high), 0.0, 0.0, float(distances.median()) / 1.5,
+        nearest if compared else 0.0, compared,
+    )  # fmt: skip
 
 
 def _patches(parts: RunParts, images: NDArray[np.uint8]) -> torch.Tensor:

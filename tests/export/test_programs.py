@@ -29,6 +29,8 @@ SWITCHES = {
     "separated_spectral": replace(PLAIN, use_spectral_norm=True, use_task_separated=True),
     "no_positions": replace(FULL, use_pos_embedding=False),
     "euclidean": replace(FULL, use_mahalanobis=False),
+    "class_ledoit_wolf": replace(FULL, router_covariance="class_ledoit_wolf"),
+    "pooled": replace(FULL, router_covariance="pooled"),
     "no_router": replace(FULL, use_router=False),
     "baseline": AblationConfig(
         use_lora=False, use_task_adapter=False, use_dia=False, use_spatial_context=False, use_scale_context=False
@@ -42,7 +44,7 @@ TRACED = {
     "default": FULL,
     "separated_spectral": replace(
         PLAIN, use_spectral_norm=True, use_task_separated=True, use_dia=False, adapter_mode="whitening_no_ln",
-        use_whitening_adapter=False, score_aggregation_mode="spatial_cluster",
+        use_whitening_adapter=False, score_aggregation_mode="spatial_cluster", router_covariance="pooled",
     ),
     "full_layers_and_film": replace(
         PLAIN, use_regular_linear=True, use_dia=False, adapter_mode="soft_ln", use_whitening_adapter=False,

@@ -88,6 +88,7 @@ def run_operations() -> None:
         normalize,
         patch_pool,
         pixel_map,
+        shared_mahalanobis,
         stem,
         whitening,
     )
@@ -142,6 +143,7 @@ def run_operations() -> None:
     triangles, factored = torch.empty(15, CHANNELS, CHANNELS, device="meta"), torch.empty((), device="meta").bool()
     ids = torch.empty(15, dtype=torch.int64, device="meta")
     mahalanobis.distances_and_nearest(x[0, 0], triangles[:, 0], [triangles], factored, ids)
+    shared_mahalanobis.shared_distances_and_nearest(x[0, 0], triangles[:, 0], vector, weight, ids)
     adamp.step()
 
 

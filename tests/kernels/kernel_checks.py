@@ -1,10 +1,12 @@
 """Triton kernels beside definitions in fp64: on a GPU where there is one, else in Triton's interpreter."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from moleflow_fast.backend import use_backend
 
@@ -51,3 +53,27 @@ def assert_same_bits_twice(function: Callable[..., Tensor], inputs: Sequence[Ten
 def _largest(tensor: Tensor) -> float:
     assert tensor.isfinite().all()
     return float(tensor.abs().max())
+
+
+def gaussians(tasks: int, dim: int, seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    roots = random(tasks, dim, dim, seed=seed) / dim**0.5
+    precisions = roots @ roots.mT + 0.1 * torch.eye(dim, device=DEVICE)
+    return list(random(tasks, dim, seed=seed + 1)), list(precisions)
+
+
+class _NoScalarReads(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.overloadpacket._qualified_op_name != "aten::_local_scalar_dense", "a host read"
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def no_host_reads() -> Iterator[None]:
+    if DEVICE == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        with _NoScalarReads():
+            yield
+    finally:
+        if DEVICE == "cuda":
+            torch.cuda.set_sync_debug_mode("default")

@@ -1,14 +1,11 @@
 """Distances to all prototypes in Triton, and a router that reads nothing from the device."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from kernel_checks import DEVICE, on_triton, random
+from kernel_checks import DEVICE, gaussians, no_host_reads, on_triton, random
 from launches import Launches
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from moleflow_fast.kernels import mahalanobis as kernels
 from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
@@ -18,12 +15,6 @@ from moleflow_fast.ops.mahalanobis import (
     nearest_gaussians,
     stack_gaussians,
 )
-
-
-def gaussians(tasks: int, dim: int, seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    roots = random(tasks, dim, dim, seed=seed) / dim**0.5
-    precisions = roots @ roots.mT + 0.1 * torch.eye(dim, device=DEVICE)
-    return list(random(tasks, dim, seed=seed + 1)), list(precisions)
 
 
 def assert_equal_to_definition(rows: torch.Tensor, means: Any, precisions: Any, rtol: float = 1e-5) -> None:
@@ -121,24 +112,6 @@ def router_of(tasks: int = 4, dim: int = 48, images: int = 80) -> PrototypeRoute
         prototype.update(random(images, dim, seed=task) + random(dim, seed=50 + task))
         router.add_prototype(prototype)
     return router
-
-
-class _NoScalarReads(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func.overloadpacket._qualified_op_name != "aten::_local_scalar_dense", "a host read"
-        return func(*args, **(kwargs or {}))
-
-
-@contextlib.contextmanager
-def no_host_reads() -> Iterator[None]:
-    if DEVICE == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        with _NoScalarReads():
-            yield
-    finally:
-        if DEVICE == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("use_mahalanobis", [True, False])

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
 from moleflow_fast.ops import mahalanobis
-from moleflow_fast.ops.mahalanobis import mahalanobis_distances, mahalanobis_distances_reference, stack_gaussians
+from moleflow_fast.ops.mahalanobis import (
+    mahalanobis_distances,
+    mahalanobis_distances_reference,
+    share_gaussians,
+    stack_gaussians,
+)
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -38,6 +43,44 @@ def test_equals_the_definition(dtype, n, dim, tasks, seed):
     actual = mahalanobis_distances(rows, stack_gaussians(means, precisions))
     assert actual.shape == (n, tasks) and actual.dtype == dtype
     torch.testing.assert_close(actual.double(), expected, rtol=TOLERANCE[dtype], atol=0)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["fp32", "fp64"])
+@given(n=st.integers(0, 9), dim=st.integers(1, 70), tasks=st.integers(1, 5), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_of_one_covariance_equals_the_definition(dtype, n, dim, tasks, seed):
+    means, (precision, *_) = gaussians(tasks, dim, torch.float64, seed)
+    rows, means = features(n, dim, dtype, seed + 1), [m.to(dtype) for m in means]
+    expected = mahalanobis_distances_reference(rows.double(), [m.double() for m in means], [precision] * tasks)
+    actual = mahalanobis_distances(rows, share_gaussians(means, precision.inverse()))
+    assert actual.shape == (n, tasks) and actual.dtype == dtype
+    torch.testing.assert_close(actual.double(), expected, rtol=TOLERANCE[dtype], atol=0)
+
+
+def test_of_one_covariance_far_means_do_not_cancel():
+    means, (precision, *_) = gaussians(3, 40)
+    rows = features(5, 40)
+    expected = mahalanobis_distances_reference(rows, means, [precision] * 3)
+    moved = share_gaussians([(m + 1000).float() for m in means], precision.inverse().float())
+    actual = mahalanobis_distances((rows + 1000).float(), moved).double()
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=0)  # 1000 has a spacing of 6e-5
+
+
+def test_of_one_covariance_broken_values_stay_in_their_row_and_column():
+    means, (precision, *_) = gaussians(3, 10)
+    rows = features(5, 10)
+    expected = mahalanobis_distances(rows, share_gaussians(means, precision.inverse()))
+    rows[1, 3], rows[2, 9] = torch.nan, torch.inf
+    means[2] = torch.full_like(means[2], torch.nan)
+    actual = mahalanobis_distances(rows, share_gaussians(means, precision.inverse()))
+    assert not actual[[1, 2]].isfinite().any() and actual[:, 2].isnan().all()
+    torch.testing.assert_close(actual[[0, 3, 4], :2], expected[[0, 3, 4], :2])
+
+
+def test_a_mean_itself_is_at_zero():
+    means, (precision, *_) = gaussians(3, 10)
+    distances = mahalanobis_distances(torch.stack(means), share_gaussians(means, precision.inverse()))
+    assert distances.diagonal().max() < 1e-12 and (distances + torch.eye(3)).min() > 0.1
 
 
 def prototypes_of_few_images(dim=256, images=100, dtype=torch.float32):
@@ -140,6 +183,8 @@ def test_a_negative_square_is_a_distance_of_zero():
 def test_gaussians_that_do_not_fit_are_an_error(broken):
     with pytest.raises(ValueError, match="of one shape"):
         stack_gaussians(broken, [torch.eye(len(m), dtype=m.dtype) for m in broken])
+    with pytest.raises(ValueError, match="of one shape"):
+        share_gaussians(broken, torch.eye(3))
 
 
 def replace_in_dict(router):

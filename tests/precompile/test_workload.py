@@ -67,6 +67,7 @@ def test_a_small_run_launches_what_was_found(tmp_path: Path) -> None:
     ("ablation", "changes", "kernels"),
     [
         ({"use_task_adapter": False}, {}, {"_relu_product", "_move"}),  # inference is task by task
+        ({"router_covariance": "pooled"}, {}, {"_whitened_features", "_nearest_whitened"}),
         ({"use_spatial_context": True}, {"enable_slow_stage": True}, {"_depthwise", "_taps_gradient"}),
     ],
 )

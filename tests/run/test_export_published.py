@@ -1,5 +1,7 @@
 """A run's checkpoints in the published layout, and back."""
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 from run.small_runs import run
 
 from moleflow_fast.config import AblationConfig
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.export_published import main
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.run import ContinualRun, RunResult
@@ -37,6 +40,21 @@ def test_round_trip_to_the_bit(
     back = run(data, tmp_path, load_checkpoint=str(tmp_path / "out"), final_eval_only=True)
     table = Path("evaluation") / "after_task_2.csv"
     assert (back.directory.path / table).read_text() == (finished.directory.path / table).read_text()
+
+
+@pytest.mark.parametrize("covariance", ["published", "pooled"])
+def test_another_router_is_left_behind_and_said(
+    covariance: str, finished: RunResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_path = Path(shutil.copytree(finished.directory.path, tmp_path / "copy"))
+    config = json.loads((run_path / "config.json").read_text())
+    config["options"]["ablation"]["router_covariance"] = covariance
+    (run_path / "config.json").write_text(json.dumps(config))
+    shutil.rmtree(run_path / "checkpoints")
+    again = RunOptions.from_json(config["options"])
+    ContinualRun(dataclasses.replace(again, experiment_name="copy", log_dir=str(tmp_path), resume=True)).execute()
+    assert main([str(run_path), "-o", str(tmp_path / "out")]) == 0
+    assert ("--router_covariance pooled, which these files do not hold" in caplog.text) == (covariance == "pooled")
 
 
 def test_what_cannot_be_exported(

@@ -211,6 +211,7 @@ def test_several_classes_in_the_first_task(data: Path, tmp_path: Path) -> None:
         AblationConfig(adapter_mode="no_ln"),
         AblationConfig(use_spectral_norm=True, use_scale_context=False),
         AblationConfig(use_regular_linear=True, use_scale_context=False),
+        AblationConfig(router_covariance="pooled"),
     ],
 )
 def test_a_task_learns_the_same_with_task_0_alone_before_it(

@@ -31,6 +31,8 @@ CONFIGS = {
     "regular_linear": AblationConfig(use_regular_linear=True, use_scale_context=False),
     "spectral_norm": AblationConfig(use_spectral_norm=True, use_scale_context=False),
     "sequential": AblationConfig(no_freeze_base=True),
+    "class_ledoit_wolf": AblationConfig(router_covariance="class_ledoit_wolf"),
+    "pooled": AblationConfig(router_covariance="pooled"),
 }
 
 
@@ -149,6 +151,33 @@ def test_another_configuration_is_named(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(CheckpointError, match="lora_rank: checkpoint 3, asked for 8"):
         checkpoint.load_tasks(tmp_path, make_trainer(), {**OPTIONS, "lora_rank": 8})
+
+
+def test_a_file_without_the_router_s_kind_is_a_published_one(tmp_path: Path) -> None:
+    trainer = saved(tmp_path, 1)
+    switches = {**OPTIONS, **vars(AblationConfig())}
+    described(tmp_path, model={name: value for name, value in switches.items() if name != "router_covariance"})
+    restored = make_trainer(seed=5)
+    assert checkpoint.load_tasks(tmp_path, restored, switches) == [0]
+    assert torch.equal(maps(restored, 0), maps(trainer, 0))
+    with pytest.raises(CheckpointError, match="router_covariance: checkpoint 'published', asked for 'pooled'"):
+        checkpoint.load_tasks(tmp_path, make_trainer(), {**switches, "router_covariance": "pooled"})
+
+
+def test_published_prototypes_are_stored_as_ever(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    names = {n for n in load_file(tmp_path / "task_0.safetensors") if n.startswith("router.")}
+    assert names == {"router.0.mean", "router.0.covariance", "router.0.n_samples"}
+
+
+@pytest.mark.parametrize("name", ["router.0.scatter", "router.0.fourth"])
+def test_sums_of_other_shapes_are_named(name: str, tmp_path: Path) -> None:
+    saved(tmp_path, 1, CONFIGS["pooled"])
+    file = tmp_path / "task_0.safetensors"
+    save_file({**load_file(file), name: torch.ones(3, 3)}, file)
+    described(tmp_path, sha256=None)
+    with pytest.raises(CheckpointError, match=rf"task_0\.safetensors does not fit the model: {name[9:]} not of 16"):
+        checkpoint.load_tasks(tmp_path, make_trainer(CONFIGS["pooled"]), OPTIONS)
 
 
 def test_nothing_to_load(tmp_path: Path) -> None:
