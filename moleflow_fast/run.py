@@ -14,6 +14,7 @@ import torch
 
 from moleflow_fast.backend import flow_backend, runs_compiled, why_not_precision
 from moleflow_fast.config.known_bad import known_bad
+from moleflow_fast.config.method import method
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.data import check_dataset
@@ -189,6 +190,7 @@ class ContinualRun(RunParts):
         )
         if self.parity is not None:
             self.console.say(f"               in {self.parity}")
+        self.console.say(f"method         {method(self.options)}")
         self.console.say(f"flow           {self._flow}")
 
     def _restore(self, directory: RunDirectory) -> int:
@@ -323,7 +325,8 @@ class ContinualRun(RunParts):
         rate = sum(r.images for r in records) / max(seconds, 1e-9)
         skipped = sum(r.skipped_batches for r in records)
         note = f", {skipped} batches skipped" if skipped else ""
-        front = f", with its Gaussian front {total:.1f} s" if total is not None and self.options.ablation.has_front else ""
+        measured = total is not None and self.options.ablation.has_front
+        front = f", with its Gaussian front {total:.1f} s" if measured else ""
         self.console.say(
             f"{self._title(task_id)}: loss {records[-1].loss:.2f}, {seconds:.1f} s, {rate:.0f} images/s{front}{note}"
         )

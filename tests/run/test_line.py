@@ -9,6 +9,7 @@ from run.small_runs import command_line, rows, write_data
 from safetensors.torch import load_file
 
 from moleflow_fast import Detector
+from moleflow_fast.config.method import method
 from moleflow_fast.config.options import RunOptions, parse_options
 from moleflow_fast.console import RunConsole
 from moleflow_fast.run import ContinualRun, RunResult
@@ -22,6 +23,14 @@ def line(data: Path, logs: Path, *more: str, **changes: object) -> RunResult:
     options = parse_options([*argv, *more])
     assert isinstance(options, RunOptions)
     return ContinualRun(options, RunConsole(quiet=True)).execute()
+
+
+def test_a_run_says_which_method_it_is() -> None:
+    folder = ["--dataset", "folder", "--data_path", "parts"]
+    said = [method(parse_options([*folder, *more])) for more in ([], ["--preset", "published"])]  # type: ignore[arg-type]
+    assert said[0].startswith("line: Gaussian front of 32 directions, no base flow, task flows of 2, router with pooled")
+    assert said[1].startswith("published: whitening adapter, base flow of 8 couplings, task flows of 2, router with publ")
+    assert method(RunOptions()).startswith("published defaults: whitening adapter")
 
 
 @pytest.fixture(scope="module")
