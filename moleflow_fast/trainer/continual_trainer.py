@@ -20,6 +20,7 @@ from moleflow_fast.engine.inference import InferenceExecutor
 from moleflow_fast.engine.plan import images_at_once, parts_of_a_step
 from moleflow_fast.engine.training import DeviceSteps
 from moleflow_fast.errors import UserError
+from moleflow_fast.extractors.stores import TensorStore
 from moleflow_fast.models import reference_format
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
@@ -100,6 +101,7 @@ class MoLEContinualTrainer:
             vit_extractor, pos_embed_generator, nf_model, self.router, self.config
         )
         self.task_classes: dict[int, list[str]] = {}
+        self._said_again = False
 
     @property
     def seed(self) -> int:
@@ -242,7 +244,14 @@ class MoLEContinualTrainer:
         front = self.nf_model.front(task_id)
         if front is None:
             return batches
-        return batches.behind(lambda x: front(self.executor.add_positions(x)), self.logger)
+        conditioned = batches.behind(lambda x: front(self.executor.add_positions(x)))
+        if not conditioned.in_memory and not self._said_again:
+            self._said_again = True
+            self.logger.warning(
+                "features are not held in memory, so every step computes the Gaussian front again; more "
+                "--device_cache_gb, no --use_rotation_aug and no --no_feature_cache let it be computed once"
+            )
+        return conditioned
 
     def _end_task(self, task_id: int, batches: _Epochs) -> None:
         self.nf_model.freeze()
@@ -505,11 +514,15 @@ class _Epochs:
         """Patches of every image, batches (B, H, W, D)."""
         return (patches for patches, _ in self._every_image())
 
-    def behind(self, front: Front, logger: logging.Logger) -> _Epochs:
+    def behind(self, front: Front) -> _Epochs:
         """The same batches with their patches behind a front, computed once where features are in memory."""
         if isinstance(self.loader, FeatureLoader):
-            return _Epochs(self.loader.over(behind(self.loader.source, front, logger)))
+            return _Epochs(self.loader.over(behind(self.loader.source, front)))
         return _Epochs(BatchesBehind(self.loader, front))
+
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.loader, FeatureLoader) and isinstance(self.loader.source, TensorStore)
 
     def _every_image(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.loader.in_order() if isinstance(self.loader, FeatureLoader) else iter(self.loader)

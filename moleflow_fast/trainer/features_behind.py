@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 
 import torch
@@ -40,18 +39,10 @@ class BatchesBehind(ImageBatchSource):
         return ((self.front(patches), features) for patches, features in super().__iter__())
 
 
-def behind(source: FeatureSource, front: Front, logger: logging.Logger) -> FeatureSource:
-    """The features of a source behind a front: computed now where the source holds its own in memory, else in each
-    batch, which is said once."""
-    if not isinstance(source, TensorStore) or source.origin not in ("device", "memory"):
-        where = "computed by the backbone" if not isinstance(source, TensorStore) else "read from a file"
-        logger.info(
-            "features are %s, so the Gaussian front is computed again in every step; more --device_cache_gb, or no "
-            "--use_rotation_aug and no --no_feature_cache, has it computed once",
-            where,
-        )
-        return SourceBehind(source, front)
-    return _computed(source, front)
+def behind(source: FeatureSource, front: Front) -> FeatureSource:
+    """The features of a source behind a front: computed now where it holds its own in memory, else in each batch."""
+    in_memory = isinstance(source, TensorStore) and source.origin in ("device", "memory")
+    return _computed(source, front) if in_memory else SourceBehind(source, front)
 
 
 def _computed(source: TensorStore, front: Front) -> TensorStore:

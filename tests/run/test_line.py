@@ -94,3 +94,10 @@ def test_a_resumed_run_is_the_same(finished: RunResult, data: Path, tmp_path: Pa
     line(data, tmp_path, "--num_epochs", "0", "--resume")
     ours, theirs = (load_file(p / "checkpoints" / "task_2.safetensors") for p in (path, finished.directory.path))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_augmented_features_have_a_front_too(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    result = line(data, tmp_path, "--num_epochs", "1", "--use_rotation_aug")
+    assert result.routed.mean("pixel_auroc") > 0.7
+    said = [r.message for r in caplog.records if "every step computes the Gaussian front again" in r.message]
+    assert len(said) == 1 and "--use_rotation_aug" in said[0]
