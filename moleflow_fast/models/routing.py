@@ -91,7 +91,7 @@ class PrototypeRouter:
 
     def reads(self) -> list[Any]:
         """What `route` reads, as objects: others once any of it has changed."""
-        tensors = [t for p in self.prototypes.values() for t in _read_of(p)]
+        tensors = [t for p in self.prototypes.values() for t in p.reads()]
         return [self.gaussians(), self._task_ids(self.device), *tensors]
 
     @torch.no_grad()
@@ -148,8 +148,8 @@ class _StackCache:
         # Sources and stack change together, in one assignment: another thread may be reading.
         self._built: tuple[_Sources, Gaussians | None] = (([], []), None)
 
-    def of(self, prototypes: Mapping[int, Prototype]) -> Gaussians | None:
-        sources = list(prototypes), [(t, _version(t)) for p in prototypes.values() for t in _read_of(p)]
+    def of(self, prototypes: Mapping[int, Any]) -> Gaussians | None:
+        sources = list(prototypes), [(t, _version(t)) for p in prototypes.values() for t in p.reads()]
         built_from, stack = self._built
         if _same(sources, built_from):
             return stack
@@ -160,21 +160,21 @@ class _StackCache:
         return new
 
 
-def _own(prototypes: Mapping[int, Prototype]) -> Gaussians | None:
+def _own(prototypes: Mapping[int, Any]) -> Gaussians | None:
     """None where the prototypes differ in shape, dtype or device."""
-    means, precisions = zip(*map(_read_of, prototypes.values()), strict=True)
+    means, precisions = zip(*(p.reads() for p in prototypes.values()), strict=True)
     return stack_gaussians(means, precisions) if stackable(means, precisions) else None
 
 
 @torch.no_grad()
-def _own_shrunk(prototypes: Mapping[int, Prototype]) -> Gaussians:
+def _own_shrunk(prototypes: Mapping[int, Any]) -> Gaussians:
     means = [p.mean for p in prototypes.values()]
     factors = [torch.linalg.cholesky_ex(_shrunk([p]).covariance)[0] for p in prototypes.values()]
     return stack_gaussians(means, [torch.cholesky_inverse(f).to(m) for f, m in zip(factors, means, strict=True)])
 
 
 @torch.no_grad()
-def _pooled(prototypes: Mapping[int, Prototype]) -> Gaussians:
+def _pooled(prototypes: Mapping[int, Any]) -> Gaussians:
     """The same bits for the same tasks, in whatever order they came."""
     covariance = _shrunk([prototypes[t] for t in sorted(prototypes)]).covariance
     return share_gaussians([p.mean for p in prototypes.values()], covariance)
@@ -182,15 +182,6 @@ def _pooled(prototypes: Mapping[int, Prototype]) -> Gaussians:
 
 def _shrunk(prototypes: Sequence[Any]) -> Shrunk:
     return shrunk_covariance(total([p.moments for p in prototypes]))
-
-
-def _read_of(prototype: Any) -> tuple[Tensor, ...]:
-    """The tensors that distances follow from, the mean first."""
-    if isinstance(prototype, ScatterPrototype):
-        return prototype.mean, prototype.scatter, prototype.fourth
-    if prototype.precision is None:
-        prototype.finalize()
-    return prototype.mean, prototype.precision
 
 
 def _same(sources: _Sources, others: _Sources) -> bool:
