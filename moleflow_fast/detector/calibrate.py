@@ -28,8 +28,8 @@ def calibrate(parts: RunParts, tasks: Sequence[int]) -> Calibration:
     """Calibration of tasks, each under its own expert and prototype.
 
     Scores and pixels come from the test images labelled normal; of a class that has none, from its training images.
-    Distances come from both: the fit of a prototype makes those of its training images too short, which a router that
-    shrinks covariances corrects (`PrototypeRouter.held_out_distances`).
+    Distances come from both: the fit of a prototype makes those of its training images too short, which a pooled
+    router corrects (`PrototypeRouter.held_out_distances`).
     """
     return calibrate_new(parts, tasks, Calibration({}))
 

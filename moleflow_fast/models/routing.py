@@ -100,15 +100,13 @@ class PrototypeRouter:
 
         Without a row x the mean of n moves away from it, to x - mean' = n / (n - 1) (x - mean), and the covariance
         loses w n / (n - 1) (x - mean) (x - mean)^T. By Sherman and Morrison's formula a distance d becomes
-        n / (n - 1) d / sqrt(1 - w n / (n - 1) d^2). Shrinkage is taken as it is. Published prototypes, Euclidean
-        distances and a single image stay as they are.
+        n / (n - 1) d / sqrt(1 - w n / (n - 1) d^2). Shrinkage is taken as it is. Distances that are not pooled, and that
+        of a single image, stay as they are.
         """
-        prototype = self.prototypes[task_id]
-        n = prototype.n_samples
-        if not self.use_mahalanobis or self.covariance == "published" or n < 2:
+        n = self.prototypes[task_id].n_samples
+        if not self.compares_distances or n < 2:
             return distances
-        tasks = self.prototypes if self.covariance == "pooled" else [task_id]
-        weight = _shrunk([self.prototypes[t] for t in sorted(tasks)]).weight
+        weight = _shrunk([self.prototypes[t] for t in sorted(self.prototypes)]).weight
         larger, squares = n / (n - 1), distances.double().square()
         lost = (weight.to(squares) * larger * squares).clamp_max(1 - 1e-9)
         return (larger * (squares / (1 - lost)).sqrt()).to(distances.dtype)
