@@ -100,8 +100,8 @@ class PrototypeRouter:
 
         Without a row x the mean of n moves away from it, to x - mean' = n / (n - 1) (x - mean), and the covariance
         loses w n / (n - 1) (x - mean) (x - mean)^T. By Sherman and Morrison's formula a distance d becomes
-        n / (n - 1) d / sqrt(1 - w n / (n - 1) d^2). Shrinkage is taken as it is. Distances that are not pooled, and that
-        of a single image, stay as they are.
+        n / (n - 1) d / sqrt(1 - w n / (n - 1) d^2). Shrinkage is taken as it is. Distances that are not pooled, and
+        that of a single image, stay as they are.
         """
         n = self.prototypes[task_id].n_samples
         if not self.compares_distances or n < 2:
