@@ -190,8 +190,9 @@ _VALUES: tuple[tuple[str, type, tuple[str, ...] | None, str], ...] = (
      "spatial mixing too; another one than 'whitening' implies --no_whitening_adapter"),
     (
         "router_covariance", str, ROUTER_COVARIANCES,
-        "of the distances that route: each task's own with 1e-5 on its diagonal (published), each task's own shrunk by "
-        "Ledoit and Wolf's rule, or one within-task covariance of all tasks, shrunk so (pooled: best with few images)",
+        "covariance that routing distances are measured with: each task's own with 1e-5 on its diagonal (published), "
+        "each task's own, shrunk by Ledoit and Wolf's rule, or one within-task covariance of all tasks, shrunk alike "
+        "(pooled), which errs least with few images",
     ),
     ("soft_ln_init_scale", float, None, "start of the LayerNorm blend of the soft_ln adapter"),
     ("front_directions", int, None, "adapter 'gaussian': directions kept at each position; 0 keeps its mean alone"),

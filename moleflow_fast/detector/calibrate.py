@@ -34,8 +34,8 @@ def calibrate(parts: RunParts, tasks: Sequence[int]) -> Calibration:
 
     Scores and pixels come from the test images labelled normal. Of a class that has few, the training images count too:
     behind Gaussian fronts that were estimated without them, else as they are where there is no other image.
-    Distances come from both: the fit of a prototype makes those of its training images too short, which a router that
-    shrinks covariances corrects (`PrototypeRouter.held_out_distances`).
+    Distances come from both: the fit of a prototype makes those of its training images too short, which a pooled
+    router corrects (`PrototypeRouter.held_out_distances`).
     """
     return calibrate_new(parts, tasks, Calibration({}))
 

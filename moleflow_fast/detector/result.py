@@ -25,8 +25,8 @@ def _nothing() -> NDArray[np.float32]:
 class Result:
     """One image's label, scores and maps; of a file that cannot be read `label` is "error" and the numbers are NaN.
 
-    An image farther from the nearest task than `TaskCalibration.distance_limit` is "unknown"; its scores are those
-    under that task and mean little.
+    An image that the nearest task does not know (`TaskCalibration.knows`) is "unknown"; its scores are those under that
+    task and mean little.
     """
 
     source: Path | int

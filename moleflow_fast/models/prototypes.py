@@ -36,6 +36,10 @@ class Prototype:
         """Make ready for distances."""
         raise NotImplementedError
 
+    def reads(self) -> tuple[Tensor, ...]:
+        """The tensors that distances follow from, the mean first."""
+        raise NotImplementedError
+
     def state_dict(self) -> dict[str, Tensor]:
         raise NotImplementedError
 
@@ -98,12 +102,17 @@ class TaskPrototype(Prototype):
         singular = bool(info.item()) or not bool(torch.isfinite(inverse).all())
         self.precision = torch.linalg.pinv(self.covariance) if singular else inverse
 
-    def mahalanobis_distance(self, features: Tensor) -> Tensor:
-        """sqrt((x - mean)^T precision (x - mean)) of features (n, D), (n,)."""
+    def reads(self) -> tuple[Tensor, Tensor]:
+        """Mean and precision."""
         if self.precision is None:
             self.finalize()
         assert self.mean is not None and self.precision is not None
-        return mahalanobis_distances_reference(features, [self.mean], [self.precision])[:, 0]
+        return self.mean, self.precision
+
+    def mahalanobis_distance(self, features: Tensor) -> Tensor:
+        """sqrt((x - mean)^T precision (x - mean)) of features (n, D), (n,)."""
+        mean, precision = self.reads()
+        return mahalanobis_distances_reference(features, [mean], [precision])[:, 0]
 
     def state_dict(self) -> dict[str, Tensor]:
         if self.mean is None or self.covariance is None:
@@ -147,19 +156,22 @@ class ScatterPrototype(Prototype):
         self.fourth = centred.square().sum(1).square().sum()
 
     def finalize(self) -> None:
-        if self.mean is None:
-            raise self._empty()
+        self.reads()
 
     @property
     def moments(self) -> Moments:
-        if self.scatter is None or self.fourth is None:
+        _, scatter, fourth = self.reads()
+        return Moments(scatter, fourth, self.n_samples, tasks=1)
+
+    def reads(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and sums."""
+        if self.mean is None or self.scatter is None or self.fourth is None:
             raise self._empty()
-        return Moments(self.scatter, self.fourth, self.n_samples, tasks=1)
+        return self.mean, self.scatter, self.fourth
 
     def state_dict(self) -> dict[str, Tensor]:
-        scatter, fourth, images, _ = self.moments
-        assert self.mean is not None
-        return {"mean": self.mean, "scatter": scatter, "fourth": fourth, "n_samples": torch.tensor(images)}
+        mean, scatter, fourth = self.reads()
+        return {"mean": mean, "scatter": scatter, "fourth": fourth, "n_samples": torch.tensor(self.n_samples)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.mean, self.scatter, self.fourth = (state[n].to(self.device) for n in ("mean", "scatter", "fourth"))

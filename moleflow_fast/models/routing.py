@@ -91,7 +91,7 @@ class PrototypeRouter:
 
     def reads(self) -> list[Any]:
         """What `route` reads, as objects: others once any of it has changed."""
-        tensors = [t for p in self.prototypes.values() for t in _read_of(p)]
+        tensors = [t for p in self.prototypes.values() for t in p.reads()]
         return [self.gaussians(), self._task_ids(self.device), *tensors]
 
     @torch.no_grad()
@@ -100,15 +100,13 @@ class PrototypeRouter:
 
         Without a row x the mean of n moves away from it, to x - mean' = n / (n - 1) (x - mean), and the covariance
         loses w n / (n - 1) (x - mean) (x - mean)^T. By Sherman and Morrison's formula a distance d becomes
-        n / (n - 1) d / sqrt(1 - w n / (n - 1) d^2). Shrinkage is taken as it is. Published prototypes, Euclidean
-        distances and a single image stay as they are.
+        n / (n - 1) d / sqrt(1 - w n / (n - 1) d^2). Shrinkage is taken as it is. Distances that are not pooled, and
+        that of a single image, stay as they are.
         """
-        prototype = self.prototypes[task_id]
-        n = prototype.n_samples
-        if not self.use_mahalanobis or self.covariance == "published" or n < 2:
+        n = self.prototypes[task_id].n_samples
+        if not self.compares_distances or n < 2:
             return distances
-        tasks = self.prototypes if self.covariance == "pooled" else [task_id]
-        weight = _shrunk([self.prototypes[t] for t in sorted(tasks)]).weight
+        weight = _shrunk([self.prototypes[t] for t in sorted(self.prototypes)]).weight
         larger, squares = n / (n - 1), distances.double().square()
         lost = (weight.to(squares) * larger * squares).clamp_max(1 - 1e-9)
         return (larger * (squares / (1 - lost)).sqrt()).to(distances.dtype)
@@ -148,8 +146,8 @@ class _StackCache:
         # Sources and stack change together, in one assignment: another thread may be reading.
         self._built: tuple[_Sources, Gaussians | None] = (([], []), None)
 
-    def of(self, prototypes: Mapping[int, Prototype]) -> Gaussians | None:
-        sources = list(prototypes), [(t, _version(t)) for p in prototypes.values() for t in _read_of(p)]
+    def of(self, prototypes: Mapping[int, Any]) -> Gaussians | None:
+        sources = list(prototypes), [(t, _version(t)) for p in prototypes.values() for t in p.reads()]
         built_from, stack = self._built
         if _same(sources, built_from):
             return stack
@@ -160,21 +158,21 @@ class _StackCache:
         return new
 
 
-def _own(prototypes: Mapping[int, Prototype]) -> Gaussians | None:
+def _own(prototypes: Mapping[int, Any]) -> Gaussians | None:
     """None where the prototypes differ in shape, dtype or device."""
-    means, precisions = zip(*map(_read_of, prototypes.values()), strict=True)
+    means, precisions = zip(*(p.reads() for p in prototypes.values()), strict=True)
     return stack_gaussians(means, precisions) if stackable(means, precisions) else None
 
 
 @torch.no_grad()
-def _own_shrunk(prototypes: Mapping[int, Prototype]) -> Gaussians:
+def _own_shrunk(prototypes: Mapping[int, Any]) -> Gaussians:
     means = [p.mean for p in prototypes.values()]
     factors = [torch.linalg.cholesky_ex(_shrunk([p]).covariance)[0] for p in prototypes.values()]
     return stack_gaussians(means, [torch.cholesky_inverse(f).to(m) for f, m in zip(factors, means, strict=True)])
 
 
 @torch.no_grad()
-def _pooled(prototypes: Mapping[int, Prototype]) -> Gaussians:
+def _pooled(prototypes: Mapping[int, Any]) -> Gaussians:
     """The same bits for the same tasks, in whatever order they came."""
     covariance = _shrunk([prototypes[t] for t in sorted(prototypes)]).covariance
     return share_gaussians([p.mean for p in prototypes.values()], covariance)
@@ -182,15 +180,6 @@ def _pooled(prototypes: Mapping[int, Prototype]) -> Gaussians:
 
 def _shrunk(prototypes: Sequence[Any]) -> Shrunk:
     return shrunk_covariance(total([p.moments for p in prototypes]))
-
-
-def _read_of(prototype: Any) -> tuple[Tensor, ...]:
-    """The tensors that distances follow from, the mean first."""
-    if isinstance(prototype, ScatterPrototype):
-        return prototype.mean, prototype.scatter, prototype.fourth
-    if prototype.precision is None:
-        prototype.finalize()
-    return prototype.mean, prototype.precision
 
 
 def _same(sources: _Sources, others: _Sources) -> bool:

