@@ -41,8 +41,9 @@ class BatchesBehind(ImageBatchSource):
 
 def behind(source: FeatureSource, front: Front) -> FeatureSource:
     """The features of a source behind a front: computed now where it holds its own in memory, else in each batch."""
-    in_memory = isinstance(source, TensorStore) and source.origin in ("device", "memory")
-    return _computed(source, front) if in_memory else SourceBehind(source, front)
+    if isinstance(source, TensorStore) and source.origin in ("device", "memory"):
+        return _computed(source, front)
+    return SourceBehind(source, front)
 
 
 def _computed(source: TensorStore, front: Front) -> TensorStore:

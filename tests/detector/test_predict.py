@@ -70,9 +70,9 @@ def test_pictures(finished: RunResult, detector: Detector, data: Path, tmp_path:
     photo = Image.open(data / "wood" / "test" / "good" / "000.png")
     photo.resize((2400, 1200)).save(tmp_path / "wide.png")
     out = tmp_path / "out"
-    assert predict(finished, out, data / "gasket" / "test", tmp_path / "wide.png") == 0
+    assert predict(finished, out, data / "fabric" / "test", tmp_path / "wide.png") == 0
     records = lines(out)
-    results = detector.predict([data / "gasket" / "test", tmp_path / "wide.png"])
+    results = detector.predict([data / "fabric" / "test", tmp_path / "wide.png"])
     assert len({r["overlay"] for r in records} | {r["mask"] for r in records}) == 2 * len(records)
     for record, result in zip(records, results, strict=True):
         assert result.task_id is not None
