@@ -110,7 +110,7 @@ class Judge:
         others = [self.router.distances(known[n])[:, task].min() for n in self.names if n != own]
         return TaskCalibration(
             task, (own,), len(distances), (), 0.0, 1.0, 0.0, 1.0, float(distances.max()),
-            float(min(others)), self.router.compares_distances,
+            float(min(others)), compares_distances=self.router.compares_distances,
         )  # fmt: skip
 
     def unknown(self, features: Tensor) -> float:

@@ -25,8 +25,8 @@ ENOUGH_IMAGES = 20  # with fewer than 19, the quantile is the highest score: one
 SMALLEST_SPREAD = 1e-6  # of the threshold: scores of normal images may all be the same
 NARROWEST = 1.5  # limit of routing, as a multiple of the largest distance of an image of the task's own
 WITHOUT_OTHERS = 5.0  # the same where the run knows no other product to compare with
-COMPARED = 1.2  # instead of `NARROWEST` where distances are compared
-CLEARLY_NEARER = 0.7  # of two distances that are compared
+COMPARED = 1.1  # instead of `NARROWEST` where distances are compared
+CLEARLY_NEARER = 0.72  # of two distances that are compared
 LEVEL = 0.5  # the calibrated score at the quantile
 
 

@@ -87,11 +87,11 @@ def compared(largest: float, other: float | None) -> TaskCalibration:
 
 def test_limits_where_distances_are_compared() -> None:
     calibration = compared(10, 40)
-    assert calibration.knows(12, 12.1)  # as far as its own may lie, whatever else is near
-    assert calibration.knows(20, 29) and not calibration.knows(20, 28)  # clearly nearer than the next, or not
+    assert calibration.knows(11, 11.1)  # as far as its own may lie, whatever else is near
+    assert calibration.knows(20, 28) and not calibration.knows(20, 27)  # clearly nearer than the next, or not
     assert calibration.knows(40) and not calibration.knows(40.1)  # never farther than images of other products come
     assert not calibration.knows(math.nan, 1) and not calibration.knows(20, math.nan)
-    assert compared(10, 5).knows(12, 1) and not compared(10, 5).knows(12.1)
+    assert compared(10, 5).knows(11, 1) and not compared(10, 5).knows(11.1)
     assert compared(10, None).knows(50) and not compared(10, None).knows(50.1)
 
 
