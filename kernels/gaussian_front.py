@@ -88,7 +88,7 @@ def _whitened(
     tl.store(y, acc * scale[:, None], mask=m_ok[:, None] & n_ok[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["images"])
 def _along_directions(
     y_ptr, out_ptr, tasks_ptr, order_ptr, table_ptr, images, positions, channels, directions, ALIGNED: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
