@@ -25,6 +25,7 @@ CASES = {
     "slow stage": ("cpp", AblationConfig(), {"enable_slow_stage": True}),
     "slow stage eager": ("eager", AblationConfig(), {"enable_slow_stage": True}),
     "sequential": ("cpp", AblationConfig(no_freeze_base=True), {}),
+    "front": ("cpp", AblationConfig(adapter_mode="gaussian", use_whitening_adapter=False, front_directions=5), {}),
     "separated": ("cpp", AblationConfig(use_task_separated=True), {}),
     "regular linear": ("cpp", AblationConfig(use_regular_linear=True, use_scale_context=False), {}),
     "spectral norm": ("eager", AblationConfig(use_spectral_norm=True, use_scale_context=False), {}),
