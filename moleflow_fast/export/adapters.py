@@ -48,7 +48,7 @@ class _ScaledAndShifted(nn.Module):
 
 
 class _FrontsByImage(nn.Module):
-    """w = y + U^T (gain - 1) U y, y = scale * whitener (x - mean); the directions of a task are copied for each image."""
+    """w = y + U^T (gain - 1) U y, y = scale * whitener (x - mean); each image copies its task's directions."""
 
     mean: Tensor
     whitener: Tensor
@@ -64,8 +64,9 @@ class _FrontsByImage(nn.Module):
         self.register_buffer("scale", torch.stack([t.scale.flatten()[:, None] for t in given]))  # (T, HW, 1)
         self.has_directions = fronts[0].n_directions > 0
         if self.has_directions:
-            self.register_buffer("directions", torch.stack([t.directions.flatten(0, 1) for t in given]))  # (T, HW, K, D)
-            self.register_buffer("factor", torch.stack([t.gain.flatten(0, 1) - 1 for t in given]))  # (T, HW, K)
+            # (T, HW, K, D) and (T, HW, K)
+            self.register_buffer("directions", torch.stack([t.directions.flatten(0, 1) for t in given]))
+            self.register_buffer("factor", torch.stack([t.gain.flatten(0, 1) - 1 for t in given]))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, H, W, D) -> (B, H, W, D)."""

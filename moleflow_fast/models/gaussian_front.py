@@ -77,7 +77,8 @@ class GaussianFront(nn.Module):
 
     def allocate(self, height: int, width: int) -> None:
         """Become the identity on a grid of patches."""
-        like = {"device": self.whitener.device, "dtype": self.whitener.dtype} if "whitener" in self._buffers else {}
+        known = "whitener" in self._buffers
+        like: dict[str, Any] = {"device": self.whitener.device, "dtype": self.whitener.dtype} if known else {}
         k, d = self.n_directions, self.channels
         self.register_buffer("mean", torch.zeros(height, width, d, **like))
         self.register_buffer("whitener", torch.eye(d, **like))

@@ -72,7 +72,6 @@ class FrontsByTask:
 
     def __init__(self, fronts: Sequence[FrontTensors]) -> None:
         self.fronts = [FrontTensors(*(t.contiguous() for t in front)) for front in fronts]
-        self.grid = tuple(fronts[0].mean.shape[:2])
         # By positions that were folded in. None is dropped: a CUDA graph may hold its address.
         self._biases: dict[int, tuple[Tensor | None, Tensor]] = {}
         self._addresses: Any = None

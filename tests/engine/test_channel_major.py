@@ -9,7 +9,6 @@ from flow_models import CONFIGS, FULL, features, make_model
 from moleflow_fast.backend import BackendError, use_backend, use_precision
 from moleflow_fast.engine.packing import pack, trained
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
-from moleflow_fast.ops.density import patch_nll
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BOUND = 2e-5  # fp32 against fp64, of a tensor's largest value

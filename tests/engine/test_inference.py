@@ -182,7 +182,9 @@ def test_launches_of_a_batch_behind_gaussian_fronts() -> None:
     assert counts.total() == counted(executor_of_a_network(AblationConfig(dia_n_blocks=1)), pixels()).total + 1
 
 
-@pytest.mark.parametrize("name", ["default", "gaussian", "no adapter", "no positions", "plain mixer", "statistics", "no mixer"])
+@pytest.mark.parametrize(
+    "name", ["default", "gaussian", "no adapter", "no positions", "plain mixer", "statistics", "no mixer"]
+)
 def test_a_network_scores_as_its_modules_do(name: str) -> None:
     options = {
         "no adapter": {"use_task_adapter": False}, "no positions": {"use_pos_embedding": False},

@@ -35,7 +35,8 @@ def assert_equal_to_definition(
     chosen = torch.tensor(tasks, dtype=torch.int32, device=DEVICE)
     actual = on_triton(FrontsByTask(fronts), x, chosen, positions)
     wide = [FrontTensors(*(t.double() for t in one)) for one in fronts]
-    exact = gaussian_front_by_task_reference(x.double(), wide, chosen, None if positions is None else positions.double())
+    exact_positions = None if positions is None else positions.double()
+    exact = gaussian_front_by_task_reference(x.double(), wide, chosen, exact_positions)
     plain = gaussian_front_by_task_reference(x, fronts, chosen, positions)
     bound = max(BOUND * float(exact.abs().max()), 4 * float((plain - exact).abs().max()))
     assert actual.dtype == torch.float32 and actual.shape == exact.shape
