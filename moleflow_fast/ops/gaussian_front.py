@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -72,9 +73,10 @@ class FrontsByTask:
 
     def __init__(self, fronts: Sequence[FrontTensors]) -> None:
         self.fronts = [FrontTensors(*(t.contiguous() for t in front)) for front in fronts]
-        # By positions that were folded in. None is dropped: a CUDA graph may hold its address.
-        self._biases: dict[int, tuple[Tensor | None, Tensor]] = {}
+        # Once made, neither is dropped or replaced: a CUDA graph may hold its address.
         self._addresses: Any = None
+        self._biases: dict[int, tuple[Tensor | None, Tensor]] = {}  # by the id of the positions beside it
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, x: Tensor, tasks: Tensor, positions: Tensor | None) -> Tensor:
         """w (B, H, W, D), image b of x (B, H, W, D) plus positions (H, W, D) through front tasks[b], (B,) int32.
@@ -85,12 +87,14 @@ class FrontsByTask:
             return gaussian_front_by_task_reference(x, self.fronts, tasks, positions)
         from moleflow_fast.kernels import gaussian_front as kernels  # an installation for the CPU may lack Triton
 
-        if self._addresses is None:
-            _, whiteners, directions, gains, scales = zip(*self.fronts, strict=True)
-            self._addresses = kernels.addresses(whiteners, directions, gains, scales)
+        with self._one_at_a_time:
+            if self._addresses is None:
+                _, whiteners, directions, gains, scales = zip(*self.fronts, strict=True)
+                self._addresses = kernels.addresses(whiteners, directions, gains, scales)
+            bias = self._bias(positions)
         # Images of one task lie beside each other then; with one task they do.
         order = torch.argsort(tasks) if len(self.fronts) > 1 else torch.arange(len(tasks), device=tasks.device)
-        return kernels.gaussian_front(x.contiguous(), self._bias(positions), self._addresses, tasks, order)
+        return kernels.gaussian_front(x.contiguous(), bias, self._addresses, tasks, order)
 
     def _bias(self, positions: Tensor | None) -> Tensor:
         known = self._biases.get(id(positions))
