@@ -174,6 +174,13 @@ def mahalanobis(images: int, prototypes: int, dim: int) -> Work:
     return Work(images * prototypes * triangle, FLOAT * numbers)
 
 
+def gaussian_front(images: int, tasks: int, positions: int, directions: int, dim: int) -> Work:
+    """Whitening by a triangle and the directions of each position, of images of `tasks` tasks."""
+    triangle, tokens, along = dim * (dim + 1) // 2, images * positions, positions * directions * (dim + 1)
+    numbers = 2 * tokens * dim + tasks * (triangle + along + positions * (dim + 1)) + positions * dim
+    return Work(tokens * (triangle + 2 * directions * dim), FLOAT * numbers)
+
+
 def adamp(parameters: int) -> Work:
     """A step: value, gradient and two moments are read, all but the gradient written."""
     return Work(0, FLOAT * 7 * parameters)

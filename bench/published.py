@@ -91,7 +91,7 @@ class PublishedFlow(MoLESpatialAwareNF):
 def published_model(model: MoLESpatialAwareNF) -> PublishedFlow:
     """A copy of `model`, same parameters and methods, whose forward is the published arrangement.
 
-    Not for `use_task_separated` or spectral norm.
+    Not for `use_task_separated`, spectral norm or Gaussian fronts, which it does not know.
     """
     flow = copy.deepcopy(model)
     flow.__class__ = PublishedFlow

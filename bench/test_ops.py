@@ -6,11 +6,12 @@ Ours is the compiled function on a CPU, the Triton or CUDA kernel on a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from counts import Work, adamp, mahalanobis
+from counts import Work, adamp, gaussian_front, mahalanobis
 from device import DEVICE, ON_GPU, SMALL, finished
 from operations import BATCH, OPERATIONS, PROTOTYPES, Operation, Shape, distances_title, optimizer_title
 from published_adamp import AdamP as PublishedAdamP
@@ -19,6 +20,7 @@ from workloads import STEP_CASES, make_trainer
 
 from moleflow_fast._compiled import compiled
 from moleflow_fast.backend import use_backend
+from moleflow_fast.ops.gaussian_front import FrontsByTask, FrontTensors, gaussian_front_by_task_reference
 from moleflow_fast.ops.mahalanobis import mahalanobis_distances, mahalanobis_distances_reference, stack_gaussians
 from moleflow_fast.trainer.optimizer import AdamP
 
@@ -72,6 +74,36 @@ def test_mahalanobis(benchmark: Any, images: int, backend: str) -> None:
             return mahalanobis_distances(features, stack)
 
     benchmark.pedantic(finished(_repeated(call)), rounds=20, warmup_rounds=2)
+
+
+@pytest.mark.skipif(not ON_GPU, reason="on a CPU the definition is what runs")
+@pytest.mark.parametrize("backend", ["reference", OURS])
+@pytest.mark.parametrize("dim", [256, 768])
+@pytest.mark.parametrize(("images", "tasks"), [(16, 1), (16, 15), (256, 15)])
+def test_gaussian_front(benchmark: Any, images: int, tasks: int, dim: int, backend: str) -> None:
+    """Images through the fronts of their tasks; the reference takes one image after another."""
+    torch.manual_seed(0)
+    height, width, k = SHAPE.height, SHAPE.width, 32
+    fronts = [_front(height, width, k, dim) for _ in range(tasks)]
+    x, positions = (torch.randn(*n, height, width, dim, device=DEVICE) for n in ((images,), ()))
+    chosen, by_task = torch.arange(images, dtype=torch.int32, device=DEVICE) % tasks, FrontsByTask(fronts)
+    title = f"Gaussian fronts of {tasks} tasks, {images} images, {dim} channels"
+    record(benchmark, title, gaussian_front(images, tasks, height * width, k, dim), calls=CALLS)
+
+    def call() -> object:
+        if backend == "reference":
+            return gaussian_front_by_task_reference(x, fronts, chosen, positions)
+        with use_backend("triton"):
+            return by_task(x, chosen, positions)
+
+    benchmark.pedantic(finished(_repeated(call)), rounds=5, warmup_rounds=1)
+
+
+def _front(height: int, width: int, directions: int, dim: int) -> FrontTensors:
+    random = partial(torch.randn, device=DEVICE)
+    whitener, along = random(dim, dim).tril(), random(height, width, directions, dim) / dim**0.5
+    gain, scale = random(height, width, directions).abs(), random(height, width).abs()
+    return FrontTensors(random(height, width, dim), whitener, along, gain, scale)
 
 
 @pytest.mark.parametrize("backend", ["reference", OURS])

@@ -35,7 +35,7 @@ def export(run: Path, output: Path) -> list[Path]:
     """The files written, one a complete task.
 
     Raises:
-        UserError: no run, damaged checkpoints, or an output that cannot be written.
+        UserError: no run, damaged checkpoints, Gaussian fronts, or an output that cannot be written.
     """
     directory = RunDirectory.open(run)
     parts = RunParts(directory.options(), RunConsole(quiet=True))

@@ -1,6 +1,7 @@
 """Small models away from their starting values, and features for them."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -28,7 +29,7 @@ CONFIGS = {
 
 
 def make_model(config: AblationConfig = FULL, dim: int = 20, blocks: int = 3, rank: int = 3) -> MoLESpatialAwareNF:
-    """Two tasks, every parameter away from its starting value."""
+    """Two tasks, every parameter away from its starting value; Gaussian fronts of the grid of `features`."""
     torch.manual_seed(5)
     model = MoLESpatialAwareNF(dim, blocks, lora_rank=rank, ablation_config=config).double()
     model.add_task(0)
@@ -36,7 +37,18 @@ def make_model(config: AblationConfig = FULL, dim: int = 20, blocks: int = 3, ra
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
+    fit_fronts(model, (4, 5))
     return model
+
+
+def fit_fronts(model: MoLESpatialAwareNF, grid: tuple[int, int]) -> None:
+    """Give the Gaussian fronts of all tasks, if they have any, something to be estimated from."""
+    for task_id in model.task_ids:
+        if (front := model.front(task_id)) is not None:
+            torch.manual_seed(50 + task_id)
+            mixing = torch.randn(model.embed_dim, model.embed_dim)
+            patches = (1 + task_id + torch.randn(9, *grid, model.embed_dim) @ mixing).to(front.whitener)
+            front.fit(partial(iter, [patches]))
 
 
 def features(images: int = 3, height: int = 4, width: int = 5, dim: int = 20) -> torch.Tensor:

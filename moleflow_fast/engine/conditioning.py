@@ -2,32 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from moleflow_fast.models.adapters import SpatialContextMixer, WhiteningAdapter
+from moleflow_fast.models.adapters import GaussianFront, SpatialContextMixer, WhiteningAdapter
 from moleflow_fast.ops.depthwise import depthwise
+from moleflow_fast.ops.gaussian_front import FrontsByTask
 from moleflow_fast.ops.whitening import whitening_by_task
 from moleflow_fast.snapshot import Snapshot
 
 
-class Conditions:
-    """Adapters of several tasks and a mixer, with what their parameters come to: nothing of it is computed a batch."""
+def why_not_alike(adapters: Sequence[nn.Module]) -> str | None:
+    """Why these adapters cannot be applied in one pass, or None."""
+    kinds = {type(adapter) for adapter in adapters}
+    if kinds <= {WhiteningAdapter}:
+        return None
+    fronts = [adapter for adapter in adapters if isinstance(adapter, GaussianFront)]
+    if len(fronts) < len(adapters):
+        return "its input adapters are neither whitening ones nor Gaussian fronts"
+    if len({front.directions.shape for front in fronts}) > 1 or fronts[0].grid == (0, 0):
+        return "its Gaussian fronts are not all fitted on one grid of patches"
+    return None
 
-    def __init__(self, adapters: Sequence[WhiteningAdapter], mixer: SpatialContextMixer | None) -> None:
-        pairs = [adapter.scale_and_shift() for adapter in adapters]
-        self.scale = torch.stack([gamma for gamma, _ in pairs]) if pairs else None  # (T, D)
-        self.shift = torch.stack([beta for _, beta in pairs]) if pairs else None  # (T, D)
+
+class Conditions:
+    """Adapters of several tasks and a mixer, with what their tensors come to: nothing of it is computed a batch.
+
+    Of Gaussian fronts it keeps the means beside the positions, see `FrontsByTask`; their directions stay where they
+    are.
+    """
+
+    def __init__(self, adapters: Sequence[nn.Module], mixer: SpatialContextMixer | None) -> None:
+        self.front: GaussianFront | None = None  # one of them
+        self.fronts: FrontsByTask | None = None
+        self.scale: Tensor | None = None  # (T, D)
+        self.shift: Tensor | None = None  # (T, D)
+        fronts = [adapter for adapter in adapters if isinstance(adapter, GaussianFront)]
+        pairs = [adapter.scale_and_shift() for adapter in adapters if isinstance(adapter, WhiteningAdapter)]
+        if fronts:
+            self.front, self.fronts = fronts[0], FrontsByTask([front.tensors() for front in fronts])
+        if pairs:
+            self.scale, self.shift = (torch.stack(own) for own in zip(*pairs, strict=True))
         self.mixer = mixer
         taps = None if mixer is None else mixer.as_convolution()
         self.taps = None if taps is None else (taps[0].contiguous(), taps[1])
 
     def apply(self, x: Tensor, chosen: Tensor, positions: Tensor | None) -> Tensor:
-        """What the flow takes of image b of patches (B, H, W, D) under adapter chosen[b], (B,) int32."""
-        if self.scale is not None and self.shift is not None:
+        """What the flow takes of image b of patches (B, H, W, D) under adapter chosen[b], (B,) int32.
+
+        Raises:
+            ValueError: x is of another grid than the Gaussian fronts.
+        """
+        if self.front is not None and self.fronts is not None:
+            self.front.require_grid(x)
+            x = self.fronts(x, chosen, positions)
+        elif self.scale is not None and self.shift is not None:
             x = whitening_by_task(x, self.scale, self.shift, chosen, positions)
         elif positions is not None:
             x = x + positions
@@ -37,7 +70,7 @@ class Conditions:
 
 
 class ConditionCache:
-    """The conditions last asked for, made anew once a parameter is another, was written to, or trains."""
+    """The conditions last asked for, made anew once a tensor is another, was written to, or trains."""
 
     def __init__(self) -> None:
         # Both change in one assignment: another thread may be reading.
@@ -50,12 +83,16 @@ class ConditionCache:
         return ConditionCache, ()
 
     @torch.no_grad()
-    def of(self, adapters: Sequence[WhiteningAdapter], mixer: SpatialContextMixer | None) -> Conditions:
+    def of(self, adapters: Sequence[nn.Module], mixer: SpatialContextMixer | None) -> Conditions:
         """The same object as long as nothing behind it has changed."""
-        parts = [*adapters, *([] if mixer is None else [mixer])]
-        parameters = [p for part in parts for p in part.parameters()]
+        tensors = list(tensors_of([*adapters, *([] if mixer is None else [mixer])]))
         seen, known = self._built
-        if known is None or any(p.requires_grad for p in parameters) or not seen.still(parameters):
+        if known is None or any(t.requires_grad for t in tensors) or not seen.still(tensors):
             known = Conditions(adapters, mixer)
-            self._built = (Snapshot(parameters), known)
+            self._built = (Snapshot(tensors), known)
         return known
+
+
+def tensors_of(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Their parameters and buffers."""
+    return chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from moleflow_fast.export.by_image import linear_layers_by_image, of_images
 from moleflow_fast.models.adapters import (
+    GaussianFront,
     SoftLNTaskInputAdapter,
     TaskInputAdapter,
     WhiteningAdapter,
@@ -21,6 +22,8 @@ from moleflow_fast.ops.whitening import EPS
 
 def adapter_by_image(adapters: Sequence[nn.Module]) -> nn.Module:
     """The adapters of all tasks, which are of one kind, as one."""
+    if isinstance(adapters[0], GaussianFront):
+        return _FrontsByImage([cast(GaussianFront, a) for a in adapters])
     if isinstance(adapters[0], WhiteningAdapter):
         return _ScaledAndShifted([_whitening_terms(cast(WhiteningAdapter, a)) for a in adapters])
     return _FiLMByImage([cast(TaskInputAdapter, a) for a in adapters])
@@ -42,6 +45,37 @@ class _ScaledAndShifted(nn.Module):
         """x (B, H, W, D) -> (B, H, W, D)."""
         normalized = F.layer_norm(x, x.shape[-1:], eps=EPS)
         return of_images(self.normal) * normalized + of_images(self.plain) * x + of_images(self.shift)
+
+
+class _FrontsByImage(nn.Module):
+    """w = y + U^T (gain - 1) U y, y = scale * whitener (x - mean); each image copies its task's directions."""
+
+    mean: Tensor
+    whitener: Tensor
+    scale: Tensor
+    directions: Tensor
+    factor: Tensor
+
+    def __init__(self, fronts: Sequence[GaussianFront]) -> None:
+        super().__init__()
+        given = [front.tensors() for front in fronts]
+        self.register_buffer("mean", torch.stack([t.mean.flatten(0, 1) for t in given]))  # (T, HW, D)
+        self.register_buffer("whitener", torch.stack([t.whitener.T for t in given]))  # (T, D, D)
+        self.register_buffer("scale", torch.stack([t.scale.flatten()[:, None] for t in given]))  # (T, HW, 1)
+        self.has_directions = fronts[0].n_directions > 0
+        if self.has_directions:
+            # (T, HW, K, D) and (T, HW, K)
+            self.register_buffer("directions", torch.stack([t.directions.flatten(0, 1) for t in given]))
+            self.register_buffer("factor", torch.stack([t.gain.flatten(0, 1) - 1 for t in given]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, H, W, D) -> (B, H, W, D)."""
+        y = of_images(self.scale) * torch.bmm(x.flatten(1, 2) - of_images(self.mean), of_images(self.whitener))
+        if self.has_directions:
+            u = of_images(self.directions)
+            along = of_images(self.factor)[:, :, None] * (y[:, :, None] @ u.transpose(2, 3))  # (B, HW, 1, K)
+            y = y + (along @ u)[:, :, 0]
+        return y.unflatten(1, x.shape[1:3])
 
 
 class _FiLMByImage(nn.Module):

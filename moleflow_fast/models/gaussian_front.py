@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moleflow_fast.ops.gaussian_front import FrontTensors, gaussian_front
+
 # (n, P, D) whitened patches that are held at once while directions are found.
 _HELD_BYTES = 2**30
 # Of the mean variance, added to each: a channel that never varies then has a finite weight.
@@ -36,7 +38,7 @@ class GaussianFront(nn.Module):
         super().__init__()
         self.channels = channels
         self.n_directions = min(n_directions, channels)
-        self._allocate(0, 0)
+        self.allocate(0, 0)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -49,13 +51,12 @@ class GaussianFront(nn.Module):
         Raises:
             ValueError: x is of another grid than the front, or the front was never fitted.
         """
-        self._require_grid(x)
-        y = (x - self.mean) @ self.whitener.T
-        return self.scale[..., None] * self._along_directions(y, self.gain - 1)
+        self.require_grid(x)
+        return gaussian_front(x, self.tensors())
 
     def inverse(self, w: Tensor) -> Tensor:
         """w (B, H, W, D) -> x (B, H, W, D)."""
-        self._require_grid(w)
+        self.require_grid(w)
         y = w / self.scale[..., None]
         # (I + U^T G U)^(-1) = I - U^T (I + G U U^T)^(-1) G U, exact however nearly U is orthonormal.
         along = ((self.gain - 1)[..., None] * self.directions) @ y[..., None]  # (B, H, W, K, 1)
@@ -73,6 +74,30 @@ class GaussianFront(nn.Module):
         identity = torch.eye(self.n_directions).to(self.gain)
         return identity + (self.gain - 1)[..., None] * (self.directions @ self.directions.mT)
 
+    def require_grid(self, x: Tensor) -> None:
+        """Raise ValueError where x (B, H, W, D) is of another grid, or the front was never fitted."""
+        if self.grid == (0, 0):
+            raise ValueError("the Gaussian front was never fitted: train its task first, or load a checkpoint")
+        if x.shape[1:3] != self.grid:
+            raise ValueError(
+                f"the Gaussian front was fitted on {self.grid[0]} x {self.grid[1]} patches and is given "
+                f"{x.shape[1]} x {x.shape[2]}: use the image size and the backbone that it was fitted with"
+            )
+
+    def allocate(self, height: int, width: int) -> None:
+        """Become the identity on a grid of patches."""
+        like = self.whitener if "whitener" in self._buffers else torch.empty(0)
+        k, d = self.n_directions, self.channels
+        self.register_buffer("mean", like.new_zeros(height, width, d))
+        self.register_buffer("whitener", torch.eye(d).to(like))
+        self.register_buffer("directions", like.new_zeros(height, width, k, d))
+        self.register_buffer("gain", like.new_ones(height, width, k))
+        self.register_buffer("scale", like.new_ones(height, width))
+
+    def tensors(self) -> FrontTensors:
+        """What it was estimated as."""
+        return FrontTensors(self.mean, self.whitener, self.directions, self.gain, self.scale)
+
     @torch.no_grad()
     def fit(self, passes: Callable[[], Iterable[Tensor]]) -> None:
         """Estimate the front; sums are fp64, so the order of images shows in the last bits of fp64 alone.
@@ -87,7 +112,7 @@ class GaussianFront(nn.Module):
         n, mean, residual = _first_moments(passes())
         whitener = _inverse_root(residual)
         height, width, _ = mean.shape
-        self._allocate(height, width)
+        self.allocate(height, width)
         self.mean.copy_(mean)
         self.whitener.copy_(whitener)
         rows = max(1, _HELD_BYTES // (4 * n * width * self.channels))
@@ -103,39 +128,10 @@ class GaussianFront(nn.Module):
             self.gain[rows].flatten(0, 1)[at] = gain
             self.scale[rows].flatten(0, 1)[at] = scale
 
-    def _along_directions(self, y: Tensor, factor: Tensor) -> Tensor:
-        """y + U^T factor U y at each position of y (B, H, W, D), factor (H, W, K)."""
-        if self.n_directions == 0:
-            return y
-        batch, positions = len(y), factor[..., 0].numel()
-        rows = y.reshape(batch, positions, self.channels).transpose(0, 1)  # (HW, B, D)
-        u = self.directions.flatten(0, 1)  # (HW, K, D)
-        along = torch.bmm(rows, u.transpose(1, 2)) * factor.flatten(0, 1)[:, None]  # (HW, B, K)
-        return torch.baddbmm(rows, along, u).transpose(0, 1).reshape(y.shape)
-
-    def _require_grid(self, x: Tensor) -> None:
-        if self.grid == (0, 0):
-            raise ValueError("the Gaussian front was never fitted: train its task first, or load a checkpoint")
-        if x.shape[1:3] != self.grid:
-            raise ValueError(
-                f"the Gaussian front was fitted on {self.grid[0]} x {self.grid[1]} patches and is given "
-                f"{x.shape[1]} x {x.shape[2]}: use the image size and the backbone that it was fitted with"
-            )
-
-    def _allocate(self, height: int, width: int) -> None:
-        """The identity on a grid."""
-        like = self.whitener if "whitener" in self._buffers else torch.empty(0)
-        k, d = self.n_directions, self.channels
-        self.register_buffer("mean", like.new_zeros(height, width, d))
-        self.register_buffer("whitener", torch.eye(d).to(like))
-        self.register_buffer("directions", like.new_zeros(height, width, k, d))
-        self.register_buffer("gain", like.new_ones(height, width, k))
-        self.register_buffer("scale", like.new_ones(height, width))
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         mean = state_dict.get(prefix + "mean")
         if mean is not None and mean.dim() == 3 and mean.shape[:2] != self.grid:
-            self._allocate(*mean.shape[:2])
+            self.allocate(*mean.shape[:2])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 import moleflow_fast.engine as engine  # not its names: the engine imports this package's modules itself
 from moleflow_fast.backend import flow_backend
 from moleflow_fast.config.ablation import BARE_MODEL_CONFIG, AblationConfig
-from moleflow_fast.engine.conditioning import ConditionCache, Conditions
+from moleflow_fast.engine.conditioning import ConditionCache, Conditions, tensors_of, why_not_alike
 from moleflow_fast.models import reference_format
 from moleflow_fast.models.adapters import (
     FeatureStatistics,
     GaussianFront,
     SpatialContextMixer,
-    WhiteningAdapter,
     create_task_adapter,
 )
 from moleflow_fast.models.coupling import CouplingFlow
@@ -275,15 +274,14 @@ class MoLESpatialAwareNF(nn.Module):
         if self._why_not_alike(task_ids) is not None:
             return None
         kept = self._engine.kept_stack([self._parts(t) for t in task_ids], x)
-        around = [*self.input_adapters.parameters()]
-        around += [] if self.spatial_mixer is None else self.spatial_mixer.parameters()
-        if kept is None or any(p.requires_grad for p in around):
+        around = list(tensors_of([self.input_adapters, *([] if self.spatial_mixer is None else [self.spatial_mixer])]))
+        if kept is None or any(t.requires_grad for t in around):
             return None
         return [*kept, self._conditions_of(task_ids), *around]
 
     def _conditions_of(self, task_ids: Sequence[int]) -> Conditions:
         adapters = [self.input_adapters[str(t)] for t in task_ids if str(t) in self.input_adapters]
-        return self._conditions.of(adapters, self.spatial_mixer)  # type: ignore[arg-type]
+        return self._conditions.of(adapters, self.spatial_mixer)
 
     def why_not_mixed(self, x: Tensor, task_ids: Sequence[int]) -> str | None:
         """Why images of these tasks cannot go through in one pass, or None."""
@@ -294,9 +292,7 @@ class MoLESpatialAwareNF(nn.Module):
             return "only Triton kernels choose weights by image"
         if any(str(t) in self.task_flows for t in task_ids):
             return "its tasks have flows of their own"
-        if any(type(adapter) is not WhiteningAdapter for adapter in self.input_adapters.values()):
-            return "its input adapters are not whitening ones"
-        return None
+        return why_not_alike(list(self.input_adapters.values()))
 
     def parameters_hold_still(self) -> AbstractContextManager[None]:
         """For the parts of one optimizer step: in the block weights are merged once and not at every call."""

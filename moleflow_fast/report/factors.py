@@ -22,6 +22,7 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
     "dia_blocks": ("dia_n_blocks",),
     "coupling_layers": ("num_coupling_layers",),
     "lora_rank": ("lora_rank",),
+    "front_directions": ("front_directions",),
     "epochs": ("num_epochs",),
     "logdet_weight": ("lambda_logdet",),
     "tail_loss": ("use_tail_aware_loss", "tail_weight", "tail_top_k_ratio"),
@@ -76,6 +77,7 @@ _ACTS_WITH: Mapping[str, tuple[str, Any]] = {
     "use_whitening_adapter": ("use_task_adapter", True),
     "adapter_mode": ("use_whitening_adapter", False),
     "soft_ln_init_scale": ("adapter_mode", "soft_ln"),
+    "front_directions": ("adapter_mode", "gaussian"),
     "spatial_context_mode": ("use_spatial_context", True),
     "spatial_context_kernel": ("use_spatial_context", True),
     "scale_context_kernel": ("use_scale_context", True),
@@ -103,6 +105,8 @@ def effective_options(options: RunOptions) -> dict[str, Any]:
     flat |= flat.pop("ablation")
     flat["msk_size"] = options.mask_size
     flat = {name: value for name, value in flat.items() if name not in _CIRCUMSTANCES}
+    if options.ablation.has_front:
+        del flat["use_spatial_context"]
     for option, (switch, needed) in _ACTS_WITH.items():  # switches stand before what depends on them
         if flat.get(switch) != needed:
             flat.pop(option, None)

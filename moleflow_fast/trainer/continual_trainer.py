@@ -195,7 +195,7 @@ class MoLEContinualTrainer:
             if stage.first_epoch < done < stage.first_epoch + stage.epochs:
                 stage.begin(self.nf_model)
                 stage.optimizer.go_on_from(state.optimizer)
-        if task_id == 0:
+        if task_id == 0 and not self.config.has_front:
             self.nf_model.feature_statistics.go_on_from(state.statistics)
         with torch.no_grad():
             for name, value in own.items():

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from moleflow_fast.errors import UserError
 from moleflow_fast.files import WriteFailed, replacing
 from moleflow_fast.models import reference_format
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
@@ -50,8 +51,14 @@ def export_published(trainer: MoLEContinualTrainer, directory: Path, task_id: in
     """Write the trainer's state after `task_id` as `task_<t>/nf_model.pth`; returns that file.
 
     Raises:
+        UserError: the model has Gaussian fronts, which the published implementation does not know.
         WriteFailed: the file cannot be written.
     """
+    if trainer.config.has_front:
+        raise UserError(
+            "this run has Gaussian fronts (--adapter_mode gaussian), which no published checkpoint can hold: train "
+            "with --adapter_mode whitening to write one, or take `python -m moleflow_fast.export` for one program"
+        )
     file = directory / f"task_{task_id}" / STATE_FILE
     state = {name: value.cpu() for name, value in trainer.nf_model.reference_state_dict().items()}
     with replacing(file) as temporary:

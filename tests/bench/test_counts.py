@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from counts import FeatureMap, Flow, mahalanobis, patch_pooling, pixel_maps, pooling_taps, smoothing
+from counts import FeatureMap, Flow, gaussian_front, mahalanobis, patch_pooling, pixel_maps, pooling_taps, smoothing
 from published import PublishedFlow, published_model
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -125,6 +125,13 @@ def test_smoothing_takes_two_passes_of_33_taps() -> None:
 def test_pixel_maps_take_two_matrices_where_that_is_cheaper() -> None:
     assert pixel_maps(1, (28, 28), 224, 4.0).macs == 28 * 28 * 224 + 28 * 224 * 224
     assert pixel_maps(1, (128, 128), 224, 4.0).macs == 224 * 224 * (4 + 66)
+
+
+def test_fronts_take_a_triangle_and_two_passes_along_directions() -> None:
+    work = gaussian_front(3, 2, 5, 7, 4)
+    assert work.macs == 3 * 5 * (10 + 2 * 7 * 4)
+    # Features in and out; of a task triangle, directions, gains, means and scales; positions.
+    assert work.bytes == 4 * (2 * 3 * 5 * 4 + 2 * (10 + 5 * 7 * 4 + 5 * 7 + 5 * 4 + 5) + 5 * 4)
 
 
 def test_distances_take_a_triangle_of_each_prototype() -> None:

@@ -9,7 +9,6 @@ from flow_models import CONFIGS, FULL, features, make_model
 from moleflow_fast.backend import BackendError, use_backend, use_precision
 from moleflow_fast.engine.packing import pack, trained
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
-from moleflow_fast.ops.density import patch_nll
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BOUND = 2e-5  # fp32 against fp64, of a tensor's largest value
@@ -136,8 +135,12 @@ def test_not_a_number_comes_through() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("default", (5, 4, 5)), ("no_adapter", (3, 4, 4)), ("no_scale_context", (2, 3, 3))]
-)
+    ("name", "shape"),
+    [
+        ("default", (5, 4, 5)), ("no_adapter", (3, 4, 4)), ("no_scale_context", (2, 3, 3)),
+        ("adapter_gaussian", (5, 4, 5)),
+    ],
+)  # fmt: skip
 def test_images_of_different_tasks_at_once(name: str, shape: tuple[int, int, int]) -> None:
     model = make_model(CONFIGS[name]).float().to(DEVICE).requires_grad_(False)
     x = features(*shape).float().to(DEVICE)
@@ -146,7 +149,7 @@ def test_images_of_different_tasks_at_once(name: str, shape: tuple[int, int, int
         assert model.why_not_mixed(x, (0, 1)) is None
         nll = model.nll_mixed((0, 1), chosen, x)
         for image, task in enumerate(chosen.tolist()):
-            alone = patch_nll(*model.forward_as(task, x[image : image + 1]))
+            alone = model.nll_as(task, x[image : image + 1])
             torch.testing.assert_close(nll[image], alone[0], rtol=1e-5, atol=1e-5)
         model.dia_adapters["1"].coupling_blocks[0].s_net.layers[0].weight.mul_(2)
         again = model.nll_mixed((0, 1), chosen, x)
@@ -157,18 +160,36 @@ def test_images_of_different_tasks_at_once(name: str, shape: tuple[int, int, int
             parameter.data.mul_(1.1)
         model.requires_grad_(False)
         moved = model.nll_mixed((0, 1), chosen, x)
-        alone = patch_nll(*model.forward_as(int(chosen[0]), x[:1]))
+        alone = model.nll_as(int(chosen[0]), x[:1])
         torch.testing.assert_close(moved[0], alone[0], rtol=1e-5, atol=1e-5)
 
 
 def test_what_cannot_be_mixed_says_why() -> None:
     x = features().float().to(DEVICE)
-    for name, reason in (("task_separated", "flows of their own"), ("adapter_soft_ln", "not whitening")):
+    for name, reason in (("task_separated", "flows of their own"), ("adapter_soft_ln", "neither whitening")):
         model = make_model(CONFIGS[name]).float().to(DEVICE)
         with use_backend("triton"):
             assert reason in (model.why_not_mixed(x, (0, 1)) or "")
     with use_backend("cpp"):
         assert "Triton" in (model.why_not_mixed(x, (0, 1)) or "")
+
+
+def test_fronts_of_one_grid_can_be_mixed_and_are_never_stale() -> None:
+    model = make_model(CONFIGS["adapter_gaussian"]).float().to(DEVICE)
+    model.freeze()
+    x, chosen = features().float().to(DEVICE), torch.tensor([1, 0, 1], dtype=torch.int32, device=DEVICE)
+    positions = features(1).float().to(DEVICE)[0]
+    with use_backend("triton"):
+        before, nll = model.packed((0, 1), x), model.nll_mixed((0, 1), chosen, x, positions)
+        assert all(a is b for a, b in zip(before, model.packed((0, 1), x), strict=True))
+        model.input_adapters["1"].directions.neg_()  # the same map, but other bits in the buffer
+        model.input_adapters["1"].mean.add_(0.5)
+        assert not all(a is b for a, b in zip(before, model.packed((0, 1), x), strict=True))
+        after = model.nll_mixed((0, 1), chosen, x, positions)
+        assert torch.equal(after[1], nll[1]) and not torch.equal(after[0], nll[0])
+        torch.testing.assert_close(after[:1], model.nll_as(1, x[:1] + positions), rtol=1e-5, atol=1e-4)
+        model.input_adapters["0"].allocate(3, 4)
+        assert "one grid" in (model.why_not_mixed(x, (0, 1)) or "")
 
 
 def test_double_precision_is_refused() -> None:

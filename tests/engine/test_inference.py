@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from flow_models import fit_fronts
 from launches import Launches
 from small_trainer import DIM, make_trainer, task_features, train
 
@@ -20,8 +21,8 @@ from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def trained_on_two() -> MoLEContinualTrainer:
-    trainer = make_trainer(AblationConfig(dia_n_blocks=1), device=DEVICE, coupling_layers=1)
+def trained_on_two(config: AblationConfig | None = None) -> MoLEContinualTrainer:
+    trainer = make_trainer(config or AblationConfig(dia_n_blocks=1), device=DEVICE, coupling_layers=1)
     for task in range(2):
         train(trainer, task, epochs=1, images=40, device=DEVICE)
     return trainer
@@ -32,8 +33,10 @@ def mixed_images() -> torch.Tensor:
     return features.permute(0, 3, 1, 2).to(DEVICE)
 
 
-def test_mixed_batches_score_as_images_alone() -> None:
-    trainer, images = trained_on_two(), mixed_images()
+@pytest.mark.parametrize("adapter_mode", ["whitening", "gaussian"])
+def test_mixed_batches_score_as_images_alone(adapter_mode: str) -> None:
+    config = AblationConfig(adapter_mode=adapter_mode, use_whitening_adapter=False, dia_n_blocks=1)
+    trainer, images = trained_on_two(config), mixed_images()
     with use_backend("eager"):
         expected = trainer.inference(images)
     with use_backend("triton"):
@@ -117,6 +120,9 @@ def test_a_changed_state_is_captured_anew() -> None:
     assert run._batches and run._batches != batches
 
 
+FRONTS = AblationConfig(
+    adapter_mode="gaussian", use_whitening_adapter=False, front_directions=6, dia_n_blocks=1
+)
 IMAGE_CHANNELS = 64  # of the features below: narrow, so that the interpreter takes seconds
 
 
@@ -132,9 +138,10 @@ def executor_of_a_network(config: AblationConfig | None = None, blocks: int = 2)
         prototype.update(torch.randn(80, IMAGE_CHANNELS, device=DEVICE) + task)
         router.add_prototype(prototype)
     with torch.no_grad():
-        for adapter in flow.input_adapters.values():
+        for adapter in () if config.has_front else flow.input_adapters.values():
             adapter.gamma_raw.normal_()
             adapter.beta_raw.normal_()
+    fit_fronts(flow, (8, 8))
     flow.freeze()
     backbone = create_feature_extractor("resnet18", (3, 64, 64), IMAGE_CHANNELS, device=DEVICE, pretrained=False)
     return InferenceExecutor(backbone, PositionalEmbeddingGenerator(DEVICE), flow, router, config)
@@ -167,12 +174,23 @@ def test_launches_of_a_batch() -> None:
     assert counts == {**backbone, **flow, **likelihood, **features, **around}
 
 
-@pytest.mark.parametrize("name", ["default", "no adapter", "no positions", "plain mixer", "statistics", "no mixer"])
+def test_launches_of_a_batch_behind_gaussian_fronts() -> None:
+    """Three instead of whitening and mixer: an order by task, the whitener, the directions."""
+    counts = counted(executor_of_a_network(FRONTS), pixels()).counts
+    assert not {"_whitening", "_depthwise", "torch.add"} & counts.keys()
+    assert counts["torch.sort"] == counts["_whitened"] == counts["_along_directions"] == 1
+    assert counts.total() == counted(executor_of_a_network(AblationConfig(dia_n_blocks=1)), pixels()).total + 1
+
+
+@pytest.mark.parametrize(
+    "name", ["default", "gaussian", "no adapter", "no positions", "plain mixer", "statistics", "no mixer"]
+)
 def test_a_network_scores_as_its_modules_do(name: str) -> None:
     options = {
         "no adapter": {"use_task_adapter": False}, "no positions": {"use_pos_embedding": False},
         "plain mixer": {"spatial_context_mode": "depthwise"}, "statistics": {"spatial_context_mode": "local_stats"},
         "no mixer": {"use_spatial_context": False},
+        "gaussian": {"adapter_mode": "gaussian", "use_whitening_adapter": False, "front_directions": 6},
     }.get(name, {})  # fmt: skip
     executor = executor_of_a_network(AblationConfig(dia_n_blocks=1, **options), blocks=1)
     images = pixels()

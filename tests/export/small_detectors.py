@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,8 @@ def make_parts(
             model.update_reference_stats(patches)
             model.finalize_reference_stats()
         model.add_task(task)
+        if (front := model.front(task)) is not None:
+            front.fit(partial(iter, [trainer.executor.add_positions(patches)]))
         trainer.task_classes[task] = [f"product{task}"]
         prototype = trainer.router.new_prototype(task)
         prototype.update(patches.mean((1, 2)))

@@ -37,8 +37,12 @@ SWITCHES = {
     ),
     "cluster": replace(FULL, score_aggregation_mode="spatial_cluster"),
     "top_k": replace(FULL, score_aggregation_mode="top_k"),
+    "no_directions": replace(
+        FULL, adapter_mode="gaussian", use_whitening_adapter=False, front_directions=0, use_dia=False
+    ),
 }
 # Between them they have every module and every operation; the rest is the same graphs with fewer of them.
+FRONTS = replace(FULL, adapter_mode="gaussian", use_whitening_adapter=False, front_directions=5)
 SMALL = replace(FULL, use_dia=False, use_spatial_context=False)
 TRACED = {
     "default": FULL,
@@ -46,6 +50,7 @@ TRACED = {
         PLAIN, use_spectral_norm=True, use_task_separated=True, use_dia=False, adapter_mode="whitening_no_ln",
         use_whitening_adapter=False, score_aggregation_mode="spatial_cluster", router_covariance="pooled",
     ),
+    "gaussian": FRONTS,
     "full_layers_and_film": replace(
         PLAIN, use_regular_linear=True, use_dia=False, adapter_mode="soft_ln", use_whitening_adapter=False,
         spatial_context_mode="full", use_mahalanobis=False, score_aggregation_mode="mean",
@@ -89,6 +94,17 @@ def test_graphs_for_any_batch(name: str) -> None:
     checked = check("torch", runtimes.of_torch(program.module()), images, expected_of(detector, images), detector)
     assert checked.parity.score < 1e-5 and checked.parity.maps < 1e-5
     assert not any(name.startswith("moleflow") for name in operators(program))
+
+
+def test_the_task_flow_alone_behind_a_front(tmp_path: Path) -> None:
+    parts = make_parts(FRONTS, num_coupling_layers=0)
+    detector, images = make_detector(parts), mixed_pictures(3)
+    program, expected = traced(parts, detector), expected_of(detector, images)
+    formats.write_onnx(program, tmp_path / "front.onnx")
+    for runtime in (runtimes.of_torch(program.module()), runtimes.onnxruntime(tmp_path / "front.onnx")):
+        assert check("front", runtime, images, expected, detector).parity.score < 1e-5
+    directions = 3 * 8 * 8 * 5 * DIM * 4  # bytes
+    assert (tmp_path / "front.onnx").stat().st_size > directions  # which is what such a file is large of
 
 
 @pytest.mark.parametrize("removed", [0, 1])

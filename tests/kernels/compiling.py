@@ -81,6 +81,7 @@ def run_operations() -> None:
         channel_major,
         density,
         depthwise,
+        gaussian_front,
         image_score,
         latent,
         mahalanobis,
@@ -112,6 +113,9 @@ def run_operations() -> None:
         whitening.whitening(x, vector, vector, where, height * width, 1e-5)
     several, chosen = torch.empty(15, CHANNELS, device="meta"), torch.empty(images, dtype=torch.int32, device="meta")
     whitening.whitening(x, several, several, positions, height * width, 1e-5, chosen)
+    directions, gains = x.new_empty(height, width, 32, CHANNELS), x.new_empty(height, width, 32)
+    fronts = gaussian_front.addresses(*([t] * 15 for t in (weight, directions, gains, tokens[0])))
+    gaussian_front.gaussian_front(x, x.new_empty(15, height, width, CHANNELS), fronts, chosen, chosen.long())
     for with_dx in (False, True):
         out = vector, vector
         whitening.whitening_backward(x, x, vector, None, height * width, tokens, tokens, with_dx, out)

@@ -57,10 +57,10 @@ def test_products_run_on_tensor_cores(kernels: Figures) -> None:
 
 
 def test_products_that_must_be_exact_stay_off_tensor_cores(kernels: Figures) -> None:
-    """Those of maps that hold 1e30, and of distances: tf32 has 11 bits."""
-    exact = ("batched", "partial_squares", "whitened_features")
+    """Those of maps that hold 1e30, of distances, and of Gaussian fronts: tf32 has 11 bits."""
+    exact = ("batched", "partial_squares", "whitened", "along_directions")
     used = {n: kernel["instruction"] for n, kernel in kernels.items() if n.startswith(exact)}
-    assert len(used) == 4 * len(SHARED) and set(used.values()) == {None}
+    assert len(used) == 6 * len(SHARED) and set(used.values()) == {None}
 
 
 def test_tensor_cores_do_not_wait_for_each_product(kernels: Figures) -> None:

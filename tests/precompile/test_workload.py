@@ -47,10 +47,14 @@ def variants(launched: Iterable[tuple[str, dict[str, Any]]]) -> set[tuple[Any, .
     }
 
 
+FRONT = {"adapter_mode": "gaussian", "use_whitening_adapter": False, "front_directions": 6}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are not interpreted where there is a GPU")
-def test_a_small_run_launches_what_was_found(tmp_path: Path) -> None:
-    options = RunOptions(**OPTIONS, ablation=AblationConfig())
+@pytest.mark.parametrize("ablation", [{}, FRONT], ids=["default", "gaussian"])
+def test_a_small_run_launches_what_was_found(ablation: dict[str, Any], tmp_path: Path) -> None:
+    options = RunOptions(**OPTIONS, ablation=AblationConfig(**ablation))
     with use_backend("triton"), interpreted() as launched:
         trainer = make_trainer(options.ablation, coupling_layers=options.num_coupling_layers)
         for task_id in range(2):
@@ -58,7 +62,7 @@ def test_a_small_run_launches_what_was_found(tmp_path: Path) -> None:
         scorer = Scorer(trainer, options.mask_size, options.score_smooth_sigma, options.interp_mode, 4)
         images = torch.randn(4, DIM, *GRID, generator=torch.Generator().manual_seed(3))
         scorer.pixel_maps(trainer.executor.routed(images).maps)
-    found = variants(described(tmp_path))
+    found = variants(described(tmp_path, ablation))
     assert len(launched) > 50  # of some thirty kernels
     assert variants(launched) - found == set()
 
@@ -68,6 +72,7 @@ def test_a_small_run_launches_what_was_found(tmp_path: Path) -> None:
     [
         ({"use_task_adapter": False}, {}, {"_relu_product", "_move"}),  # inference is task by task
         ({"router_covariance": "pooled"}, {}, {"_whitened_features", "_nearest_whitened"}),
+        (FRONT, {"num_epochs": 0}, {"_whitened", "_along_directions"}),
         ({"use_spatial_context": True}, {"enable_slow_stage": True}, {"_depthwise", "_taps_gradient"}),
     ],
 )

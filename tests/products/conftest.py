@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from run.small_runs import run, write_data
 
+from moleflow_fast.config import AblationConfig
 from moleflow_fast.train import main
 
 OLD = ("fabric", "gasket")
@@ -29,6 +30,17 @@ def new_data(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base(data: Path, new_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two products; tests only read it."""
     return run(data, tmp_path_factory.mktemp("logs"), task_classes=OLD).directory.path
+
+
+@pytest.fixture(scope="session")
+def fronts(data: Path, new_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of no epochs of two products with Gaussian fronts, extended by the new one; tests only read it."""
+    config = AblationConfig(adapter_mode="gaussian", use_whitening_adapter=False)
+    logs = tmp_path_factory.mktemp("fronts")
+    path = run(data, logs, task_classes=OLD, num_epochs=0, ablation=config, run_diagnostics=True).directory.path
+    shutil.copytree(path, path.with_name("before"))
+    assert main(extension(path, new_data)) == 0
+    return path
 
 
 @pytest.fixture

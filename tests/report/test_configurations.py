@@ -87,6 +87,13 @@ def test_options_without_effect_make_no_difference() -> None:
     assert effective_options(options("--msk_size", "128")) == effective_options(options())
     mode = departures(effective_options(options("--score_aggregation_mode", "top_k")), effective_options(options()))
     assert mode == {"aggregation": {"score_aggregation_mode": "top_k", "score_aggregation_top_k": 10}}
+    front = ("--adapter_mode", "gaussian")
+    behind = effective_options(options(*front))
+    assert behind == effective_options(options(*front, "--no_spatial_context"))
+    fewer = departures(effective_options(options(*front, "--front_directions", "8")), behind)
+    assert fewer == {"front_directions": {"front_directions": 8}}
+    other = departures(behind, effective_options(options()))
+    assert other.keys() == {"component_whitening"} and "front_directions" not in other["component_whitening"]
 
 
 def test_other_data_are_another_group(tmp_path: Path) -> None:

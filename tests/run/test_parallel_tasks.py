@@ -209,6 +209,7 @@ def test_several_classes_in_the_first_task(data: Path, tmp_path: Path) -> None:
     [
         AblationConfig(use_task_separated=True),
         AblationConfig(adapter_mode="no_ln"),
+        AblationConfig(adapter_mode="gaussian", use_whitening_adapter=False),
         AblationConfig(use_spectral_norm=True, use_scale_context=False),
         AblationConfig(use_regular_linear=True, use_scale_context=False),
         AblationConfig(router_covariance="pooled"),

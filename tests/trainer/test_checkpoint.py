@@ -27,6 +27,7 @@ CONFIGS = {
     "default": AblationConfig(),
     "soft_ln": AblationConfig(adapter_mode="soft_ln", use_whitening_adapter=False),
     "standard": AblationConfig(adapter_mode="standard", use_whitening_adapter=False),
+    "gaussian": AblationConfig(adapter_mode="gaussian", use_whitening_adapter=False, front_directions=5),
     "task_separated": AblationConfig(use_task_separated=True),
     "regular_linear": AblationConfig(use_regular_linear=True, use_scale_context=False),
     "spectral_norm": AblationConfig(use_spectral_norm=True, use_scale_context=False),

@@ -166,6 +166,7 @@ ENGLISH = {
     "factor_dia_blocks": "DIA blocks",
     "factor_coupling_layers": "Coupling layers",
     "factor_lora_rank": "LoRA rank",
+    "factor_front_directions": "Directions of the Gaussian front",
     "factor_epochs": "Epochs",
     "factor_logdet_weight": "Logdet weight",
     "factor_tail_loss": "Tail loss",

@@ -166,6 +166,7 @@ KOREAN = {
     "factor_dia_blocks": "DIA 블록 수",
     "factor_coupling_layers": "커플링 층 수",
     "factor_lora_rank": "LoRA 랭크",
+    "factor_front_directions": "가우시안 프런트 방향 수",
     "factor_epochs": "에폭 수",
     "factor_logdet_weight": "logdet 가중치",
     "factor_tail_loss": "꼬리 손실",
