@@ -22,12 +22,13 @@ from moleflow_fast.engine.training import DeviceSteps
 from moleflow_fast.errors import UserError
 from moleflow_fast.extractors.stores import TensorStore
 from moleflow_fast.models import reference_format
+from moleflow_fast.models.gaussian_front import GaussianFront
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.trainer.cross_fitting import cross_fitted
 from moleflow_fast.trainer.feature_loader import FeatureLoader, FeatureSource, ImageBatchSource
-from moleflow_fast.trainer.features_behind import BatchesBehind, Front, behind
+from moleflow_fast.trainer.features_behind import BatchesBehind, Front, behind, in_memory
 from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
 from moleflow_fast.trainer.task_state import EpochRecord, StateKeeper, TaskState
@@ -244,14 +245,14 @@ class MoLEContinualTrainer:
         front = self.nf_model.front(task_id)
         if front is None:
             return batches
-        conditioned = batches.behind(lambda x: front(self.executor.add_positions(x)))
-        if not conditioned.in_memory and not self._said_again:
+        if not batches.in_memory and not self._said_again:
             self._said_again = True
             self.logger.warning(
-                "features are not held in memory, so every step computes the Gaussian front again; more "
-                "--device_cache_gb, no --use_rotation_aug and no --no_feature_cache let it be computed once"
+                "features are not held in memory, so every step computes the Gaussian front again, and of the images "
+                "that it was estimated from; more --device_cache_gb, no --use_rotation_aug and no --no_feature_cache "
+                "let it be computed once, of images as if they were new"
             )
-        return conditioned
+        return batches.behind(front, self.executor.add_positions)
 
     def _end_task(self, task_id: int, batches: _Epochs) -> None:
         self.nf_model.freeze()
@@ -514,15 +515,15 @@ class _Epochs:
         """Patches of every image, batches (B, H, W, D)."""
         return (patches for patches, _ in self._every_image())
 
-    def behind(self, front: Front) -> _Epochs:
-        """The same batches with their patches behind a front, computed once where features are in memory."""
+    def behind(self, front: GaussianFront, prepare: Front) -> _Epochs:
+        """The same batches with their patches behind a front, see `features_behind`."""
         if isinstance(self.loader, FeatureLoader):
-            return _Epochs(self.loader.over(behind(self.loader.source, front)))
-        return _Epochs(BatchesBehind(self.loader, front))
+            return _Epochs(self.loader.over(behind(self.loader.source, front, prepare)))
+        return _Epochs(BatchesBehind(self.loader, lambda x: front(prepare(x))))
 
     @property
     def in_memory(self) -> bool:
-        return isinstance(self.loader, FeatureLoader) and isinstance(self.loader.source, TensorStore)
+        return isinstance(self.loader, FeatureLoader) and in_memory(self.loader.source)
 
     def _every_image(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.loader.in_order() if isinstance(self.loader, FeatureLoader) else iter(self.loader)

@@ -1,18 +1,19 @@
-"""Features behind a map that stays fixed while a task trains."""
+"""Features of a task behind its Gaussian front, which stays fixed while the task trains."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from moleflow_fast.extractors.stores import TensorStore
+from moleflow_fast.models.gaussian_front import GaussianFront
+from moleflow_fast.trainer.cross_fitting import cross_fitted
 from moleflow_fast.trainer.feature_loader import FeatureSource, ImageBatchSource
 
 Front = Callable[[Tensor], Tensor]
-_BATCH = 32
-
 
 class SourceBehind:
     """A source whose patches go through a front each time they are asked for."""
@@ -39,19 +40,26 @@ class BatchesBehind(ImageBatchSource):
         return ((self.front(patches), features) for patches, features in super().__iter__())
 
 
-def behind(source: FeatureSource, front: Front) -> FeatureSource:
-    """The features of a source behind a front: computed now where it holds its own in memory, else in each batch."""
-    if isinstance(source, TensorStore) and source.origin in ("device", "memory"):
-        return _computed(source, front)
-    return SourceBehind(source, front)
+def in_memory(source: FeatureSource) -> TypeGuard[TensorStore]:
+    return isinstance(source, TensorStore) and source.origin in ("device", "memory")
 
 
-def _computed(source: TensorStore, front: Front) -> TensorStore:
+def behind(source: FeatureSource, front: GaussianFront, prepare: Front) -> FeatureSource:
+    """The features of a source behind a front.
+
+    Where the source holds its own in memory they are computed now, each image behind a front that was estimated without
+    it: as new images will be, whose patches lie up to half as far out again as those that a front has seen. Else each
+    batch goes through the front itself.
+    """
+    if in_memory(source) and len(source) > 1:
+        return _computed(source, front, prepare)
+    return SourceBehind(source, lambda x: front(prepare(x)))
+
+
+def _computed(source: TensorStore, front: GaussianFront, prepare: Front) -> TensorStore:
     place = source.device if source.origin == "device" else torch.device("cpu")
     patches = torch.empty(len(source), *source.grid, source.dim, device=place)
-    done = 0
     with torch.no_grad():
-        for batch, _ in source.batches(list(torch.arange(len(source)).split(_BATCH))):
-            patches[done : done + len(batch)] = front(batch)
-            done += len(batch)
+        for indices, white in cross_fitted(front, source, prepare):
+            patches[indices.to(place)] = white.to(place)
     return TensorStore(patches, source.image_features, source.device, source.origin)
