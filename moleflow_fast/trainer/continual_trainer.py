@@ -20,7 +20,6 @@ from moleflow_fast.engine.inference import InferenceExecutor
 from moleflow_fast.engine.plan import images_at_once, parts_of_a_step
 from moleflow_fast.engine.training import DeviceSteps
 from moleflow_fast.errors import UserError
-from moleflow_fast.extractors.stores import TensorStore
 from moleflow_fast.models import reference_format
 from moleflow_fast.models.gaussian_front import GaussianFront
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
