@@ -102,3 +102,7 @@ def test_listing(capsys: pytest.CaptureFixture[str]) -> None:
 def test_known_bad_settings_warn(name: str, said: str) -> None:
     warnings = known_bad(options(name))
     assert (len(warnings) == 1 and said in warnings[0]) if said else warnings == []
+
+
+def test_depth_behind_a_front_is_not_known_bad() -> None:
+    assert known_bad(options("MVTec-WRN50-Coupling16", "--adapter_mode", "gaussian")) == []
