@@ -11,14 +11,23 @@ from torch import Tensor
 from moleflow_fast.models.gaussian_front import GaussianFront
 from moleflow_fast.trainer.feature_loader import FeatureSource
 
-FOLDS = 5
+_FOLDS = 5
 _BATCH = 32
+
+
+def folds(n: int) -> int:
+    """In how many parts n images are left out in turn: at least 5, and more of fewer images, up to one each.
+
+    Leaving out a fifth of 20 images makes the others' fronts so much poorer that scores of those left out are 2.8% too
+    high; one of 20 leaves 0.2%.
+    """
+    return min(n, max(_FOLDS, 400 // n))
 
 
 def cross_fitted(
     front: GaussianFront, source: FeatureSource, prepare: Callable[[Tensor], Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image of a source once, behind the front of four fifths of the images, of which it is none.
+    """Every image of a source once, behind a front of others alone, see `folds`.
 
     Args:
         front: says how many channels and directions, and where; it is not used.
@@ -28,8 +37,9 @@ def cross_fitted(
         Indices (n,) and white patches (n, H, W, D), a few images at a time; nothing where there is but one image.
     """
     everyone = torch.arange(len(source))
-    for fold in range(min(FOLDS, len(source)) if len(source) > 1 else 0):
-        held_out = everyone % FOLDS == fold
+    parts = folds(len(source)) if len(source) > 1 else 0
+    for fold in range(parts):
+        held_out = everyone % parts == fold
         others = GaussianFront(front.channels, front.n_directions).to(front.whitener)
         kept = list(everyone[~held_out].split(_BATCH))
         others.fit(partial(_prepared, source, kept, prepare))
