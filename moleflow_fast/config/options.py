@@ -20,7 +20,7 @@ from moleflow_fast.backend import (
 from moleflow_fast.config.ablation import AblationConfig, add_ablation_args, parse_ablation_args
 from moleflow_fast.config.change import Change, Extension, add_change_args, change_of
 from moleflow_fast.config.stored import require_types
-from moleflow_fast.experiments.presets import LINE, get_preset, listing, matching
+from moleflow_fast.experiments.presets import LINE, OUR_NAMES, get_preset, listing, matching
 
 DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder")
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -140,7 +140,7 @@ class RunOptions:
 
     @property
     def run_name(self) -> str:
-        if self.experiment_name is None and self.preset not in (None, LINE):
+        if self.experiment_name is None and self.preset not in (None, *OUR_NAMES):
             return f"{self.preset}-seed{self.seed}"
         return self.experiment_name or f"{self.dataset}-{self.backbone_name}-seed{self.seed}"
 
@@ -324,8 +324,11 @@ def options_of(parser: argparse.ArgumentParser, argv: Sequence[str]) -> RunOptio
     if preset is None:
         return options_from(given)
     args = parser.parse_args([*get_preset(preset).options, *argv, "--preset", preset])
+    # What a preset says of the adapter gives way to what is given, and does not contradict it.
     if given.use_whitening_adapter is not None and given.adapter_mode is None:
-        args.adapter_mode = None  # the preset's, which was not meant to contradict
+        args.adapter_mode = None
+    if given.adapter_mode is not None and given.use_whitening_adapter is None:
+        args.use_whitening_adapter = None
     return options_from(args)
 
 

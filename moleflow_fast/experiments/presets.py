@@ -60,6 +60,8 @@ _OURS = (
     ),
 )
 
+OUR_NAMES = tuple(preset.name for preset in _OURS)
+
 
 @cache
 def presets() -> Mapping[str, Preset]:

@@ -28,7 +28,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(data: Path, sweep: Path, *more: str, **changes: object) -> list[str]:
     changes = {"heatmaps": 0, "cache_dir": str(sweep.parent / "features"), "log_dir": None, "quiet": False, **changes}
-    return ["-o", str(sweep), "--quiet", "--cpus", "2", *command_line(data, sweep, **changes), *more]
+    asked = command_line(data, sweep, preset=None, **changes)
+    return ["-o", str(sweep), "--quiet", "--cpus", "2", "--presets", "published", *asked, *more]
 
 
 def numbers(path: Path) -> list[str]:

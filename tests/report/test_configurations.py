@@ -151,7 +151,7 @@ def test_combinations_beside_their_parts(tmp_path: Path) -> None:
 def test_front_and_balance(tmp_path: Path) -> None:
     for number, (image, pixel) in enumerate(((0.95, 0.30), (0.94, 0.39), (0.90, 0.40), (0.89, 0.38))):
         write_run(tmp_path, figures(image, pixel), "--lora_rank", str(number + 1))
-        (tmp_path / "published-seed0").rename(tmp_path / str(number))
+        (tmp_path / "folder-mobilenetv2_100-seed0").rename(tmp_path / str(number))
     found = group(tmp_path)
     ranked = sorted(found.configurations, key=lambda c: -c.mean("image_auroc"))
     assert pareto_front(found, ranked) == ranked[:3]

@@ -19,7 +19,7 @@ LINE = ("adapter_mode", "num_coupling_layers", "num_epochs", "lr")
 
 def line(data: Path, logs: Path, *more: str, **changes: object) -> RunResult:
     """A run by the command line, which starts from `line`, but small."""
-    argv = command_line(data, logs, **{"heatmaps": 0, **dict.fromkeys(LINE[1:]), **changes})
+    argv = command_line(data, logs, **{"heatmaps": 0, "preset": "line", **dict.fromkeys(LINE[1:]), **changes})
     options = parse_options([*argv, *more])
     assert isinstance(options, RunOptions)
     return ContinualRun(options, RunConsole(quiet=True)).execute()
