@@ -26,7 +26,7 @@ def greedy_coreset(patches: Tensor, size: int, seed: int) -> Tensor:
 def k_center(points: Tensor, size: int) -> Tensor:
     """Greedy k-center: from the first point on, always the one farthest from all that are chosen.
 
-    Points are read once for many choices: 8,000 of 280,000 take 43 s on two cores that others use too, where reading
+    Points are read once for many choices: 8,000 of 280,000 took 36 s on two cores that others used too, where reading
     them once for each took 134 s in a fourth of the dimensions. As long as the farthest of some candidates is at least
     as far as every other point was, it is the farthest of all.
 
