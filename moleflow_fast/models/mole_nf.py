@@ -210,7 +210,7 @@ class MoLESpatialAwareNF(nn.Module):
         if reverse:
             return self._inverse(x)
         task_id = self.current_task_id
-        return self._with_front(task_id, self._run_flow(self.condition(x, task_id), task_id))
+        return self._with_front(task_id, self._run(x, task_id))
 
     def forward_as(self, task_id: int | None, x: Tensor) -> tuple[Tensor, Tensor]:
         """`forward` under the expert of `task_id`, whichever task is active: several threads may call it at once.
@@ -219,7 +219,7 @@ class MoLESpatialAwareNF(nn.Module):
             KeyError: a task that was never added.
         """
         self.require_known(task_id)
-        return self._with_front(task_id, self._run_flow_as(task_id, self.condition(x, task_id)))
+        return self._with_front(task_id, self._run_as(task_id, x, conditioned=False))
 
     def nll_as(self, task_id: int | None, x: Tensor, conditioned: bool = False) -> Tensor:
         """-log p per patch (B, H, W) under the expert of `task_id`, less the constant of a Gaussian front.
@@ -234,16 +234,16 @@ class MoLESpatialAwareNF(nn.Module):
             KeyError: a task that was never added.
         """
         self.require_known(task_id)
-        return patch_nll(*self._run_flow_as(task_id, x if conditioned else self.condition(x, task_id)))
+        return patch_nll(*self._run_as(task_id, x, conditioned))
 
-    def _run_flow_as(self, task_id: int | None, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _run_as(self, task_id: int | None, x: Tensor, conditioned: bool) -> tuple[Tensor, Tensor]:
         if self.why_not_compiled(x, task_id) is None:
-            return self._engine.run(self._parts(task_id), x)
+            return self._engine.run(self._parts(task_id), x if conditioned else self.condition(x, task_id))
         with self._engine.one_at_a_time:
             active = self.current_task_id
             self.set_active_task(task_id)
             try:
-                return self._run_flow(x, task_id)
+                return self._run_flow(x, task_id) if conditioned else self._run(x, task_id)
             finally:
                 self.set_active_task(active)
 
@@ -302,6 +302,10 @@ class MoLESpatialAwareNF(nn.Module):
         """Why the flow of a task runs on x in plain PyTorch, or None where the compiled engine runs it."""
         return self._engine.why_not(self._parts(task_id), x)
 
+    def _run(self, x: Tensor, task_id: int | None) -> tuple[Tensor, Tensor]:
+        """z and log-determinant of flow and DIA of a task."""
+        return self._run_flow(self.condition(x, task_id), task_id)
+
     def _run_flow(self, x: Tensor, task_id: int | None) -> tuple[Tensor, Tensor]:
         """z and log-determinant of flow and DIA of a task, for what `condition` gave."""
         parts = self._parts(task_id)
@@ -341,16 +345,17 @@ class MoLESpatialAwareNF(nn.Module):
             ValueError: as there.
         """
         task_id = self.current_task_id
-        x = x if conditioned else self.condition(x, task_id)
         fused = flow_backend(x.device) == "triton" and x.numel() > 0 and torch.is_grad_enabled()
         if not fused or self.why_not_compiled(x, task_id) is not None:
+            run = self._run_flow if conditioned else self._run
             return density_loss(
-                *self._run_flow(x, task_id),
+                *run(x, task_id),
                 tail_weight=tail_weight,
                 tail_top_k_ratio=tail_top_k_ratio,
                 lambda_logdet=lambda_logdet,
             )
         tail = 0 if tail_weight is None else tail_size(x.shape[1] * x.shape[2], tail_top_k_ratio)
+        x = x if conditioned else self.condition(x, task_id)
         return self._engine.loss(self._parts(task_id), x, tail, tail_weight or 0.0, lambda_logdet)
 
     def log_prob_patch(self, x: Tensor) -> Tensor:
