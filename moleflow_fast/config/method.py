@@ -8,7 +8,7 @@ from moleflow_fast.config.options import RunOptions
 def method(options: RunOptions) -> str:
     """Adapter, flows, router and epochs of a run, with the preset that it started from."""
     parts = [_adapter(options), _flows(options), _router(options), f"{options.num_epochs} epochs"]
-    return f"{options.preset or 'published defaults'}: {', '.join(part for part in parts if part)}"
+    return f"{options.preset or 'published defaults'}: {', '.join(parts)}"
 
 
 def _adapter(options: RunOptions) -> str:

@@ -105,9 +105,10 @@ def _normal_images(parts: RunParts, task_id: int, name: str) -> _NormalImages:
 def _with_cross_fitted(parts: RunParts, task_id: int, classes: list[_NormalImages]) -> list[_NormalImages]:
     """Adds the training images of classes with few held-out ones, where the task has a Gaussian front."""
     few = [c for c in classes if not c.held_out or len(c.images) < ENOUGH_IMAGES]
-    front = parts.trainer.nf_model.front(task_id)
+    if parts.trainer.nf_model.front(task_id) is None or not few:
+        return classes
     source = parts.training_features(parts.tasks[task_id], rotated=False)
-    if front is None or not few or len(source) < 2:
+    if len(source) < 2:
         return classes
     maps = parts.trainer.cross_fitted_maps(task_id, source)
     of_class = maps.split([len(parts.training_dataset([c.test.name], rotated=False)) for c in classes])

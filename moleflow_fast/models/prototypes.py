@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,7 @@ from moleflow_fast.ops.mahalanobis import mahalanobis_distances_reference
 REGULARISATION = 1e-5
 
 
-class Prototype:
+class Prototype(ABC):
     """A mean; subclasses know how features spread around it."""
 
     def __init__(
@@ -28,23 +29,25 @@ class Prototype:
         self.n_samples = 0
         self.mean: Tensor | None = None  # (D,)
 
+    @abstractmethod
     def update(self, features: Tensor) -> None:
         """Take in features (n, D)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finalize(self) -> None:
         """Make ready for distances."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reads(self) -> tuple[Tensor, ...]:
         """The tensors that distances follow from, the mean first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        raise NotImplementedError
+        """What a checkpoint keeps of it."""
 
+    @abstractmethod
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        raise NotImplementedError
+        """Take on what `state_dict` gave."""
 
     def euclidean_distance(self, features: Tensor) -> Tensor:
         """|x - mean| of features (n, D), (n,)."""
@@ -63,15 +66,8 @@ class TaskPrototype(Prototype):
     and mean difference d merges as C <- (n C + m S + (n m / (n + m)) d d^T) / (n + m).
     """
 
-    def __init__(
-        self,
-        task_id: int,
-        task_classes: Sequence[str] | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(task_id, task_classes, device)
-        self.covariance: Tensor | None = None  # (D, D)
-        self.precision: Tensor | None = None  # (D, D), set by finalize
+    covariance: Tensor | None = None  # (D, D)
+    precision: Tensor | None = None  # (D, D), set by finalize
 
     @torch.no_grad()
     def update(self, features: Tensor) -> None:
@@ -129,15 +125,8 @@ class TaskPrototype(Prototype):
 class ScatterPrototype(Prototype):
     """Mean, and the sums that a router shrinks to a covariance, of this task alone or of several."""
 
-    def __init__(
-        self,
-        task_id: int,
-        task_classes: Sequence[str] | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(task_id, task_classes, device)
-        self.scatter: Tensor | None = None  # (D, D)
-        self.fourth: Tensor | None = None  # (), fp64: sum of |x - mean|^4
+    scatter: Tensor | None = None  # (D, D)
+    fourth: Tensor | None = None  # (), fp64: sum of |x - mean|^4
 
     @torch.no_grad()
     def update(self, features: Tensor) -> None:
