@@ -159,6 +159,6 @@ def gaussian_front(x: Tensor, bias: Tensor, fronts: FrontAddresses, tasks: Tenso
     out = y if fronts.directions <= block_k else x.new_empty(x.shape)
     _along_directions[(positions * triton.cdiv(images, _IMAGES),)](
         y, out, tasks, order, fronts.table, images, positions, d, fronts.directions, ALIGNED=fronts.aligned,
-        BLOCK_B=_IMAGES, BLOCK_D=fitting(d, 64), BLOCK_K=block_k, num_warps=4, num_stages=3,
+        BLOCK_B=_IMAGES, BLOCK_D=fitting(d, 64), BLOCK_K=block_k, num_warps=8, num_stages=3,
     )  # fmt: skip
     return out
