@@ -128,6 +128,12 @@ class RunConsole:
         table.add_row("mean", *[_number(v) for f in under.values() for v in (f.mean_measure, f.bwt)])
         self.console.print(table)
 
+    def phases(self, seconds: Mapping[str, float]) -> None:
+        """Where the time went, the longest phase first."""
+        ordered = sorted(seconds.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{name} {value:.1f}" for name, value in ordered if value >= 0.05)
+        self.say(f"time           {sum(seconds.values()):.1f} s: {shown}")
+
     def routing(
         self, tasks: Sequence[Sequence[str]], before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]
     ) -> None:

@@ -26,6 +26,7 @@ from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, e
 from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
 from moleflow_fast.evaluation.pictures import confusion_figure
 from moleflow_fast.parallel_tasks import TasksOnWorkers
+from moleflow_fast.phases import Phases, counting, phase
 from moleflow_fast.ray_session import ray_module, ray_session
 from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.run_parts import RunParts
@@ -56,6 +57,7 @@ class ContinualRun(RunParts):
     def __init__(self, options: RunOptions, console: RunConsole | None = None) -> None:
         super().__init__(options, console)
         self._board: TensorBoardLog | None = None
+        self._phases = Phases()
         self.directory: RunDirectory | None = None
 
     @property
@@ -65,7 +67,7 @@ class ContinualRun(RunParts):
 
     def execute(self) -> RunResult:
         """Train every task, evaluate after each, write everything down."""
-        with self.as_chosen():
+        with counting() as self._phases, self.as_chosen():
             return self._execute()
 
     def evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
@@ -112,7 +114,8 @@ class ContinualRun(RunParts):
 
     def _load(self, directory: RunDirectory, tasks: int | None = None) -> list[int]:
         """Bring back all complete tasks, or the first `tasks` of them; returns their ids."""
-        done = checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options, tasks)
+        with phase("checkpoints"):
+            done = checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options, tasks)
         self._require_own_classes(directory.checkpoints)
         self.retire()
         return done
@@ -174,7 +177,9 @@ class ContinualRun(RunParts):
         for name in (name for t in self.active_tasks if t not in missing for name in self.tasks[t]):
             by_source.setdefault(self.source_of(name), []).append(name)
         for (layout, root), names in by_source.items():
-            for warning in check_dataset(layout, root, names, num_workers=self.options.num_workers).warnings:
+            with phase("check"):
+                report = check_dataset(layout, root, names, num_workers=self.options.num_workers)
+            for warning in report.warnings:
                 self.console.warn(warning)
 
     def _names(self, tasks: Sequence[int]) -> str:
@@ -206,7 +211,8 @@ class ContinualRun(RunParts):
         if not self.options.load_checkpoint:
             return 0
         for task_id in self._loaded_tasks:
-            checkpoint.save_task(directory.checkpoints, self.trainer, task_id, self.checkpoint_options)
+            with phase("checkpoints"):
+                checkpoint.save_task(directory.checkpoints, self.trainer, task_id, self.checkpoint_options)
         self.console.say(
             f"loaded         {self.options.load_checkpoint}, tasks {', '.join(map(str, self._loaded_tasks))}"
         )
@@ -282,7 +288,7 @@ class ContinualRun(RunParts):
     def _wait_for(self, workers: TasksOnWorkers, directory: RunDirectory, task_id: int) -> None:
         if task_id not in workers.tasks:
             return
-        with self.console.training_elsewhere({t: self._title(t) for t in workers.tasks}) as show:
+        with phase("idle"), self.console.training_elsewhere({t: self._title(t) for t in workers.tasks}) as show:
             while task_id in workers.tasks:
                 for done in workers.finished(_SECONDS_BETWEEN_LOOKS):
                     self._say_trained(directory, done)
@@ -293,7 +299,8 @@ class ContinualRun(RunParts):
         kernels = self.kernels  # compiled while features are made
         loader = self.training_loader(task_id)
         if kernels is not None:
-            kernels.wait()
+            with phase("compiling"):
+                kernels.wait()
         with directory.task_held(task_id), self.console.training(self._title(task_id)) as show:
 
             def listen(record: EpochRecord | BatchRecord) -> None:
@@ -307,7 +314,8 @@ class ContinualRun(RunParts):
 
     def _bring_back(self, directory: RunDirectory, task_id: int) -> None:
         """Take in a task that was trained before or elsewhere."""
-        checkpoint.load_task(directory.checkpoints, self.trainer, task_id, self.checkpoint_options)
+        with phase("checkpoints"):
+            checkpoint.load_task(directory.checkpoints, self.trainer, task_id, self.checkpoint_options)
         self._require_own_classes(directory.checkpoints)
         self.retire()
         if self._board:
@@ -341,7 +349,8 @@ class ContinualRun(RunParts):
         if not self.trainer.promises_zero_forgetting:
             self.scorer.forget_maps(tests)
         routed, oracle = evaluate_all_tasks(self.scorer, tests)
-        directory.write_evaluation(task_id, (routed, oracle))
+        with phase("tables"):
+            directory.write_evaluation(task_id, (routed, oracle))
         if self._board:
             self._board.evaluation(task_id, routed)
             self._board.evaluation(task_id, oracle)
@@ -359,8 +368,10 @@ class ContinualRun(RunParts):
         if len(tasks) > 1:
             self.console.forgetting(tasks, under)
         _, confusion = evaluate_routing_performance(self.scorer, self.tests_until(len(tasks) - 1))
-        self._draw(directory, tasks, confusion)
-        self._calibrate(directory)
+        with phase("pictures"):
+            self._draw(directory, tasks, confusion)
+        with phase("calibration"):
+            self._calibrate(directory)
         directory.write_summary(
             {
                 "tasks": tasks,
@@ -379,10 +390,12 @@ class ContinualRun(RunParts):
                     for ids, f in under.items()
                 },
                 **self._notes(),
+                "seconds": {name: round(seconds, 3) for name, seconds in self._phases.seconds().items()},
             }
         )
         if self._board:
             self._board.close()
+        self.console.phases(self._phases.seconds())
         self.console.say(f"written to     {directory.path} (tables, checkpoints, heatmaps/, routing_confusion.png)")
         return RunResult(directory, routed, oracle)
 

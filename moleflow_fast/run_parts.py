@@ -32,6 +32,7 @@ from moleflow_fast.extractors.cache import FeatureCache
 from moleflow_fast.extractors.stores import FeatureStore
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
+from moleflow_fast.phases import phase
 from moleflow_fast.precompile.background import Precompilation
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.feature_loader import FeatureLoader
@@ -123,7 +124,8 @@ class RunParts:
 
     @cached_property
     def extractor(self) -> PatchExtractor:
-        return self._narrowed(self._full_extractor())
+        with phase("backbone"):
+            return self._narrowed(self._full_extractor())
 
     def _full_extractor(self) -> PatchExtractor:
         try:

@@ -7,6 +7,7 @@ from typing import Any
 from moleflow_fast.evaluation.diagnostics import task_diagnostics
 from moleflow_fast.files import write_json
 from moleflow_fast.interruption import end_waits
+from moleflow_fast.phases import phase
 from moleflow_fast.run_directory import RunDirectory, result_options
 from moleflow_fast.run_parts import RunParts
 from moleflow_fast.trainer import checkpoint, partial_state
@@ -26,7 +27,8 @@ def train_task(
         if listener is not None:
             listener(record)
         if isinstance(record, EpochRecord):
-            directory.append_epoch(record)
+            with phase("tables"):
+                directory.append_epoch(record)
 
     options = run.options
     run.trainer.listener = listen
@@ -35,13 +37,15 @@ def train_task(
         directory.checkpoints, task_id, belongs_to, run.logger, options.state_seconds
     )
     with end_waits("after this epoch"):
-        run.trainer.train_task(
-            task_id, run.tasks[task_id], loader, options.num_epochs, options.lr, keeper=keeper
-        )
+        with phase("training"):
+            run.trainer.train_task(
+                task_id, run.tasks[task_id], loader, options.num_epochs, options.lr, keeper=keeper
+            )
         if options.run_diagnostics:
             _diagnose(run, directory, task_id, loader)
-        checkpoint.save_task(directory.checkpoints, run.trainer, task_id, run.checkpoint_options)
-        partial_state.remove(directory.checkpoints, [task_id])
+        with phase("checkpoints"):
+            checkpoint.save_task(directory.checkpoints, run.trainer, task_id, run.checkpoint_options)
+            partial_state.remove(directory.checkpoints, [task_id])
 
 
 # Spelled differently in a worker; what they stand for is in the backbone's fingerprint.

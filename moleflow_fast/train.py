@@ -9,14 +9,16 @@ from moleflow_fast.config.change import Change
 from moleflow_fast.config.options import RunOptions, parse_options
 from moleflow_fast.errors import UserError
 from moleflow_fast.interruption import Interrupted, asked_to_end, ends_cleanly
+from moleflow_fast.phases import IMPORTS, Phases, counting, phase, since_process_start
 
 
 def main(argv: list[str] | None = None) -> int:
     """0 on success, 1 with one clear message on an error the user can mend, 130 and 143 on SIGINT and SIGTERM."""
+    phases = Phases(since_process_start() if argv is None else 0.0)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         asked = parse_options(argv)
-        with ends_cleanly():
+        with ends_cleanly(), counting(phases):
             return _train(asked)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -27,9 +29,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(asked: RunOptions | Change) -> int:
-    # Not at the top: decoding processes import this module again.
-    from moleflow_fast.products.run import changed_run
-    from moleflow_fast.run import ContinualRun
+    with phase(IMPORTS):  # not at the top: decoding processes import this module again
+        from moleflow_fast.products.run import changed_run
+        from moleflow_fast.run import ContinualRun
 
     run = changed_run(asked) if isinstance(asked, Change) else ContinualRun(asked)
     try:

@@ -30,6 +30,7 @@ class Run:
         tasks: classes of each task, in order.
         forgetting: forgetting measure and backward transfer per earlier task, of image AUROC under routed ids.
         confusion: images, row true task, column routed task.
+        seconds: wall time by phase, see `moleflow_fast.phases`; empty where it was not counted.
     """
 
     where: str
@@ -41,6 +42,7 @@ class Run:
     tasks: tuple[tuple[str, ...], ...] = ()
     forgetting: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     confusion: tuple[tuple[int, ...], ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def is_published(self) -> bool:
@@ -214,6 +216,7 @@ def _finished(directory: RunDirectory, options: RunOptions, where: str, names: S
         tasks=tasks,
         forgetting={key: tuple(map(_figure, lost[key])) for key in ("per_task", "bwt_per_task")},
         confusion=confusion,
+        seconds=_figures(summary.get("seconds", {})),
     )
 
 

@@ -25,6 +25,7 @@ from moleflow_fast.models.gaussian_front import GaussianFront
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter
+from moleflow_fast.phases import phase
 from moleflow_fast.trainer.cross_fitting import cross_fitted
 from moleflow_fast.trainer.feature_loader import FeatureLoader, FeatureSource, ImageBatchSource
 from moleflow_fast.trainer.features_behind import BatchesBehind, Front, behind, in_memory
@@ -266,9 +267,10 @@ class MoLEContinualTrainer:
             self.logger.warning(
                 "task %d: %d images with non-finite features left out of its prototype", task_id, int((~finite).sum())
             )
-        prototype = self.router.new_prototype(task_id, self.task_classes.get(task_id))
-        prototype.update(image_features[finite])
-        self.router.add_prototype(prototype)
+        with phase("routing"):
+            prototype = self.router.new_prototype(task_id, self.task_classes.get(task_id))
+            prototype.update(image_features[finite])
+            self.router.add_prototype(prototype)
 
     def _as_epochs(self, loader: FeatureLoader | Iterable, task_classes: Sequence[str]) -> _Epochs:
         if not isinstance(loader, FeatureLoader):

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from moleflow_fast.config.stored import require_types
 from moleflow_fast.interruption import Interrupted, asked_to_end
+from moleflow_fast.phases import phase
 from moleflow_fast.trainer.task_state import EpochRecord, TaskState
 from moleflow_fast.trainer.tensor_file import write_tensors
 
@@ -81,7 +82,8 @@ class PartialState:
         """
         signal = asked_to_end()
         if signal is not None or time.monotonic() - self._last >= self._seconds:
-            _write(self.file, state(), self._belongs_to)
+            with phase("checkpoints"):
+                _write(self.file, state(), self._belongs_to)
             self._last = time.monotonic()
         if signal is not None:
             raise Interrupted(signal)

@@ -124,6 +124,14 @@ def test_a_run_of_an_older_version_has_no_matrix(tmp_path: Path) -> None:
     assert "routing_confusion: run it with this version" in prose(build_report([str(tmp_path)]), "Routing")
 
 
+def test_a_run_that_did_not_count_its_time_says_how_to_have_it(tmp_path: Path) -> None:
+    summary = write_run(tmp_path, figures(0.9, 0.4)) / "summary.json"
+    content = json.loads(summary.read_text())
+    del content["seconds"]
+    summary.write_text(json.dumps(content))
+    assert "seconds: run it with this version" in prose(build_report([str(tmp_path)]), "Where the time goes")
+
+
 def test_nothing_to_analyse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (write_run(tmp_path, figures(0.9, 0.4)) / "summary.json").unlink()
     assert main([str(tmp_path), "-o", str(tmp_path / "out")]) == 1

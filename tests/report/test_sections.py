@@ -156,6 +156,13 @@ def test_signs(published: float, measured: Difference | None, sign: str) -> None
     assert sign_of(published, measured) == sign
 
 
+def test_time_is_the_mean_over_seeds_the_longest_phase_first(report: list[Block]) -> None:
+    rows = table(report, "Where the time goes")
+    assert list(rows) == ["training", "decoding", "imports", "everything else"]
+    assert rows["training"] == {"phase": "training", "seconds": "21.0", "share": "70.00%"}  # of seeds 0 to 2
+    assert "30.0 s" in prose(report, "Where the time goes")
+
+
 def test_classes_forgetting_and_routing(report: list[Block]) -> None:
     rows = table(report, "Per class")
     assert list(rows) == list(CLASSES) and rows["bolt"]["routing accuracy, baseline"] == "1.0000"

@@ -13,6 +13,7 @@ from moleflow_fast.report.sections.overview import overview
 from moleflow_fast.report.sections.published import published_against_measured
 from moleflow_fast.report.sections.ranking import ranking
 from moleflow_fast.report.sections.recommendations import recommendations
+from moleflow_fast.report.sections.time import time
 from moleflow_fast.report.sections.trade_off import trade_off
 
 SECTIONS: tuple[Callable[[Context], list[Block]], ...] = (
@@ -27,5 +28,6 @@ SECTIONS: tuple[Callable[[Context], list[Block]], ...] = (
     published_against_measured,
     forgetting,
     routing,
+    time,
     recommendations,
 )

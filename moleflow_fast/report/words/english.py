@@ -19,6 +19,7 @@ ENGLISH = {
     "published": "Published against measured",
     "forgetting": "Forgetting per task",
     "routing": "Routing",
+    "time": "Where the time goes",
     "recommendations": "Recommended configurations",
     # Protocol
     "protocol_published": (
@@ -272,6 +273,31 @@ ENGLISH = {
         "Needs a measured baseline whose summary.json has routing_confusion: run it with this version, and give "
         "its directory."
     ),
+    # Time
+    "time_lead": (
+        "Baseline {baseline}, mean of {seeds} seeds: {seconds} s from the start of the program, or from its last start "
+        "where a run was resumed. What is done beside the run counts where the run waits for it."
+    ),
+    "missing_time": "Needs a measured baseline whose summary.json has seconds: run it with this version.",
+    "phase": "phase",
+    "seconds": "seconds",
+    "share": "share",
+    "phase_imports": "imports",
+    "phase_check": "check of the data",
+    "phase_decoding": "decoding",
+    "phase_backbone": "backbone",
+    "phase_cache": "feature cache",
+    "phase_compiling": "compiling",
+    "phase_training": "training",
+    "phase_routing": "routing",
+    "phase_scoring": "scoring",
+    "phase_metrics": "metrics",
+    "phase_calibration": "calibration",
+    "phase_pictures": "pictures",
+    "phase_checkpoints": "checkpoints",
+    "phase_tables": "tables",
+    "phase_idle": "waiting for workers",
+    "phase_rest": "everything else",
     # Recommendations
     "goal_image_auroc": "For image AUROC",
     "goal_image_auroc_rule": "Highest mean image AUROC of {count} configurations.",

@@ -19,6 +19,7 @@ KOREAN = {
     "published": "공개 수치와 측정 수치 비교",
     "forgetting": "태스크별 망각",
     "routing": "라우팅",
+    "time": "시간이 쓰인 곳",
     "recommendations": "권장 설정",
     # Protocol
     "protocol_published": (
@@ -264,6 +265,31 @@ KOREAN = {
         "summary.json에 routing_confusion이 있는 측정된 기준 설정이 필요합니다. 이 버전으로 실행하고 그 "
         "디렉터리를 지정하십시오."
     ),
+    # Time
+    "time_lead": (
+        "기준 설정 {baseline}, 시드 {seeds}개의 평균: 프로그램 시작부터(이어서 실행했으면 마지막 시작부터) "
+        "{seconds}초. 실험과 나란히 진행되는 일은 실험이 그것을 기다릴 때만 셉니다."
+    ),
+    "missing_time": "summary.json에 seconds가 있는 측정된 기준 설정이 필요합니다. 이 버전으로 실행하십시오.",
+    "phase": "단계",
+    "seconds": "초",
+    "share": "비율",
+    "phase_imports": "모듈 불러오기",
+    "phase_check": "데이터 검사",
+    "phase_decoding": "이미지 디코딩",
+    "phase_backbone": "백본",
+    "phase_cache": "특징 캐시",
+    "phase_compiling": "컴파일",
+    "phase_training": "학습",
+    "phase_routing": "라우팅",
+    "phase_scoring": "점수 계산",
+    "phase_metrics": "지표 계산",
+    "phase_calibration": "보정",
+    "phase_pictures": "그림",
+    "phase_checkpoints": "체크포인트",
+    "phase_tables": "표",
+    "phase_idle": "작업자 대기",
+    "phase_rest": "그 밖",
     # Recommendations
     "goal_image_auroc": "이미지 AUROC 우선",
     "goal_image_auroc_rule": "설정 {count}개 가운데 평균 이미지 AUROC가 가장 높음.",
