@@ -26,9 +26,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--baseline", metavar="NAME", help="compare with this preset or run directory (default: see the report)"
     )
+    parser.add_argument(
+        "--rival", type=Path, metavar="CSV", help="compare with nearest neighbours too: a file of bench/patch_knn.py"
+    )
     args = parser.parse_args(argv)
     try:
-        html = write_report(args.runs, Path(args.output), args.lang, args.baseline)
+        html = write_report(args.runs, Path(args.output), args.lang, args.baseline, args.rival)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from moleflow_fast.report.configurations import Configuration, Group, Grouped
 from moleflow_fast.report.document import Block, Strong, Text
+from moleflow_fast.report.rivals import Rivals
 from moleflow_fast.report.runs import Found
 from moleflow_fast.report.statistics import Difference
 from moleflow_fast.report.words import Words
@@ -24,6 +25,7 @@ class Context:
     words: Words
     found: Found
     grouped: Grouped
+    rivals: Rivals = field(default_factory=dict)
 
     @property
     def main(self) -> Group:

@@ -12,18 +12,25 @@ from moleflow_fast.report.context import Context
 from moleflow_fast.report.document import Block, figures_of
 from moleflow_fast.report.html import to_html
 from moleflow_fast.report.markdown import to_markdown
+from moleflow_fast.report.rivals import read_rivals
 from moleflow_fast.report.runs import find_runs
 from moleflow_fast.report.sections import SECTIONS
 from moleflow_fast.report.words import Words
 
 
-def write_report(places: Sequence[str], directory: Path, language: str = "en", baseline: str | None = None) -> Path:
+def write_report(
+    places: Sequence[str],
+    directory: Path,
+    language: str = "en",
+    baseline: str | None = None,
+    rival: Path | None = None,
+) -> Path:
     """Write `report.md`, `figures/*.svg` and `report.html` to a directory; returns the last.
 
     Raises:
-        UserError: nothing to analyse, an unknown baseline, or a directory that cannot be written.
+        UserError: nothing to analyse, an unknown baseline, no rows of a rival, or a directory that cannot be written.
     """
-    blocks = build_report(places, language, baseline)
+    blocks = build_report(places, language, baseline, rival)
     try:
         for figure in figures_of(blocks):
             _write(directory / "figures" / f"{figure.name}.svg", figure.svg)
@@ -34,14 +41,20 @@ def write_report(places: Sequence[str], directory: Path, language: str = "en", b
     return directory / "report.html"
 
 
-def build_report(places: Sequence[str], language: str = "en", baseline: str | None = None) -> list[Block]:
+def build_report(
+    places: Sequence[str], language: str = "en", baseline: str | None = None, rival: Path | None = None
+) -> list[Block]:
     """The report as blocks.
 
+    Args:
+        rival: file of `bench/patch_knn.py`, to compare the baseline with.
+
     Raises:
-        UserError: nothing to analyse, or an unknown baseline.
+        UserError: nothing to analyse, an unknown baseline, or no rows of a rival.
     """
     found = find_runs(places)
-    context = Context(Words(language), found, group_runs(found.runs, baseline))
+    rivals = {} if rival is None else read_rivals(rival)
+    context = Context(Words(language), found, group_runs(found.runs, baseline), rivals)
     return [block for section in SECTIONS for block in section(context)]
 
 

@@ -13,6 +13,7 @@ from moleflow_fast.report.sections.overview import overview
 from moleflow_fast.report.sections.published import published_against_measured
 from moleflow_fast.report.sections.ranking import ranking
 from moleflow_fast.report.sections.recommendations import recommendations
+from moleflow_fast.report.sections.rivals import rivals
 from moleflow_fast.report.sections.time import time
 from moleflow_fast.report.sections.trade_off import trade_off
 
@@ -25,6 +26,7 @@ SECTIONS: tuple[Callable[[Context], list[Block]], ...] = (
     trade_off,
     data_sets,
     classes,
+    rivals,
     published_against_measured,
     forgetting,
     routing,

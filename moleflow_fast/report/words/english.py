@@ -16,6 +16,7 @@ ENGLISH = {
     "trade_off": "Trade-off: image AUROC against pixel AP",
     "data_sets": "Per data set",
     "classes": "Per class",
+    "rivals": "Against nearest neighbours",
     "published": "Published against measured",
     "forgetting": "Forgetting per task",
     "routing": "Routing",
@@ -116,6 +117,8 @@ ENGLISH = {
     "reason_bad_line": "a line that is no record",
     # Metrics and columns
     "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "aupro": "AUPRO",
     "pixel_auroc": "pixel AUROC",
     "pixel_ap": "pixel AP",
     "routing_accuracy": "routing accuracy",
@@ -273,6 +276,17 @@ ENGLISH = {
         "Needs a measured baseline whose summary.json has routing_confusion: run it with this version, and give "
         "its directory."
     ),
+    # Rivals
+    "rivals_lead": (
+        "Baseline {baseline} under routed ids, nearest neighbours among training patches under true ids: they have no "
+        "router. Means over {count} classes, each figure over those that have it."
+    ),
+    "rivals_left_out": "Left out, because not all have them: {names}.",
+    "missing_rivals": "The file of nearest neighbours has no class of the baseline: make it from the same data.",
+    "rival": "nearest neighbour, {coreset} coreset",
+    "seconds_a_task": "seconds a task",
+    "megabytes_a_task": "MB a task",
+    "rivals_by_class": "{metric} by class",
     # Time
     "time_lead": (
         "Baseline {baseline}, mean of {seeds} seeds: {seconds} s from the start of the program, or from its last start "

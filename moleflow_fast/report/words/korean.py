@@ -16,6 +16,7 @@ KOREAN = {
     "trade_off": "이미지 AUROC와 픽셀 AP의 상충 관계",
     "data_sets": "데이터셋별 결과",
     "classes": "클래스별 결과",
+    "rivals": "최근접 이웃과 비교",
     "published": "공개 수치와 측정 수치 비교",
     "forgetting": "태스크별 망각",
     "routing": "라우팅",
@@ -114,6 +115,8 @@ KOREAN = {
     "reason_bad_line": "기록이 아닌 줄",
     # Metrics and columns
     "image_auroc": "이미지 AUROC",
+    "image_ap": "이미지 AP",
+    "aupro": "AUPRO",
     "pixel_auroc": "픽셀 AUROC",
     "pixel_ap": "픽셀 AP",
     "routing_accuracy": "라우팅 정확도",
@@ -265,6 +268,17 @@ KOREAN = {
         "summary.json에 routing_confusion이 있는 측정된 기준 설정이 필요합니다. 이 버전으로 실행하고 그 "
         "디렉터리를 지정하십시오."
     ),
+    # Rivals
+    "rivals_lead": (
+        "기준 설정 {baseline}은 라우팅된 태스크로, 학습 패치의 최근접 이웃은 라우터가 없으므로 실제 태스크로 "
+        "계산했습니다. 클래스 {count}개의 평균이며, 값이 있는 클래스만 셉니다."
+    ),
+    "rivals_left_out": "모두에 있지는 않아 제외한 클래스: {names}.",
+    "missing_rivals": "최근접 이웃 파일에 기준 설정의 클래스가 없습니다. 같은 데이터로 다시 만드십시오.",
+    "rival": "최근접 이웃, {coreset} 코어셋",
+    "seconds_a_task": "태스크당 초",
+    "megabytes_a_task": "태스크당 MB",
+    "rivals_by_class": "클래스별 {metric}",
     # Time
     "time_lead": (
         "기준 설정 {baseline}, 시드 {seeds}개의 평균: 프로그램 시작부터(이어서 실행했으면 마지막 시작부터) "
