@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from moleflow_fast.detector.calibration import ENOUGH_IMAGES, Calibration, TaskCalibration, quantiles
+from moleflow_fast.detector.calibration import (
+    ENOUGH_IMAGES,
+    Calibration,
+    TaskCalibration,
+    quantiles,
+    quantiles_of_left_out,
+)
 from moleflow_fast.evaluation.scorer import WORST_SCORE, Scorer, TestClass
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.models.routing import PrototypeRouter
@@ -134,18 +140,20 @@ def _task(
 ) -> TaskCalibration:
     measured = [_measure(parts.scorer, c, task_id) for c in classes]
     scores, pixel_medians, pixel_peaks = (torch.cat(values).numpy() for values in zip(*measured, strict=True))
-    median, threshold = quantiles(scores)
+    cross_fitted = sum(len(c.cross_fitted) for c in classes if c.cross_fitted is not None)
+    high = quantiles_of_left_out if cross_fitted else quantiles
+    median, threshold = high(scores)
     others = [to_prototype[task_id] for t, to_prototype in distances.items() if t != task_id]
     return TaskCalibration(
         task_id=task_id,
         class_names=tuple(parts.tasks[task_id]),
         images=len(scores),
         not_held_out=tuple(c.test.name for c in classes if not c.held_out and c.cross_fitted is None),
-        cross_fitted=sum(len(c.cross_fitted) for c in classes if c.cross_fitted is not None),
+        cross_fitted=cross_fitted,
         median=median,
         threshold=threshold,
         pixel_median=quantiles(pixel_medians)[0],
-        pixel_threshold=quantiles(pixel_peaks)[1],
+        pixel_threshold=high(pixel_peaks)[1],
         largest_distance=float(distances[task_id][task_id].max()),
         nearest_other=float(torch.cat(others).min()) if others else None,
         compares_distances=parts.trainer.router.compares_distances,

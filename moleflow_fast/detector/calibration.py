@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ NARROWEST = 1.5  # limit of routing, as a multiple of the largest distance of an
 WITHOUT_OTHERS = 5.0  # the same where the run knows no other product to compare with
 COMPARED = 1.1  # instead of `NARROWEST` where distances are compared
 CLEARLY_NEARER = 0.72  # of two distances that are compared
+_SMOOTHED = 10  # images whose highest score counts for nothing by itself, see `quantiles_of_left_out`
 LEVEL = 0.5  # the calibrated score at the quantile
 
 
@@ -175,6 +177,37 @@ def quantiles(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
         raise CalibrationError("no normal image of a task has a finite score: the flow has diverged; train it again")
     median, high = np.quantile(finite, (0.5, QUANTILE), method="weibull")
     return float(median), float(high)
+
+
+def quantiles_of_left_out(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """As `quantiles`, of scores each of which was measured behind a front that was estimated without its image.
+
+    The oddest of few images is missed most where it is left out: its score is higher than a new one as odd would get,
+    and it is what the quantile rests on. Of 20 images of five products 2.4 to 4.5% of new ones passed it. So it counts
+    half at 20, and less the more there are; the other half is the quantile of a normal distribution of their mean and
+    deviation, as uncertain as n values leave it (Student's t).
+    """
+    median, high = quantiles(values)
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    n = len(finite)
+    if n < 3:  # one deviation says nothing
+        return median, high
+    smooth = finite.mean() + _student(n - 1) * finite.std(ddof=1) * math.sqrt(1 + 1 / n)
+    weight = min(1.0, _SMOOTHED / n)
+    return median, float(weight * smooth + (1 - weight) * high)
+
+
+def _student(degrees: int) -> float:
+    """The `QUANTILE` of Student's t: expansion 26.7.5 of Abramowitz and Stegun, within 1.3% from 2 degrees on."""
+    z = NormalDist().inv_cdf(QUANTILE)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return sum(term / degrees**power for power, term in enumerate(terms))
 
 
 def _to_json(task: TaskCalibration) -> dict[str, Any]:

@@ -11,11 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from run.small_runs import run
+from scipy.stats import t as student
 
 from moleflow_fast import Detector
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.detector.calibration import Calibration, CalibrationError, TaskCalibration, quantiles
+from moleflow_fast.detector.calibration import (
+    Calibration,
+    CalibrationError,
+    TaskCalibration,
+    quantiles,
+    quantiles_of_left_out,
+)
 from moleflow_fast.run import RunResult
 from moleflow_fast.run_parts import RunParts
 from moleflow_fast.trainer.checkpoint import load_tasks
@@ -121,6 +128,26 @@ def test_one_new_image_in_twenty_passes(count: int) -> None:
     generator = np.random.default_rng(count)
     passed = [(generator.gamma(2, 1, 400) > quantiles(generator.gamma(2, 1, count))[1]).mean() for _ in range(400)]
     assert np.mean(passed) == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("count", [3, 6, 10, 20, 75, 200])
+def test_of_scores_that_were_left_out_the_highest_decides_the_less_the_fewer_there_are(count: int) -> None:
+    scores = np.random.default_rng(count).normal(300, 40, count)
+    deviation = scores.std(ddof=1) * math.sqrt(1 + 1 / count)
+    smooth = scores.mean() + student.ppf(0.95, count - 1) * deviation
+    median, plain = quantiles(scores)
+    share = min(1, 10 / count)
+    found = quantiles_of_left_out(scores)
+    assert found[0] == median
+    assert found[1] == pytest.approx(share * smooth + (1 - share) * plain, abs=0.04 * deviation)
+
+
+def test_scores_that_were_left_out_are_few_equal_or_not_finite() -> None:
+    assert quantiles_of_left_out([4.0, 5.0]) == quantiles([4.0, 5.0])
+    assert quantiles_of_left_out([5.0] * 7) == (5.0, 5.0)
+    assert quantiles_of_left_out([1.0, 2.0, 3.0, math.inf, math.nan]) == quantiles_of_left_out([1.0, 2.0, 3.0])
+    with pytest.raises(CalibrationError, match="no normal image"):
+        quantiles_of_left_out([math.nan])
 
 
 def test_training_images_count_behind_fronts_that_never_saw_them(data: Path, tmp_path: Path) -> None:
