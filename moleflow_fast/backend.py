@@ -14,80 +14,51 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from moleflow_fast.errors import UserError
+from moleflow_fast.config.requested import (
+    BACKENDS,
+    PRECISIONS,
+    BackendError,
+    given_backend,
+    given_precision,
+    precision_chosen,
+    requested_backend,
+    requested_precision,
+    use_backend,
+)
 
+__all__ = [
+    "BACKENDS",
+    "PRECISIONS",
+    "BackendError",
+    "flow_backend",
+    "given_backend",
+    "given_precision",
+    "operator_on_triton",
+    "product_operands",
+    "requested_backend",
+    "requested_precision",
+    "runs_compiled",
+    "runs_on_triton",
+    "use_backend",
+    "use_precision",
+    "wants_triton",
+    "why_not_compiled",
+    "why_not_precision",
+    "why_not_triton",
+]
 logger = logging.getLogger(__name__)
-
-BACKENDS = ("auto", "eager", "cpp", "triton")
-
-
-@dataclass(frozen=True)
-class _Precision:
-    """What products on a GPU read; state, log-determinant, losses and parameters are fp32 in each.
-
-    Attributes:
-        operands: what the Triton kernels of the flow store for its products, see `engine.plan.Plan`.
-        tf32: whether products and convolutions of fp32 operands, torch's and the kernels', round them to tf32.
-    """
-
-    operands: str
-    tf32: bool
-
-
-_MEANING = {
-    "fp32": _Precision("fp32", tf32=False),
-    "tf32": _Precision("fp32", tf32=True),
-    "bf16": _Precision("bf16", tf32=False),
-}
-PRECISIONS = tuple(_MEANING)
-BACKBONE_PRECISIONS = MappingProxyType({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16})
-_override: ContextVar[str | None] = ContextVar("moleflow_backend", default=None)
-_precision: ContextVar[str | None] = ContextVar("moleflow_precision", default=None)
-
-
-class BackendError(UserError):
-    """A backend that does not exist, or cannot run what it is asked to."""
-
-
-@contextmanager
-def use_backend(name: str) -> Iterator[None]:
-    """Choose the backend for the block, in this thread."""
-    token = _override.set(_known(name))
-    try:
-        yield
-    finally:
-        _override.reset(token)
-
-
-def given_backend() -> str | None:
-    """The backend of `use_backend`, else of `MOLEFLOW_BACKEND`, else None."""
-    from_environment = os.environ.get("MOLEFLOW_BACKEND")
-    return _override.get() or (None if from_environment is None else _known(from_environment))
-
-
-def requested_backend() -> str:
-    """One of `BACKENDS`: the given one, else "auto"."""
-    return given_backend() or "auto"
-
 
 @contextmanager
 def use_precision(name: str) -> Iterator[None]:
     """Choose the precision for the block: in this thread, and through torch's flags for every product of torch's."""
-    token = _precision.set(_known_precision(name))
-    try:
-        with _torch_uses_tf32(_MEANING[name].tf32):
-            yield
-    finally:
-        _precision.reset(token)
+    with precision_chosen(name), _torch_uses_tf32(PRECISIONS[name].tf32):
+        yield
 
 
 @contextmanager
@@ -107,23 +78,9 @@ def _set_tf32(flags: tuple[Any, ...], values: list[bool]) -> None:
             flag.allow_tf32 = value
 
 
-def given_precision() -> str | None:
-    """The precision of `use_precision`, else of `MOLEFLOW_PRECISION`, else None."""
-    from_environment = os.environ.get("MOLEFLOW_PRECISION")
-    return _precision.get() or (None if from_environment is None else _known_precision(from_environment))
-
-
-def requested_precision() -> str:
-    """One of `PRECISIONS`: the given one, else "fp32".
-
-    Only `use_precision`, in which every run is, sets torch's flags; elsewhere they decide between fp32 and tf32.
-    """
-    return given_precision() or "fp32"
-
-
 def product_operands() -> str:
     """What the flow's Triton kernels store for their products: "fp32", of which tf32 is a rounding, or "bf16"."""
-    return _MEANING[requested_precision()].operands
+    return PRECISIONS[requested_precision()].operands
 
 
 def flow_backend(device: torch.device) -> str:
@@ -226,15 +183,3 @@ def why_not_triton(device: str) -> str | None:
     if device not in ("cuda", "meta") and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it runs on a GPU, and the operands are on {device}"
     return None
-
-
-def _known(name: str) -> str:
-    if name not in BACKENDS:
-        raise BackendError(f"unknown backend {name!r}; MOLEFLOW_BACKEND must be one of {', '.join(BACKENDS)}")
-    return name
-
-
-def _known_precision(name: str) -> str:
-    if name not in PRECISIONS:
-        raise BackendError(f"unknown precision {name!r}; MOLEFLOW_PRECISION must be one of {', '.join(PRECISIONS)}")
-    return name

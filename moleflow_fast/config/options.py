@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from moleflow_fast.backend import (
+from moleflow_fast.config.ablation import AblationConfig, add_ablation_args, parse_ablation_args
+from moleflow_fast.config.change import Change, Extension, add_change_args, change_of
+from moleflow_fast.config.requested import (
     BACKBONE_PRECISIONS,
     BACKENDS,
     PRECISIONS,
     requested_backend,
     requested_precision,
 )
-from moleflow_fast.config.ablation import AblationConfig, add_ablation_args, parse_ablation_args
-from moleflow_fast.config.change import Change, Extension, add_change_args, change_of
 from moleflow_fast.config.stored import require_types
 from moleflow_fast.experiments.presets import LINE, OUR_NAMES, get_preset, listing, matching
 
@@ -104,7 +104,7 @@ class RunOptions:
         _at_least(0, self, "num_epochs", "num_coupling_layers", "num_workers", "slow_blocks_k", "heatmaps")
         _at_least(0, self, "state_seconds", "score_smooth_sigma")
         _one_of(BACKENDS, self, "backend")
-        _one_of(PRECISIONS, self, "precision")
+        _one_of(tuple(PRECISIONS), self, "precision")
         _one_of(tuple(BACKBONE_PRECISIONS), self, "backbone_precision")
         _one_of(PARALLEL_TASKS, self, "parallel_tasks")
         if self.lr <= 0:
@@ -257,7 +257,7 @@ _GROUPS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 _CHOICES = {
-    "dataset": DATASETS, "interp_mode": INTERPOLATIONS, "backend": BACKENDS, "precision": PRECISIONS,
+    "dataset": DATASETS, "interp_mode": INTERPOLATIONS, "backend": BACKENDS, "precision": tuple(PRECISIONS),
     "backbone_precision": tuple(BACKBONE_PRECISIONS), "parallel_tasks": PARALLEL_TASKS,
 }  # fmt: skip
 

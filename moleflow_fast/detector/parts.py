@@ -7,13 +7,14 @@ import logging
 from functools import cached_property
 from pathlib import Path
 
-from moleflow_fast.backend import BACKBONE_PRECISIONS, given_backend, given_precision, why_not_precision, why_not_triton
+from moleflow_fast.backend import given_backend, given_precision, why_not_precision, why_not_triton
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.detector.calibrate import calibrate
 from moleflow_fast.detector.calibration import Calibration, CalibrationError
 from moleflow_fast.errors import UserError
 from moleflow_fast.extractors import PatchExtractor
+from moleflow_fast.extractors.precision import dtype_of
 from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.run_parts import RunParts
 from moleflow_fast.trainer import checkpoint
@@ -74,7 +75,7 @@ class TrainedParts(RunParts):
 
     def _narrowed(self, extractor: PatchExtractor) -> PatchExtractor:
         """In the run's precision; how far that is from fp32 the run has measured."""
-        extractor.to(BACKBONE_PRECISIONS[self.options.backbone_precision])
+        extractor.to(dtype_of(self.options.backbone_precision))
         return extractor
 
     def _leave_unavailable_backend(self) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from moleflow_fast.backend import BACKBONE_PRECISIONS
+from moleflow_fast.config.requested import BACKBONE_PRECISIONS
 
 from .base import PatchExtractor
 from .errors import BackboneError
@@ -30,6 +31,12 @@ class Parity:
         )
 
 
+def dtype_of(precision: str) -> torch.dtype:
+    """Of a backbone in a precision of `BACKBONE_PRECISIONS`."""
+    dtype: torch.dtype = getattr(torch, BACKBONE_PRECISIONS[precision])
+    return dtype
+
+
 def reduce_precision(extractor: PatchExtractor, precision: str, images: Tensor) -> Parity:
     """Make the backbone run in `precision` and compare it with itself before on images (B, 3, S, S).
 
@@ -39,7 +46,7 @@ def reduce_precision(extractor: PatchExtractor, precision: str, images: Tensor) 
         BackboneError: its features are no longer finite, as happens in fp16 beyond 65,504.
     """
     patches, image = extractor.features_with_image_level(images)
-    extractor.to(BACKBONE_PRECISIONS[precision])
+    extractor.to(dtype_of(precision))
     narrow_patches, narrow_image = extractor.features_with_image_level(images)
     if not narrow_patches.isfinite().all():
         raise BackboneError(
