@@ -7,10 +7,11 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <type_traits>
 #include <utility>
 #include <vector>
+
+#include "cpu/huge_array.h"
 
 namespace moleflow::cpu {
 
@@ -21,21 +22,8 @@ struct Ranked {
     int32_t defect;  // its number from 1; 0: normal
 };
 
-// Items in memory that nothing has touched yet, so that the threads that fill it have its pages made.
 template <typename T>
-class Ranking {
-public:
-    explicit Ranking(int64_t n) : items_(new Ranked<T>[n]), size_(n) {}
-
-    Ranked<T>& operator[](int64_t i) { return items_[i]; }
-    const Ranked<T>& operator[](int64_t i) const { return items_[i]; }
-    int64_t size() const { return size_; }
-    void swap(Ranking& other) { items_.swap(other.items_); }
-
-private:
-    std::unique_ptr<Ranked<T>[]> items_;
-    int64_t size_;
-};
+using Ranking = HugeArray<Ranked<T>>;
 
 template <typename T>
 typename Ranked<T>::Key descending_key(T score) {
