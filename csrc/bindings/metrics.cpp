@@ -1,9 +1,12 @@
+#include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
 #include "bindings/subjects.h"
 #include "cpu/gaussian.h"
 #include "cpu/ranking.h"
+#include "cpu/regions.h"
 #ifdef MOLEFLOW_WITH_CUDA
 #include "cuda/gaussian.h"
 #endif
@@ -18,29 +21,32 @@ void check(bool holds, const std::string& message) {
 }
 
 template <typename T>
-py::tuple ranking_metrics(const Array<T>& scores, const Array<uint8_t>& labels, int threads) {
-    check(scores.size() == labels.size(), "scores and labels differ in size");
-    moleflow::cpu::RankingMetrics m;
+py::tuple ranked_figures(const Array<T>& scores, const Array<int64_t>& defects, const Array<double>& weights,
+                         double fpr_limit, int threads) {
+    check(defects.size() == weights.size(), "defects and weights differ in size");
+    check(defects.size() <= std::numeric_limits<int32_t>::max(), "more than 2^31 - 1 defects");
+    const auto outside = [&](int64_t place) { return place < 0 || place >= scores.size(); };
+    check(std::none_of(defects.data(), defects.data() + defects.size(), outside), "a defect is not among the scores");
+    moleflow::cpu::RankedFigures f;
     {
-        const T* s = scores.data();
-        const uint8_t* l = labels.data();
-        const int64_t n = scores.size();
         py::gil_scoped_release release;
-        m = moleflow::cpu::ranking_metrics(s, l, n, threads);
+        f = moleflow::cpu::ranked_figures(scores.data(), scores.size(), defects.data(), weights.data(), defects.size(),
+                                          fpr_limit, threads);
     }
-    return py::make_tuple(m.auroc, m.average_precision, m.best_f1, m.best_f1_threshold);
+    return py::make_tuple(f.auroc, f.average_precision, f.best_f1, f.best_f1_threshold, f.overlap_area);
 }
 
-template <typename T>
-double aupro(const Array<T>& maps, const Array<uint8_t>& masks, double fpr_limit, int threads) {
-    check(maps.ndim() == 3 && masks.ndim() == 3, "maps and masks must be (images, height, width)");
-    for (int d = 0; d < 3; ++d) check(maps.shape(d) == masks.shape(d), "maps and masks differ in shape");
-    const T* values = maps.data();
-    const uint8_t* truth = masks.data();
-    const int64_t images = maps.shape(0);
-    const auto height = static_cast<int>(maps.shape(1)), width = static_cast<int>(maps.shape(2));
-    py::gil_scoped_release release;
-    return moleflow::cpu::aupro(values, truth, images, height, width, fpr_limit, threads);
+py::tuple defective_pixels(const Array<uint8_t>& masks, int threads) {
+    check(masks.ndim() == 3, "masks must be (images, height, width)");
+    moleflow::cpu::DefectivePixels found;
+    {
+        py::gil_scoped_release release;
+        found = moleflow::cpu::defective_pixels(masks.data(), masks.shape(0), static_cast<int>(masks.shape(1)),
+                                                static_cast<int>(masks.shape(2)), threads);
+    }
+    const auto count = static_cast<py::ssize_t>(found.places.size());
+    return py::make_tuple(py::array_t<int64_t>(count, found.places.data()),
+                          py::array_t<double>(count, found.weights.data()));
 }
 
 template <typename T>
@@ -58,10 +64,8 @@ void gaussian_smooth(const Array<T>& maps, Array<T>& out, double sigma, int thre
 
 template <typename T>
 void bind_for(py::module_& m) {
-    m.def("ranking_metrics", &ranking_metrics<T>, py::arg("scores").noconvert(), py::arg("labels").noconvert(),
-          py::arg("threads"));
-    m.def("aupro", &aupro<T>, py::arg("maps").noconvert(), py::arg("masks").noconvert(), py::arg("fpr_limit"),
-          py::arg("threads"));
+    m.def("ranked_figures", &ranked_figures<T>, py::arg("scores").noconvert(), py::arg("defects").noconvert(),
+          py::arg("weights").noconvert(), py::arg("fpr_limit"), py::arg("threads"));
     m.def("gaussian_smooth", &gaussian_smooth<T>, py::arg("maps").noconvert(), py::arg("out").noconvert(),
           py::arg("sigma"), py::arg("threads"));
 }
@@ -81,6 +85,7 @@ void gaussian_smooth_cuda(uintptr_t in, uintptr_t out, uintptr_t scratch, int64_
 void moleflow::bind_metrics(py::module_& m) {
     bind_for<float>(m);
     bind_for<double>(m);
+    m.def("defective_pixels", &defective_pixels, py::arg("masks").noconvert(), py::arg("threads"));
 #ifdef MOLEFLOW_WITH_CUDA
     m.def("gaussian_smooth_cuda", &gaussian_smooth_cuda);
 #endif

@@ -1,6 +1,7 @@
-// Scores in descending order with the region each pixel belongs to, by a stable least-significant-digit radix sort.
+// Scores in descending order, each with the number of its defect, by a stable least-significant-digit radix sort.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -10,14 +11,19 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/huge_array.h"
+
 namespace moleflow::cpu {
 
 template <typename T>
 struct Ranked {
     using Key = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
     Key key;         // ascending keys are descending scores
-    int32_t region;  // 0: normal
+    int32_t defect;  // its number from 1; 0: normal
 };
+
+template <typename T>
+using Ranking = HugeArray<Ranked<T>>;
 
 template <typename T>
 typename Ranked<T>::Key descending_key(T score) {
@@ -40,25 +46,35 @@ T score_of(typename Ranked<T>::Key key) {
     return score;
 }
 
+// A stable order is unique: the number of threads does not change it.
 template <typename T>
-void radix_sort(std::vector<Ranked<T>>& items) {
+void radix_sort(Ranking<T>& items, int threads) {
     using Key = typename Ranked<T>::Key;
-    constexpr int kBits = 11;
+    constexpr int kBits = 11, kDigits = 1 << kBits;
     constexpr int kPasses = (8 * sizeof(Key) + kBits - 1) / kBits;
-    constexpr Key kMask = (Key{1} << kBits) - 1;
-    std::vector<std::array<int64_t, 1 << kBits>> counts(kPasses);
-    for (auto& count : counts) count.fill(0);
-    for (const auto& item : items) {
-        for (int pass = 0; pass < kPasses; ++pass) ++counts[pass][(item.key >> (pass * kBits)) & kMask];
-    }
-    std::vector<Ranked<T>> other(items.size());
+    constexpr int64_t kEnough = 1 << 16;  // items that are worth a thread
+    const int64_t n = items.size(), parts = std::clamp<int64_t>(n / kEnough, 1, std::max(threads, 1));
+    std::vector<std::array<int64_t, kDigits>> counts(parts);
+    Ranking<T> other(n);
     for (int pass = 0; pass < kPasses; ++pass) {
-        auto& place = counts[pass];
-        const Key first_digit = items.empty() ? 0 : (items[0].key >> (pass * kBits)) & kMask;
-        if (place[first_digit] == static_cast<int64_t>(items.size())) continue;  // all alike: nothing to move
-        int64_t start = 0;
-        for (auto& entry : place) start += std::exchange(entry, start);
-        for (const auto& item : items) other[place[(item.key >> (pass * kBits)) & kMask]++] = item;
+        const auto digit = [&](const Ranked<T>& item) { return (item.key >> (pass * kBits)) & (kDigits - 1); };
+#pragma omp parallel for num_threads(parts) schedule(static)
+        for (int64_t part = 0; part < parts; ++part) {
+            auto& count = counts[part];
+            count.fill(0);
+            for (int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i) ++count[digit(items[i])];
+        }
+        int64_t start = 0;  // by digit, then by part: what comes first stays first
+        for (int d = 0; d < kDigits; ++d) {
+            for (auto& count : counts) start += std::exchange(count[d], start);
+        }
+#pragma omp parallel for num_threads(parts) schedule(static)
+        for (int64_t part = 0; part < parts; ++part) {
+            auto& place = counts[part];
+            for (int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i) {
+                other[place[digit(items[i])]++] = items[i];
+            }
+        }
         items.swap(other);
     }
 }

@@ -1,24 +1,23 @@
-// Exact ranking metrics: one radix sort, then one walk over the thresholds from the most anomalous score down.
+// Exact figures of a ranking: one radix sort, then one walk over the thresholds from the most anomalous score down.
 #pragma once
 
 #include <cstdint>
 
 namespace moleflow::cpu {
 
-struct RankingMetrics {
+struct RankedFigures {
     double auroc;
     double average_precision;
     double best_f1;
     double best_f1_threshold;
+    double overlap_area;  // AUPRO, where weights are those of pixels of regions
 };
 
-// scores (n), labels (n) 0 or 1; NaN ranks as +inf. All NaN where one of the two classes is missing.
+// scores (n); NaN ranks as +inf. defects (count): places of the anomalous ones, each once; weights (count): what each
+// adds to the overlap, 1 in all. The overlap's area is that under (false positive rate, overlap) up to fpr_limit,
+// divided by it. All NaN where all scores, or none, are of defects.
 template <typename T>
-RankingMetrics ranking_metrics(const T* scores, const uint8_t* labels, int64_t n, int threads);
-
-// maps, masks (images, height, width). Regions are 8-connected; the area under (false positive rate, mean overlap of
-// regions) up to fpr_limit, divided by it. NaN without a region or without a normal pixel.
-template <typename T>
-double aupro(const T* maps, const uint8_t* masks, int64_t images, int height, int width, double fpr_limit, int threads);
+RankedFigures ranked_figures(const T* scores, int64_t n, const int64_t* defects, const double* weights, int64_t count,
+                             double fpr_limit, int threads);
 
 }  // namespace moleflow::cpu

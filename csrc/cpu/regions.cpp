@@ -1,6 +1,7 @@
 #include "cpu/regions.h"
 
 #include <cstddef>
+#include <numeric>
 #include <vector>
 
 namespace moleflow::cpu {
@@ -50,6 +51,31 @@ int32_t label_regions(const uint8_t* mask, int32_t* regions, int height, int wid
     const ptrdiff_t pixels = static_cast<ptrdiff_t>(height) * width;
     for (ptrdiff_t i = 0; i < pixels; ++i) regions[i] = number[regions[i]];
     return count;
+}
+
+DefectivePixels defective_pixels(const uint8_t* masks, int64_t images, int height, int width, int threads) {
+    const int64_t pixels = static_cast<int64_t>(height) * width;
+    std::vector<DefectivePixels> parts(images);
+    std::vector<int32_t> counts(images);
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t i = 0; i < images; ++i) {
+        std::vector<int32_t> regions(pixels);
+        counts[i] = label_regions(masks + i * pixels, regions.data(), height, width);
+        std::vector<int64_t> sizes(counts[i] + 1, 0);
+        for (const int32_t region : regions) ++sizes[region];
+        for (int64_t p = 0; p < pixels; ++p) {
+            if (!regions[p]) continue;
+            parts[i].places.push_back(i * pixels + p);
+            parts[i].weights.push_back(static_cast<double>(sizes[regions[p]]));
+        }
+    }
+    const auto region_count = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+    DefectivePixels all;
+    for (const auto& part : parts) {
+        all.places.insert(all.places.end(), part.places.begin(), part.places.end());
+        for (const double size : part.weights) all.weights.push_back(1.0 / (size * region_count));
+    }
+    return all;
 }
 
 }  // namespace moleflow::cpu

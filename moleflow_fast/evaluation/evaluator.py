@@ -9,32 +9,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from moleflow_fast.evaluation.metrics import aupro, ranking_metrics
+from moleflow_fast.evaluation.class_result import ClassResult
+from moleflow_fast.evaluation.metrics import pixel_metrics, ranking_metrics
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
 from moleflow_fast.models.aggregation import image_scores
-
-
-@dataclass(frozen=True)
-class ClassResult:
-    """Metrics of one class; pixel metrics are NaN for a class without masks.
-
-    Thresholds are those of the best F1; `routing_accuracy` is the fraction of images sent to their own task.
-    """
-
-    class_name: str
-    task_id: int
-    images: int
-    image_auroc: float
-    image_ap: float
-    pixel_auroc: float
-    pixel_ap: float
-    aupro: float
-    image_f1: float
-    image_threshold: float
-    pixel_f1: float
-    pixel_threshold: float
-    routing_accuracy: float
-
 
 METRICS = tuple(f.name for f in fields(ClassResult) if f.name not in ("class_name", "task_id", "images"))
 
@@ -65,12 +43,9 @@ def evaluate_class(scorer: Scorer, test: TestClass, task_ids: Tensor) -> ClassRe
     scores = image_scores(patch_maps, scorer.trainer.config)
     image = ranking_metrics(scores, test.labels)
     pixel_auroc = pixel_ap = pixel_f1 = pixel_threshold = region = math.nan
-    if test.masks is not None:
-        maps = scorer.pixel_maps(patch_maps)
-        pixel = ranking_metrics(maps, test.masks)
-        pixel_auroc, pixel_ap = pixel.auroc, pixel.average_precision
-        pixel_f1, pixel_threshold = pixel.best_f1, pixel.best_f1_threshold
-        region = aupro(maps, test.masks)
+    if test.defects is not None:
+        pixel = pixel_metrics(scorer.pixel_maps(patch_maps), test.defects)
+        pixel_auroc, pixel_ap, pixel_f1, pixel_threshold, region = pixel
     return ClassResult(
         class_name=test.name,
         task_id=test.task_id,
@@ -89,13 +64,17 @@ def evaluate_class(scorer: Scorer, test: TestClass, task_ids: Tensor) -> ClassRe
 
 
 def evaluate_all_tasks(scorer: Scorer, tests: Sequence[TestClass]) -> tuple[Evaluation, Evaluation]:
-    """Every class under routed and under true ids; a class routed without error is computed once."""
-    routed, oracle = [], []
-    for test in tests:
-        ids, true_ids = scorer.route(test), scorer.true_ids(test)
-        oracle.append(evaluate_class(scorer, test, true_ids))
-        routed.append(oracle[-1] if torch.equal(ids, true_ids) else evaluate_class(scorer, test, ids))
+    """Every class under routed and under true ids; computed once for the same ids, until its maps are forgotten."""
+    oracle = [_known_result(scorer, test, scorer.true_ids(test)) for test in tests]
+    routed = [_known_result(scorer, test, scorer.route(test)) for test in tests]
     return Evaluation("routed", routed), Evaluation("oracle", oracle)
+
+
+def _known_result(scorer: Scorer, test: TestClass, task_ids: Tensor) -> ClassResult:
+    ids = tuple(task_ids.tolist())
+    if ids not in test.results:
+        test.results[ids] = evaluate_class(scorer, test, task_ids)
+    return test.results[ids]
 
 
 def evaluate_routing_performance(scorer: Scorer, tests: Sequence[TestClass]) -> tuple[float, Tensor]:

@@ -1,5 +1,4 @@
-"""Exact detection metrics over millions of scores, computed by the compiled part; those of one ranking on a GPU, if
-the scores are there.
+"""Exact detection metrics over millions of scores from one sort: in the compiled part, or on a GPU if they are there.
 
 +inf and NaN scores rank as the most anomalous, so a broken score can raise a false alarm but never hide a defect.
 """
@@ -15,7 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from moleflow_fast._compiled import compiled
-from moleflow_fast.evaluation.device_ranking import ranked_figures
+from moleflow_fast.evaluation.device_ranking import pixel_figures, ranked_figures
+from moleflow_fast.evaluation.regions import DefectivePixels, binary, defective_pixels
+
+FPR_LIMIT = 0.3  # of AUPRO
 
 
 class RankingMetrics(NamedTuple):
@@ -25,6 +27,16 @@ class RankingMetrics(NamedTuple):
     average_precision: float
     best_f1: float
     best_f1_threshold: float  # scores >= this are called anomalous; the highest of several equally good ones
+
+
+class PixelMetrics(NamedTuple):
+    """All NaN where no pixel is defective, or none is normal."""
+
+    auroc: float
+    average_precision: float
+    best_f1: float
+    best_f1_threshold: float  # as in RankingMetrics
+    aupro: float
 
 
 def ranking_metrics(scores: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> RankingMetrics:
@@ -39,9 +51,33 @@ def ranking_metrics(scores: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> R
     """
     if isinstance(scores, Tensor) and scores.is_cuda:
         return _on_device(scores.detach(), torch.as_tensor(labels, device=scores.device))
-    values, truth = _scores(scores), _labels(labels)
+    values, truth = _scores(scores), binary(labels)
     _check_shapes(values.shape, truth.shape, "scores", "labels")
-    return RankingMetrics(*compiled.ranking_metrics(values.ravel(), truth.ravel(), torch.get_num_threads()))
+    defects = np.flatnonzero(truth)
+    weights = np.full(len(defects), 1 / max(len(defects), 1))  # as if each were a region; that area is not looked at
+    return RankingMetrics(*_ranked(values, defects, weights, FPR_LIMIT)[:4])
+
+
+def pixel_metrics(maps: Tensor | ArrayLike, defects: DefectivePixels, fpr_limit: float = FPR_LIMIT) -> PixelMetrics:
+    """AUROC, average precision, the best F1 and AUPRO (see `aupro`) from one sort.
+
+    Args:
+        maps: pixel scores (N, H, W); larger is more anomalous.
+        defects: those of the masks of these maps.
+        fpr_limit: in (0, 1].
+
+    Raises:
+        ValueError: maps and masks differ in shape, or fpr_limit is out of range.
+    """
+    if not 0 < fpr_limit <= 1:
+        raise ValueError(f"fpr_limit must be in (0, 1], got {fpr_limit}")
+    if isinstance(maps, Tensor) and maps.is_cuda:
+        _check_shapes(maps.shape, defects.shape, "maps", "masks")
+        places, weights = defects.places.to(maps.device), defects.weights.to(maps.device)
+        return PixelMetrics(*pixel_figures(_widened(maps.detach()).flatten(), places, weights, fpr_limit))
+    values = _scores(maps)
+    _check_shapes(values.shape, defects.shape, "maps", "masks")
+    return PixelMetrics(*_ranked(values, defects.places.numpy(), defects.weights.numpy(), fpr_limit))
 
 
 def auroc(scores: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> float:
@@ -60,7 +96,7 @@ def best_f1(scores: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> tuple[flo
     return metrics.best_f1, metrics.best_f1_threshold
 
 
-def aupro(maps: Tensor | ArrayLike, masks: Tensor | ArrayLike, fpr_limit: float = 0.3) -> float:
+def aupro(maps: Tensor | ArrayLike, masks: Tensor | ArrayLike, fpr_limit: float = FPR_LIMIT) -> float:
     """Area under the per-region-overlap curve (Bergmann et al., IJCV 2021) up to a false positive rate, over that rate.
 
     Every distinct score is a threshold. A region is an 8-connected component of a mask.
@@ -76,13 +112,13 @@ def aupro(maps: Tensor | ArrayLike, masks: Tensor | ArrayLike, fpr_limit: float 
     Raises:
         ValueError: shapes differ or are not (N, H, W), a mask value is neither 0 nor 1, or fpr_limit is out of range.
     """
-    if not 0 < fpr_limit <= 1:
-        raise ValueError(f"fpr_limit must be in (0, 1], got {fpr_limit}")
-    values, truth = _scores(maps), _labels(masks)
-    _check_shapes(values.shape, truth.shape, "maps", "masks")
-    if values.ndim != 3:
-        raise ValueError(f"maps must be (N, H, W), got {values.shape}")
-    return float(compiled.aupro(values, truth, fpr_limit, torch.get_num_threads()))
+    return pixel_metrics(maps, defective_pixels(masks), fpr_limit).aupro
+
+
+def _ranked(
+    values: NDArray[Any], defects: NDArray[np.int64], weights: NDArray[np.float64], fpr_limit: float
+) -> tuple[float, float, float, float, float]:
+    return compiled.ranked_figures(values.ravel(), defects, weights, fpr_limit, torch.get_num_threads())
 
 
 def _on_device(scores: Tensor, labels: Tensor) -> RankingMetrics:
@@ -100,13 +136,6 @@ def _scores(scores: Tensor | ArrayLike) -> NDArray[Any]:
         scores = _widened(scores.detach().cpu()).numpy()
     values = np.asarray(scores)
     return np.ascontiguousarray(values, dtype=np.float32 if values.dtype == np.float32 else np.float64)
-
-
-def _labels(labels: Tensor | ArrayLike) -> NDArray[np.uint8]:
-    values = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-    if values.dtype != np.bool_ and not np.isin(values, (0, 1)).all():
-        raise ValueError("labels and masks must be 0 or 1: threshold a grey mask first")
-    return np.ascontiguousarray(values, dtype=np.uint8)
 
 
 def _check_shapes(scores: Sequence[int], labels: Sequence[int], name: str, truth_name: str) -> None:

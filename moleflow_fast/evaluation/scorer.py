@@ -1,14 +1,18 @@
-"""Anomaly maps of test images, each made once per expert."""
+"""Anomaly maps of test images, each made once per expert, and what is known of a class besides."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from moleflow_fast.evaluation.class_result import ClassResult
+from moleflow_fast.evaluation.regions import DefectivePixels, defective_pixels
+from moleflow_fast.models.routing import Sources, same_sources
 from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
 from moleflow_fast.ops.pixel_map import pixel_map
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
@@ -27,7 +31,10 @@ class TestFeatures(FeatureSource, Protocol):
 
 @dataclass
 class TestClass:
-    """One class's test images, as features, with labels (N,) and masks (N, S, S), None if image-level only."""
+    """One class's test images, as features, with labels (N,) and masks (N, S, S), None if image-level only.
+
+    What is kept, but for the route, is of one scorer and of experts that do not change: see `Scorer.forget_maps`.
+    """
 
     __test__ = False  # not a pytest class
 
@@ -36,10 +43,17 @@ class TestClass:
     source: TestFeatures
     labels: Tensor
     masks: Tensor | None
+    results: dict[tuple[int, ...], ClassResult] = field(default_factory=dict)  # task id of each image -> figures
     _maps: dict[int, dict[int, Tensor]] = field(default_factory=dict)  # task id -> image -> map (H, W)
+    _route: tuple[Sources, Tensor] | None = None  # prototypes -> task ids (N,)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def defects(self) -> DefectivePixels | None:
+        """Labelled when first asked for; None without masks."""
+        return None if self.masks is None else defective_pixels(self.masks)
 
 
 class Scorer:
@@ -59,10 +73,14 @@ class Scorer:
         self.batch_size = batch_size
 
     def route(self, test: TestClass) -> Tensor:
-        """Task id of each image (N,); the true one where the router is switched off."""
+        """Task id of each image (N,), found once for the same prototypes; the true one if the router is off."""
         if not self.trainer.config.use_router:
             return self.true_ids(test)
-        return self.trainer.router.route(test.source.image_features).cpu()
+        router = self.trainer.router
+        sources = router.sources()
+        if test._route is None or not same_sources(sources, test._route[0]):
+            test._route = sources, router.route(test.source.image_features).cpu()
+        return test._route[1]
 
     def true_ids(self, test: TestClass) -> Tensor:
         return torch.full((len(test),), test.task_id)
@@ -83,9 +101,10 @@ class Scorer:
         return pixel_map(bounded(patch_maps), self.size, self.sigma, self.interp_mode)
 
     def forget_maps(self, tests: Iterable[TestClass]) -> None:
-        """Drop kept maps: for configurations in which old experts change."""
+        """Drop kept maps and what was computed from them: for configurations in which old experts change."""
         for test in tests:
             test._maps.clear()
+            test.results.clear()
 
     def _require(self, test: TestClass, images: Sequence[int], task_id: int) -> None:
         known = test._maps.setdefault(task_id, {})

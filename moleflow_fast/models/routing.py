@@ -94,6 +94,10 @@ class PrototypeRouter:
         tensors = [t for p in self.prototypes.values() for t in p.reads()]
         return [self.gaussians(), self._task_ids(self.device), *tensors]
 
+    def sources(self) -> Sources:
+        """What routes follow from, to be compared by `same_sources`."""
+        return _sources(self.prototypes)
+
     @torch.no_grad()
     def held_out_distances(self, task_id: int, distances: Tensor) -> Tensor:
         """What distances (n,) of images to the prototype that they were fitted to would be, had each been held out.
@@ -132,7 +136,7 @@ class PrototypeRouter:
         return tensor
 
 
-_Sources = tuple[list[int], list[tuple[Tensor, int | None]]]
+Sources = tuple[list[int], list[tuple[Tensor, int | None]]]  # task ids; tensors and how often each was written to
 
 
 class _StackCache:
@@ -144,12 +148,12 @@ class _StackCache:
     def __init__(self, covariance: str) -> None:
         self._build = {"published": _own, "class_ledoit_wolf": _own_shrunk, "pooled": _pooled}[covariance]
         # Sources and stack change together, in one assignment: another thread may be reading.
-        self._built: tuple[_Sources, Gaussians | None] = (([], []), None)
+        self._built: tuple[Sources, Gaussians | None] = (([], []), None)
 
     def of(self, prototypes: Mapping[int, Any]) -> Gaussians | None:
-        sources = list(prototypes), [(t, _version(t)) for p in prototypes.values() for t in p.reads()]
+        sources = _sources(prototypes)
         built_from, stack = self._built
-        if _same(sources, built_from):
+        if same_sources(sources, built_from):
             return stack
         del stack
         self._built = (([], []), None)  # two stacks need not fit into memory
@@ -182,12 +186,17 @@ def _shrunk(prototypes: Sequence[Any]) -> Shrunk:
     return shrunk_covariance(total([p.moments for p in prototypes]))
 
 
-def _same(sources: _Sources, others: _Sources) -> bool:
+def same_sources(sources: Sources, others: Sources) -> bool:
+    """Whether nothing has changed; a write through `.data` or numpy goes unseen."""
     (ids, tensors), (other_ids, other_tensors) = sources, others
     return ids == other_ids and len(tensors) == len(other_tensors) and all(
         new is old and version is not None and version == old_version
         for (new, version), (old, old_version) in zip(tensors, other_tensors, strict=True)
     )
+
+
+def _sources(prototypes: Mapping[int, Any]) -> Sources:
+    return list(prototypes), [(t, _version(t)) for p in prototypes.values() for t in p.reads()]
 
 
 def _version(tensor: Tensor) -> int | None:
