@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from moleflow_fast.evaluation.evaluator import Evaluation
+from moleflow_fast.evaluation.class_result import Evaluation
 from moleflow_fast.evaluation.forgetting import Forgetting
-from moleflow_fast.trainer.continual_trainer import BatchRecord, EpochRecord, Listener
+from moleflow_fast.trainer.task_state import BatchRecord, EpochRecord, Listener
 
 COLUMNS = (
     ("image AUROC", "image_auroc"),

@@ -8,8 +8,8 @@ import logging
 import sys
 from pathlib import Path
 
-from moleflow_fast.backend import BACKENDS, PRECISIONS, given_backend, given_precision
 from moleflow_fast.config.options import BACKEND_HELP, INTERPOLATIONS, PRECISION_HELP, RunOptions
+from moleflow_fast.config.requested import BACKENDS, PRECISIONS, given_backend, given_precision
 from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
 from moleflow_fast.run_directory import RunDirectory, RunDirectoryError

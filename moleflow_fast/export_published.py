@@ -10,9 +10,7 @@ from pathlib import Path
 from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
 from moleflow_fast.run_directory import RunDirectory
-from moleflow_fast.run_parts import RunParts
-from moleflow_fast.trainer import checkpoint
-from moleflow_fast.trainer.published import STATE_FILE, export_published
+from moleflow_fast.trainer.published_files import STATE_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +35,11 @@ def export(run: Path, output: Path) -> list[Path]:
     Raises:
         UserError: no run, damaged checkpoints, Gaussian fronts, or an output that cannot be written.
     """
+    # Not at the top: `--help` does without torch.
+    from moleflow_fast.run_parts import RunParts
+    from moleflow_fast.trainer import checkpoint
+    from moleflow_fast.trainer.published import export_published
+
     directory = RunDirectory.open(run)
     parts = RunParts(directory.options(), RunConsole(quiet=True))
     tasks = checkpoint.completed_tasks(directory.checkpoints)

@@ -34,8 +34,8 @@ from moleflow_fast.run_ways import keep_ways, stored_ways
 from moleflow_fast.task_training import train_task
 from moleflow_fast.tensorboard import TensorBoardLog, summary_writer_class
 from moleflow_fast.trainer import checkpoint, partial_state
-from moleflow_fast.trainer.continual_trainer import BatchRecord, EpochRecord
 from moleflow_fast.trainer.published import load_published
+from moleflow_fast.trainer.task_state import BatchRecord, EpochRecord
 from moleflow_fast.trainer.tensor_file import CheckpointError
 
 _SECONDS_BETWEEN_LOOKS = 0.5

@@ -27,14 +27,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, RunOptions
 from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.errors import UserError
-from moleflow_fast.evaluation.evaluator import ClassResult, Evaluation
+from moleflow_fast.evaluation.class_result import ClassResult, Evaluation
 from moleflow_fast.files import WriteFailed, alone, remove_leftovers, replacing, write_json, writing
-from moleflow_fast.trainer.continual_trainer import EpochRecord
+from moleflow_fast.trainer.task_state import EpochRecord
 
 logger = logging.getLogger(__name__)
 
@@ -300,6 +298,8 @@ def identity(options: RunOptions) -> str:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for the record."""
+    import torch  # not at the top: commands say their --help without it
+
     packages = {}
     for name in ("moleflow_fast", "torch", "timm", "numpy"):
         try:

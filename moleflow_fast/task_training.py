@@ -11,8 +11,8 @@ from moleflow_fast.phases import phase
 from moleflow_fast.run_directory import RunDirectory, result_options
 from moleflow_fast.run_parts import RunParts
 from moleflow_fast.trainer import checkpoint, partial_state
-from moleflow_fast.trainer.continual_trainer import BatchRecord, EpochRecord, Listener
 from moleflow_fast.trainer.feature_loader import FeatureLoader
+from moleflow_fast.trainer.task_state import BatchRecord, EpochRecord, Listener
 
 
 def train_task(

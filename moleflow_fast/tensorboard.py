@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from moleflow_fast.errors import UserError
-from moleflow_fast.evaluation.evaluator import METRICS, Evaluation
-from moleflow_fast.trainer.continual_trainer import EpochRecord
+from moleflow_fast.evaluation.class_result import METRICS, Evaluation
+from moleflow_fast.trainer.task_state import EpochRecord
 
 
 class TensorBoardLog:

@@ -4,37 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from moleflow_fast.evaluation.class_result import ClassResult
+from moleflow_fast.evaluation.class_result import METRICS, ClassResult, Evaluation
 from moleflow_fast.evaluation.metrics import pixel_metrics, ranking_metrics
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
 from moleflow_fast.models.aggregation import image_scores
 
-METRICS = tuple(f.name for f in fields(ClassResult) if f.name not in ("class_name", "task_id", "images"))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All classes learned so far, under `ids` "routed" or "oracle"."""
-
-    ids: str
-    classes: list[ClassResult]
-
-    def mean(self, metric: str) -> float:
-        """Plain mean over the classes that have the metric; routing accuracy is weighted by images."""
-        if metric == "routing_accuracy":
-            images = sum(c.images for c in self.classes)
-            return sum(c.routing_accuracy * c.images for c in self.classes) / images
-        values = [v for c in self.classes if not math.isnan(v := getattr(c, metric))]
-        return sum(values) / len(values) if values else math.nan
-
-    def of_task(self, task_id: int, metric: str) -> float:
-        """Mean of a metric over the classes of one task."""
-        return Evaluation(self.ids, [c for c in self.classes if c.task_id == task_id]).mean(metric)
+__all__ = [
+    "METRICS",
+    "ClassResult",
+    "Evaluation",
+    "evaluate_all_tasks",
+    "evaluate_class",
+    "evaluate_routing_performance",
+]
 
 
 def evaluate_class(scorer: Scorer, test: TestClass, task_ids: Tensor) -> ClassResult:

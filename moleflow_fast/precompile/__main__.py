@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 
-from moleflow_fast.backend import PRECISIONS, requested_precision
+from moleflow_fast.config.requested import PRECISIONS, requested_precision
 from moleflow_fast.errors import UserError
 
 _WIDE_RESNET = {"dim": 768, "images": 16, "grid": 28}  # of WideResNet-50-2 at 224 pixels

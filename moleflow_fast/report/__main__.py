@@ -8,7 +8,6 @@ from pathlib import Path
 
 from moleflow_fast.errors import UserError
 from moleflow_fast.report.words import LANGUAGES
-from moleflow_fast.report.write import write_report
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         "--rival", type=Path, metavar="CSV", help="compare with nearest neighbours too: a file of bench/patch_knn.py"
     )
     args = parser.parse_args(argv)
+    from moleflow_fast.report.write import write_report  # not at the top: it imports matplotlib
+
     try:
         html = write_report(args.runs, Path(args.output), args.lang, args.baseline, args.rival)
     except UserError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.errors import UserError
-from moleflow_fast.evaluation.evaluator import METRICS
+from moleflow_fast.evaluation.class_result import METRICS
 from moleflow_fast.report.factors import (
     GROUP_OPTIONS,
     Departures,

@@ -13,7 +13,7 @@ from typing import Any
 
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.errors import UserError
-from moleflow_fast.evaluation.evaluator import ClassResult
+from moleflow_fast.evaluation.class_result import ClassResult
 from moleflow_fast.report.published import PUBLISHED, published_results, without_options
 from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
 

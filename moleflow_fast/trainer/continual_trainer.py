@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +30,7 @@ from moleflow_fast.trainer.feature_loader import FeatureLoader, FeatureSource, I
 from moleflow_fast.trainer.features_behind import BatchesBehind, Front, behind, in_memory
 from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
-from moleflow_fast.trainer.task_state import EpochRecord, StateKeeper, TaskState
+from moleflow_fast.trainer.task_state import BatchRecord, EpochRecord, Listener, StateKeeper, TaskState
 
 CLIP_NORM = 0.5
 LARGEST_LOSS = 1e8
@@ -41,22 +40,6 @@ FAST_STAGE_FRACTION = 0.85
 
 class TrainingDivergedError(UserError):
     """Every batch of an epoch had a loss or gradient that is not finite."""
-
-
-@dataclass(frozen=True)
-class BatchRecord:
-    """Progress inside an epoch."""
-
-    task_id: int
-    epoch: int
-    epochs: int
-    batch: int
-    batches: int
-    images: int
-    loss: float
-
-
-Listener = Callable[[EpochRecord | BatchRecord], None]
 
 
 class MoLEContinualTrainer:

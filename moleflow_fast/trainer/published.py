@@ -12,9 +12,9 @@ from moleflow_fast.errors import UserError
 from moleflow_fast.files import WriteFailed, replacing
 from moleflow_fast.models import reference_format
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
+from moleflow_fast.trainer.published_files import STATE_FILE
 from moleflow_fast.trainer.tensor_file import CheckpointError
 
-STATE_FILE = "nf_model.pth"
 _MOST_TASKS = 1000  # an expert is made for every task that a file names, before its tensors are looked at
 
 

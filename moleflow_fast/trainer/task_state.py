@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,22 @@ class EpochRecord:
     images: int
     seconds: float
     skipped_batches: int
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """Progress inside an epoch."""
+
+    task_id: int
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    images: int
+    loss: float
+
+
+Listener = Callable[[EpochRecord | BatchRecord], None]
 
 
 @dataclass(frozen=True)

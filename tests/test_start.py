@@ -1,0 +1,42 @@
+"""What a command imports before it knows that it has work to do."""
+
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = ("train", "predict", "evaluate", "export", "export_published", "report", "sweep", "tune", "precompile")
+SCRIPT = """
+import runpy, sys
+sys.argv = ["moleflow_fast", {option!r}]
+try:
+    runpy.run_module("moleflow_fast.{command}", run_name="__main__")
+finally:
+    heavy = sorted({{"torch", "timm", "matplotlib", "sklearn", "ray", "triton"}} & set(sys.modules))
+    print("HEAVY", heavy)
+"""
+
+
+def _run(command: str, option: str) -> subprocess.CompletedProcess[str]:
+    script = SCRIPT.format(command=command, option=option)
+    return subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_needs_nothing_heavy(command: str) -> None:
+    done = _run(command, "--help")
+    assert done.returncode == 0 and "usage: python -m moleflow_fast" in done.stdout
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_neither_does_a_mistyped_option(command: str) -> None:
+    done = _run(command, "--quite")
+    assert done.returncode in (1, 2) and "error: " in done.stderr
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_the_package_is_imported_without_torch() -> None:
+    script = "import sys, moleflow_fast; print(moleflow_fast.__version__, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"
