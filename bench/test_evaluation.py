@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from backends import running
-from counts import pixel_maps, ranking
+from counts import Work, pixel_maps, ranking
 from device import SMALL
 from published import published_evaluation, published_pixel_maps, published_ranking
 from recording import record
@@ -23,7 +23,8 @@ from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.evaluation.evaluator import evaluate_class
-from moleflow_fast.evaluation.metrics import aupro, ranking_metrics
+from moleflow_fast.evaluation.metrics import aupro, pixel_metrics, ranking_metrics
+from moleflow_fast.evaluation.regions import defective_pixels
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
 from moleflow_fast.ops.gaussian_smooth import gaussian_smooth
 
@@ -109,5 +110,17 @@ def test_ranking(benchmark: Any, scorer: Scorer, patch_maps: Tensor, masks: Tens
 
 @pytest.mark.parametrize("backend", ["cpp"])
 def test_aupro(benchmark: Any, scorer: Scorer, patch_maps: Tensor, masks: Tensor, backend: str) -> None:
-    record(benchmark, f"AUPRO of {MAPS} maps, every threshold", ranking(PIXELS))
+    record(benchmark, f"AUPRO of {MAPS} maps, every threshold, and their regions", ranking(PIXELS))
     _timed(benchmark, backend, aupro, scorer.pixel_maps(patch_maps), masks)
+
+
+@pytest.mark.parametrize("backend", ["cpp"])
+def test_all_from_one_sort(benchmark: Any, scorer: Scorer, patch_maps: Tensor, masks: Tensor, backend: str) -> None:
+    record(benchmark, f"pixel AUROC, AP, best F1 and AUPRO of {MAPS} maps, regions known", ranking(PIXELS))
+    _timed(benchmark, backend, pixel_metrics, scorer.pixel_maps(patch_maps), defective_pixels(masks))
+
+
+@pytest.mark.parametrize("backend", ["cpp"])
+def test_regions(benchmark: Any, masks: Tensor, backend: str) -> None:
+    record(benchmark, f"regions of {MAPS} masks, once a class", Work(0, PIXELS))
+    _timed(benchmark, backend, defective_pixels, masks)
