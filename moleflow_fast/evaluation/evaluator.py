@@ -12,6 +12,7 @@ from moleflow_fast.evaluation.class_result import METRICS, ClassResult, Evaluati
 from moleflow_fast.evaluation.metrics import pixel_metrics, ranking_metrics
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
 from moleflow_fast.models.aggregation import image_scores
+from moleflow_fast.phases import phase
 
 __all__ = [
     "METRICS",
@@ -27,10 +28,13 @@ def evaluate_class(scorer: Scorer, test: TestClass, task_ids: Tensor) -> ClassRe
     """Score one class, each image under its id in task_ids (N,)."""
     patch_maps = scorer.patch_maps(test, task_ids)
     scores = image_scores(patch_maps, scorer.trainer.config)
-    image = ranking_metrics(scores, test.labels)
+    with phase("metrics"):
+        image = ranking_metrics(scores, test.labels)
     pixel_auroc = pixel_ap = pixel_f1 = pixel_threshold = region = math.nan
     if test.defects is not None:
-        pixel = pixel_metrics(scorer.pixel_maps(patch_maps), test.defects)
+        maps = scorer.pixel_maps(patch_maps)
+        with phase("metrics"):
+            pixel = pixel_metrics(maps, test.defects)
         pixel_auroc, pixel_ap, pixel_f1, pixel_threshold, region = pixel
     return ClassResult(
         class_name=test.name,

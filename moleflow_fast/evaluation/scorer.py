@@ -15,6 +15,7 @@ from moleflow_fast.evaluation.regions import DefectivePixels, defective_pixels
 from moleflow_fast.models.routing import Sources, same_sources
 from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
 from moleflow_fast.ops.pixel_map import pixel_map
+from moleflow_fast.phases import phase
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.feature_loader import FeatureSource
 
@@ -79,7 +80,8 @@ class Scorer:
         router = self.trainer.router
         sources = router.sources()
         if test._route is None or not same_sources(sources, test._route[0]):
-            test._route = sources, router.route(test.source.image_features).cpu()
+            with phase("routing"):
+                test._route = sources, router.route(test.source.image_features).cpu()
         return test._route[1]
 
     def true_ids(self, test: TestClass) -> Tensor:
@@ -98,7 +100,8 @@ class Scorer:
 
     def pixel_maps(self, patch_maps: Tensor) -> Tensor:
         """Resize to (N, S, S) and smooth; non-finite scores become the largest."""
-        return pixel_map(bounded(patch_maps), self.size, self.sigma, self.interp_mode)
+        with phase("scoring"):
+            return pixel_map(bounded(patch_maps), self.size, self.sigma, self.interp_mode)
 
     def forget_maps(self, tests: Iterable[TestClass]) -> None:
         """Drop kept maps and what was computed from them: for configurations in which old experts change."""
@@ -108,7 +111,8 @@ class Scorer:
 
     def _require(self, test: TestClass, images: Sequence[int], task_id: int) -> None:
         known = test._maps.setdefault(task_id, {})
-        known.update(self._score(test, [i for i in images if i not in known], task_id))
+        with phase("scoring"):
+            known.update(self._score(test, [i for i in images if i not in known], task_id))
 
     def _score(self, test: TestClass, images: list[int], task_id: int) -> dict[int, Tensor]:
         batches = list(torch.tensor(images, dtype=torch.long).split(self.batch_size)) if images else []
