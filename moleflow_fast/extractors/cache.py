@@ -12,9 +12,13 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from moleflow_fast.data.decoder import Decoder
+from moleflow_fast.memory import free_memory
 
 from . import cache_files
 from .backbone_source import BackboneSource, Extractor, ImageDataset, require_finite
@@ -69,7 +73,7 @@ class FeatureCache:
         dataset: ImageDataset,
         extractor: Extractor,
         batch_size: int,
-        num_workers: int = 0,
+        decoder: Decoder | None = None,
         progress: Progress | None = None,
         enabled: bool = True,
     ) -> FeatureStore:
@@ -79,7 +83,7 @@ class FeatureCache:
             dataset: see `ImageDataset`; one with `augmented` is never cached.
             extractor: a `PatchExtractor`.
             batch_size: images per backbone pass.
-            num_workers: processes that decode images.
+            decoder: reads the images; None for one in this process.
             progress: called with (images done, images in all) while the backbone runs.
             enabled: False to run the backbone at every access instead.
 
@@ -89,7 +93,7 @@ class FeatureCache:
         """
         if len(dataset) == 0:
             raise ValueError("no images to extract features from")
-        source = BackboneSource(dataset, extractor, batch_size, num_workers, self.device)
+        source = BackboneSource(dataset, extractor, batch_size, decoder, self.device)
         if dataset.augmented or not enabled:
             return source
         key = self._key(dataset, extractor)
@@ -103,18 +107,18 @@ class FeatureCache:
             )
         return self._without_file(source, self._computed(source, progress))
 
+    def may_know(self, dataset: ImageDataset) -> bool:
+        """Whether there are features of these images, if perhaps of another extractor."""
+        try:
+            return any(self.directory.glob(f"{_images_key(dataset)}*.json"))
+        except OSError:  # a file is not there; whoever reads it says so
+            return False
+
     def _key(self, dataset: ImageDataset, extractor: Extractor) -> str:
-        files = [_file_state(sample.path) for sample in dataset.samples]
-        parts = [
-            cache_files.FORMAT_VERSION,
-            files,
-            dataset.transform_key(),
-            extractor.fingerprint(),
-            str(self.dtype),
-        ]
+        parts = [cache_files.FORMAT_VERSION, extractor.fingerprint(), str(self.dtype)]
         if self.device.type == "cuda" and torch.backends.cudnn.allow_tf32:
             parts.append("tf32")  # a run in fp32 must not read what another rounded
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+        return _images_key(dataset) + _digest(parts)
 
     def _through_file(self, key: str, source: BackboneSource, progress: Progress | None) -> FeatureStore:
         with cache_files.storage_errors():
@@ -193,7 +197,7 @@ class FeatureCache:
         shape = (len(source), *first[0].shape[1:])
         size = len(source) * first[0][0].nbytes
         on_device = self._reserve(size)
-        if not on_device and size > _free_memory() // 2:
+        if not on_device and size > free_memory() // 2:
             logger.warning("%s of features fit nowhere: the backbone runs at every access", _readable(size))
             return source
         place = self.device if on_device else torch.device("cpu")
@@ -223,6 +227,15 @@ class FeatureCache:
         self._device_bytes_left += size
 
 
+def _images_key(dataset: ImageDataset) -> str:
+    """The first half of a key: files and transform."""
+    return _digest([[_file_state(sample.path) for sample in dataset.samples], dataset.transform_key()])
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
 def _file_state(path: str | Path) -> list[str | int]:
     status = os.stat(path)
     return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
@@ -231,14 +244,6 @@ def _file_state(path: str | Path) -> list[str | int]:
 def _total_bytes(count: int, first: tuple[Tensor, Tensor]) -> int:
     patches, image_features = first
     return count * (patches[0].nbytes + image_features[0].numel() * 4)
-
-
-def _free_memory() -> int:
-    """Bytes of host memory that can be had without swapping (Linux)."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _readable(size: int) -> str:

@@ -6,12 +6,18 @@ import json
 import multiprocessing
 import os
 import sys
+import zlib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+from data.builders import save
 
 from moleflow_fast.backend import use_precision
+from moleflow_fast.data import AnomalyImages, Sample
+from moleflow_fast.data.decoder import Decoder
+from moleflow_fast.data.normalization import normalized
 from moleflow_fast.extractors import cache as cache_module
 from moleflow_fast.extractors import cache_files, create_feature_extractor
 from moleflow_fast.extractors.backbone_source import BackboneSource, NonFiniteFeatures
@@ -107,10 +113,28 @@ def test_bit_identical_to_a_real_backbone(data, make_cache):
     assert torch.equal(cached.image_features, uncached.image_features)
 
 
-def test_workers_decode(data, make_cache):
-    dataset = FileImages(data)
-    store = make_cache().features(dataset, CountingExtractor(), 3, num_workers=2)
-    assert torch.equal(store.patches(ALL), direct(dataset))
+@pytest.mark.parametrize("degrees", [0.0, 180.0])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_image_files_through_decoding_processes(data, make_cache, workers, degrees):
+    """The same bits as from items one by one, each under a random state of its own."""
+
+    class Pixels(CountingExtractor):
+        def features_with_image_level(self, images):
+            assert images.dtype == torch.uint8
+            patches = normalized(images).permute(0, 2, 3, 1)
+            return patches, patches.mean((1, 2))
+
+    samples = [Sample(save(data / f"{i}.png", (30 + i, 24), 60 + 9 * i), None, 0, "good", "a") for i in range(7)]
+    options = {"img_size": 16, "crp_size": 16, "use_rotation_aug": degrees > 0, "rotation_degrees": degrees}
+    dataset = AnomalyImages(samples, True, **options)
+    with closing(Decoder(workers)) as decoder:
+        store = make_cache().features(dataset, Pixels(), 3, decoder)
+        batches = [torch.tensor(batch) for batch in ([5, 0, 1], [6, 6, 2], [4])]
+        seed = zlib.crc32(repr([batch.tolist() for batch in batches]).encode()) * len(dataset)
+        for indices, (patches, _) in zip(batches, store.batches(batches), strict=True):
+            for index, found in zip(indices.tolist(), patches, strict=True):
+                torch.manual_seed(seed + index)
+                assert torch.equal(found, dataset[index][0].permute(1, 2, 0))
 
 
 def test_global_random_state_is_left_alone(data, make_cache):
@@ -216,7 +240,7 @@ def test_larger_than_the_limit_stays_in_memory(data, make_cache, device_bytes, o
 
 
 def test_larger_than_everything_runs_the_backbone(data, make_cache, monkeypatch, caplog):
-    monkeypatch.setattr(cache_module, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(cache_module, "free_memory", lambda: 1000)
     store = make_cache(max_bytes=100).features(FileImages(data), CountingExtractor(), 3)
     assert store.origin == "backbone"
     assert "fit nowhere" in caplog.text
@@ -381,11 +405,10 @@ def test_augmented_images_bypass_the_cache(data, make_cache):
     assert (source.grid, source.dim, len(source), source.nbytes) == (GRID, DIM, 7, 0)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_augmentation_follows_from_the_order_alone(data, make_cache, num_workers):
+def test_augmentation_follows_from_the_order_alone(data, make_cache):
     dataset = Augmented(data)
     expected = make_cache().features(dataset, CountingExtractor(), 3)
-    source = make_cache().features(dataset, CountingExtractor(), 3, num_workers=num_workers)
+    source = make_cache().features(dataset, CountingExtractor(), 3)
     order, other = [ALL.flip(0), ALL[:2]], [ALL, ALL[:2]]
     torch.rand(3)
     for (a, _), (b, _) in zip(source.batches(order), expected.batches(order), strict=True):
