@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from moleflow_fast.memory import free_memory
 
 from .errors import DataError
-from .pool import DecodingProcesses, InThisProcess, Pending, Pool
+from .pool import DecodingProcesses, InThisProcess, Pending, Pool, Problems
 from .requests import FileCheck, Mask, Picture, bytes_of, placed
 
 # Of the memory that is free when a run starts. The 5,354 images of MVTec AD are 0.8 GB at 224 px.
@@ -54,18 +56,18 @@ class Decoder:
     def check(self, checks: Sequence[FileCheck]) -> Callable[[], list[str]]:
         """Start to read files; the function that is returned waits, and says what is wrong with them.
 
+        Whoever asks for pixels that a check will see gets them as soon as it has.
+
         Raises:
             DecodingFailed: by the function, see `Pending.result`.
         """
         self._room -= sum(map(bytes_of, checks))
         pending = self.start().submit(checks)
-
-        def finish() -> list[str]:
-            pixels, problems = pending.result()
-            self._keep(checks, pixels)
-            return [problem for found in problems for problem in found]
-
-        return finish
+        for check, (start, _) in zip(checks, placed(checks), strict=True):
+            for request in check.pixels:
+                self._kept[request] = _Kept(pending, start, request)
+                start += bytes_of(request)
+        return lambda: [problem for found in pending.result()[1] for problem in found]
 
     def pixels(self, batches: Iterable[Sequence[Picture | Mask]]) -> Iterator[np.ndarray]:
         """uint8 (n, *shape) of each batch of requests of one shape, in order; batches are read ahead.
@@ -74,34 +76,63 @@ class Decoder:
             DataError: a file cannot be read.
             DecodingFailed: see `Pending.result`.
         """
-        ahead: deque[tuple[Sequence[Picture | Mask], Pending | list[np.ndarray]]] = deque()
+        ahead: deque[_Batch] = deque()
         for batch in batches:
-            ahead.append((batch, self._begun(batch)))
+            ahead.append(self._begun(batch))
             if len(ahead) > _BATCHES_AHEAD * self._processes:
-                yield _finished(*ahead.popleft())
+                yield ahead.popleft().pixels()
         while ahead:
-            yield _finished(*ahead.popleft())
+            yield ahead.popleft().pixels()
 
     def forget(self, requests: Iterable[Picture | Mask]) -> None:
         """Free what was kept of these."""
         for request in requests:
             self._kept.pop(request, None)
 
-    def _begun(self, batch: Sequence[Picture | Mask]) -> Pending | list[np.ndarray]:
+    def _begun(self, batch: Sequence[Picture | Mask]) -> _Batch:
         kept = [self._kept[request] for request in batch if request in self._kept]
-        return kept if len(kept) == len(batch) else self.start().submit(batch)
-
-    def _keep(self, checks: Sequence[FileCheck], pixels: np.ndarray) -> None:
-        seen = [request for check in checks for request in check.pixels]
-        for start, request in placed(seen):
-            self._kept[request] = pixels[start : start + bytes_of(request)].reshape(request.shape)
+        return _KeptBatch(kept) if len(kept) == len(batch) else _ReadBatch(batch, self.start().submit(batch))
 
 
-def _finished(batch: Sequence[Picture | Mask], source: Pending | list[np.ndarray]) -> np.ndarray:
-    if isinstance(source, list):
-        return np.stack(source)
-    pixels, problems = source.result()
+class _Batch(Protocol):
+    def pixels(self) -> np.ndarray:
+        """(n, *shape)"""
+
+
+@dataclass(frozen=True)
+class _ReadBatch:
+    requests: Sequence[Picture | Mask]
+    pending: Pending
+
+    def pixels(self) -> np.ndarray:
+        pixels, problems = self.pending.result()
+        _raise_first(problems)
+        return pixels.reshape(len(self.requests), *self.requests[0].shape)
+
+
+@dataclass(frozen=True)
+class _KeptBatch:
+    kept: Sequence[_Kept]
+
+    def pixels(self) -> np.ndarray:
+        return np.stack([one.pixels() for one in self.kept])
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a check sees of a file, from byte `start` of all that it and others see."""
+
+    pending: Pending
+    start: int
+    request: Picture | Mask
+
+    def pixels(self) -> np.ndarray:
+        pixels, problems = self.pending.result()
+        _raise_first(problems)
+        return pixels[self.start : self.start + bytes_of(self.request)].reshape(self.request.shape)
+
+
+def _raise_first(problems: Problems) -> None:
     for found in problems:
         if found:
             raise DataError(found[0])
-    return pixels.reshape(len(batch), *batch[0].shape)

@@ -44,6 +44,8 @@ class Pending(Protocol):
     def result(self) -> tuple[np.ndarray, Problems]:
         """Wait for all: their arrays' bytes one after another (n,), uint8, and what is wrong with each request.
 
+        The same at every call.
+
         Raises:
             DecodingFailed: a process has died.
         """
@@ -89,25 +91,36 @@ class DecodingProcesses:
 class _Postponed:
     def __init__(self, requests: Sequence[Request]) -> None:
         self._requests = requests
+        self._outcome: tuple[np.ndarray, Problems] | None = None
 
     def result(self) -> tuple[np.ndarray, Problems]:
+        if self._outcome is None:
+            self._outcome = self._answered()
+        return self._outcome
+
+    def _answered(self) -> tuple[np.ndarray, Problems]:
         memory = np.zeros(sum(map(bytes_of, self._requests)), np.uint8)
-        answers = [(place, request.answer()) for place, request in placed(self._requests)]
-        for place, answer in answers:
+        problems = []
+        for place, request in placed(self._requests):
+            answer = request.answer()
+            problems.append(answer.problems)
             for array in answer.arrays:
                 memory[place : place + array.nbytes] = array.reshape(-1)
                 place += array.nbytes
-        return memory, [answer.problems for _, answer in answers]
+        return memory, problems
 
 
 class _Elsewhere:
     def __init__(self, memory: _Memory, jobs: list[Future[Problems]]) -> None:
         self._memory = memory
         self._jobs = jobs
+        self._outcome: tuple[np.ndarray, Problems] | None = None
 
     def result(self) -> tuple[np.ndarray, Problems]:
-        problems = [found for job in self._jobs for found in job.result()]
-        return self._memory.array(), problems
+        if self._outcome is None:
+            problems = [found for job in self._jobs for found in job.result()]
+            self._outcome = self._memory.array(), problems
+        return self._outcome
 
 
 class _Memory:
