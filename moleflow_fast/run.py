@@ -36,6 +36,7 @@ from moleflow_fast.task_training import train_task
 from moleflow_fast.tensorboard import TensorBoardLog, summary_writer_class
 from moleflow_fast.trainer import checkpoint, partial_state
 from moleflow_fast.trainer.continual_trainer import BatchRecord, EpochRecord
+from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.published import load_published
 from moleflow_fast.trainer.tensor_file import CheckpointError
 
@@ -60,6 +61,7 @@ class ContinualRun(RunParts):
     ) -> None:
         super().__init__(options, console, decoder)
         self._board: TensorBoardLog | None = None
+        self._first_loader: FeatureLoader | None = None
         self.directory: RunDirectory | None = None
 
     @property
@@ -69,12 +71,12 @@ class ContinualRun(RunParts):
 
     def execute(self) -> RunResult:
         """Train every task, evaluate after each, write everything down."""
-        with self.as_chosen(), closing(self.decoder):
+        with self.as_chosen(), closing(self):
             return self._execute()
 
     def evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
         """Routed and oracle evaluation of a finished or interrupted run's last complete task."""
-        with self.as_chosen(), closing(self.decoder), stored_ways(directory, self.device):
+        with self.as_chosen(), closing(self), stored_ways(directory, self.device):
             return self._evaluate_again(directory)
 
     def _execute(self) -> RunResult:
@@ -130,6 +132,7 @@ class ContinualRun(RunParts):
             self.console.warn(warning)
         with self._data_checked():
             _ = self.trainer  # its backbone takes a while
+            self._make_first_features()
         if self.options.load_checkpoint and not self.options.resume:
             _ = self._loaded_tasks
         _ = self._flow
@@ -194,6 +197,13 @@ class ContinualRun(RunParts):
             self._finish_checks(checks)
             raise
         self._finish_checks(checks)
+
+    def _make_first_features(self) -> None:
+        """Those of a new run's first task, by a GPU that would wait until all files are read."""
+        options = self.options
+        new = not (options.resume or options.load_checkpoint or options.final_eval_only)
+        if new and self.device.type == "cuda":  # on a CPU the backbone would only take cores from those who read
+            self._first_loader = self.training_loader(0)
 
     def _finish_checks(self, checks: Sequence[DataCheck]) -> None:
         for warning in (warning for check in checks for warning in check.finish().warnings):
@@ -313,7 +323,10 @@ class ContinualRun(RunParts):
 
     def _train(self, directory: RunDirectory, task_id: int) -> None:
         kernels = self.kernels  # compiled while features are made
-        loader = self.training_loader(task_id)
+        loader = self._first_loader or self.training_loader(task_id)
+        self._first_loader = None
+        if self.options.parallel_tasks == "off":
+            self.read_ahead(self.tasks[task_id], next(iter(self._missing(directory, task_id + 1)), None))
         if kernels is not None:
             kernels.wait()
         with directory.task_held(task_id), self.console.training(self._title(task_id)) as show:

@@ -70,6 +70,11 @@ class RunParts:
         with use_backend(self.options.backend), use_precision(self.options.precision), on_device:
             yield
 
+    def close(self) -> None:
+        """End what goes on beside the run; features that are being written are written first."""
+        self.decoder.close()
+        self.cache.settle()
+
     @cached_property
     def data_root(self) -> Path:
         if self.options.data_path is None:
@@ -229,8 +234,17 @@ class RunParts:
                 enabled=not options.no_feature_cache,
             )
         if features.origin != "backbone":
-            self.decoder.forget(dataset.picture(i) for i in range(len(dataset)))
+            self.decoder.forget(dataset.pictures)
         return features
+
+    def read_ahead(self, tests: Sequence[str], task_id: int | None) -> None:
+        """Have images read that classes are tested on and a task trains on, where they are not in memory yet."""
+        datasets = [self.test_dataset(name) for name in tests if name not in self._tests]
+        if task_id is not None:
+            datasets.append(self.training_dataset(self.tasks[task_id]))
+        for dataset in datasets:
+            if self.wants_pictures(dataset.samples, train=dataset.augmented):
+                self.decoder.read_ahead(dataset.pictures)
 
     def wants_pictures(self, samples: Sequence[Sample], train: bool) -> bool:
         """Whether what is seen of the images is worth keeping: their features are not known, and always the same."""

@@ -86,6 +86,11 @@ class AnomalyImages(Dataset[tuple[Tensor, int, Tensor, str, str]]):
         generator = torch.Generator().manual_seed(seed) if self._degrees else None
         return self.frame.picture_of(self.samples[index].path, _angle(self._degrees, generator))
 
+    @property
+    def pictures(self) -> list[Picture]:
+        """The image of each item, as a decoder is asked for it; only where `frame` is there and none is rotated."""
+        return [self.picture(i) for i in range(len(self))]
+
     def masks(self) -> dict[int, Mask]:
         """The mask of each item that has one, as a decoder is asked for it."""
         assert self.frame is not None

@@ -22,7 +22,7 @@ _BATCHES_AHEAD = 2  # of each process
 
 
 class Decoder:
-    """Decodes files, and keeps what it saw when it checked them until that is forgotten.
+    """Decodes files, and keeps what it saw when it checked them, or read ahead, until that is forgotten.
 
     Args:
         num_workers: processes that decode, started when first needed; 0 decodes in the caller's thread.
@@ -61,13 +61,20 @@ class Decoder:
         Raises:
             DecodingFailed: by the function, see `Pending.result`.
         """
-        self._room -= sum(map(bytes_of, checks))
         pending = self.start().submit(checks)
-        for check, (start, _) in zip(checks, placed(checks), strict=True):
-            for request in check.pixels:
-                self._kept[request] = _Kept(pending, start, request)
-                start += bytes_of(request)
+        for index, check in enumerate(checks):
+            for start, request in placed(check.pixels):
+                self._keep(request, _Kept(pending, index, start, request))
         return lambda: [problem for found in pending.result()[1] for problem in found]
+
+    def read_ahead(self, pictures: Sequence[Picture]) -> None:
+        """Start to read what will soon be asked for, as far as there are processes and room for it."""
+        new = [picture for picture in pictures if picture not in self._kept]
+        if self._processes and new:
+            some = new[: self._room // bytes_of(new[0])]
+            pending = self.start().submit(some)
+            for index, request in enumerate(some):
+                self._keep(request, _Kept(pending, index, 0, request))
 
     def pixels(self, batches: Iterable[Sequence[Picture | Mask]]) -> Iterator[np.ndarray]:
         """uint8 (n, *shape) of each batch of requests of one shape, in order; batches are read ahead.
@@ -87,7 +94,12 @@ class Decoder:
     def forget(self, requests: Iterable[Picture | Mask]) -> None:
         """Free what was kept of these."""
         for request in requests:
-            self._kept.pop(request, None)
+            if self._kept.pop(request, None) is not None:
+                self._room += bytes_of(request)
+
+    def _keep(self, request: Picture | Mask, kept: _Kept) -> None:
+        self._kept[request] = kept
+        self._room -= bytes_of(request)
 
     def _begun(self, batch: Sequence[Picture | Mask]) -> _Batch:
         kept = [self._kept[request] for request in batch if request in self._kept]
@@ -120,15 +132,16 @@ class _KeptBatch:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What a check sees of a file, from byte `start` of all that it and others see."""
+    """What is seen of a file, from byte `start` of the answer to a request on."""
 
     pending: Pending
+    index: int
     start: int
     request: Picture | Mask
 
     def pixels(self) -> np.ndarray:
-        pixels, problems = self.pending.result()
-        _raise_first(problems)
+        pixels, problems = self.pending.one(self.index)
+        _raise_first([problems])
         return pixels[self.start : self.start + bytes_of(self.request)].reshape(self.request.shape)
 
 

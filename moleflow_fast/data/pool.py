@@ -18,6 +18,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -39,16 +40,17 @@ class DecodingFailed(UserError):
 
 
 class Pending(Protocol):
-    """Requests on their way."""
+    """Requests on their way. What they are answered with stays the same at every call."""
 
     def result(self) -> tuple[np.ndarray, Problems]:
         """Wait for all: their arrays' bytes one after another (n,), uint8, and what is wrong with each request.
 
-        The same at every call.
-
         Raises:
             DecodingFailed: a process has died.
         """
+
+    def one(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Wait for one of the requests, and at most a few beside it: its bytes (n,), and what is wrong with it."""
 
 
 class Pool(Protocol):
@@ -85,23 +87,30 @@ class DecodingProcesses:
         memory = _Memory(sum(map(bytes_of, requests)))
         starts = range(0, len(requests), _FILES_OF_A_JOB)
         pairs = placed(requests)
-        return _Elsewhere(memory, [self._link.send(memory, pairs[i : i + _FILES_OF_A_JOB]) for i in starts])
+        jobs = [self._link.send(memory, pairs[i : i + _FILES_OF_A_JOB]) for i in starts]
+        return _Elsewhere(memory, pairs, jobs)
 
 
 class _Postponed:
     def __init__(self, requests: Sequence[Request]) -> None:
         self._requests = requests
-        self._outcome: tuple[np.ndarray, Problems] | None = None
 
     def result(self) -> tuple[np.ndarray, Problems]:
-        if self._outcome is None:
-            self._outcome = self._answered()
         return self._outcome
 
-    def _answered(self) -> tuple[np.ndarray, Problems]:
+    def one(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        pixels, problems = self._outcome
+        return _part(pixels, self._placed[index]), problems[index]
+
+    @cached_property
+    def _placed(self) -> list[tuple[int, Request]]:
+        return placed(self._requests)
+
+    @cached_property
+    def _outcome(self) -> tuple[np.ndarray, Problems]:
         memory = np.zeros(sum(map(bytes_of, self._requests)), np.uint8)
         problems = []
-        for place, request in placed(self._requests):
+        for place, request in self._placed:
             answer = request.answer()
             problems.append(answer.problems)
             for array in answer.arrays:
@@ -111,16 +120,25 @@ class _Postponed:
 
 
 class _Elsewhere:
-    def __init__(self, memory: _Memory, jobs: list[Future[Problems]]) -> None:
+    def __init__(self, memory: _Memory, requests: list[tuple[int, Request]], jobs: list[Future[Problems]]) -> None:
         self._memory = memory
+        self._requests = requests
         self._jobs = jobs
-        self._outcome: tuple[np.ndarray, Problems] | None = None
 
     def result(self) -> tuple[np.ndarray, Problems]:
-        if self._outcome is None:
-            problems = [found for job in self._jobs for found in job.result()]
-            self._outcome = self._memory.array(), problems
-        return self._outcome
+        problems = [found for job in self._jobs for found in job.result()]
+        pixels = self._pixels
+        self._memory.close()
+        return pixels, problems
+
+    def one(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        job, place = divmod(index, _FILES_OF_A_JOB)
+        problems = self._jobs[job].result()[place]
+        return _part(self._pixels, self._requests[index]), problems
+
+    @cached_property
+    def _pixels(self) -> np.ndarray:
+        return self._memory.array()
 
 
 class _Memory:
@@ -129,7 +147,7 @@ class _Memory:
     def __init__(self, size: int) -> None:
         self.size = size
         self.file = os.memfd_create("moleflow-pixels", os.MFD_CLOEXEC)
-        weakref.finalize(self, os.close, self.file)
+        self.close = weakref.finalize(self, os.close, self.file)  # once nobody is to be sent it; arrays stay
         os.ftruncate(self.file, size)
 
     def array(self) -> np.ndarray:
@@ -229,3 +247,7 @@ def _start(processes: int, jobs: socket.socket, answers: socket.socket) -> subpr
         start_new_session=True,
     )
 
+
+def _part(pixels: np.ndarray, request: tuple[int, Request]) -> np.ndarray:
+    place, what = request
+    return pixels[place : place + bytes_of(what)]

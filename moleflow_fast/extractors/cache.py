@@ -11,6 +11,7 @@ import os
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from . import cache_files
 from .backbone_source import BackboneSource, Extractor, ImageDataset, require_finite
 from .cache_files import DamagedEntry, EntryWriter, StorageFailed
 from .stores import FeatureStore, TensorStore
+from .write_behind import WriteBehind
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +43,10 @@ class FeatureCache:
     """Features of data sets, computed once and reused within and between runs.
 
     An entry belongs to the files of the data set (path, size, time of change), the transform, the extractor's
-    fingerprint and the dtype. It is written to `directory`, then held on the device while the budget lasts,
-    else read from the file through a memory map. The batch size is no part of the key although it may change
-    the last bits of what a backbone computes: features are bit-identical to an uncached pass in order with
-    the batch size that the entry was written with.
+    fingerprint and the dtype. What was computed is held on the device while the budget lasts, else in memory until a
+    thread has written it to `directory`; from then on it is read from the file through a memory map. The batch size is
+    no part of the key although it may change the last bits of what a backbone computes: features are bit-identical to
+    an uncached pass in order with the batch size that the entry was written with.
 
     Args:
         directory: where files go; None for `default_directory()`.
@@ -67,6 +69,7 @@ class FeatureCache:
         self.device = torch.device(device)
         self.dtype = dtype
         self._device_bytes_left = device_budget_bytes
+        self._behind: list[WriteBehind] = []
 
     def features(
         self,
@@ -100,12 +103,18 @@ class FeatureCache:
         try:
             return self._through_file(key, source, progress)
         except StorageFailed as error:
-            logger.warning(
-                "features cannot be kept in %s (%s): they stay in memory for this run",
-                self.directory,
-                error.strerror or error,
-            )
+            self._say_not_kept(error)
         return self._without_file(source, self._computed(source, progress))
+
+    def settle(self) -> None:
+        """Wait until all that is being written is written, or given up with a warning."""
+        behind, self._behind = self._behind, []
+        for writing in behind:
+            writing.join()
+
+    def _say_not_kept(self, error: Exception) -> None:
+        reason = getattr(error, "strerror", None) or error
+        logger.warning("features cannot be kept in %s (%s): they stay in memory for this run", self.directory, reason)
 
     def may_know(self, dataset: ImageDataset) -> bool:
         """Whether there are features of these images, if perhaps of another extractor."""
@@ -124,7 +133,8 @@ class FeatureCache:
         with cache_files.storage_errors():
             self.directory.mkdir(parents=True, exist_ok=True)
         cache_files.clean_leftovers(self.directory)
-        with cache_files.lock(self.directory, key):
+        with ExitStack() as held:
+            held.enter_context(cache_files.lock(self.directory, key))
             entry = self._open(key)
             if entry is not None:
                 return self._store_of_entry(key, *entry)
@@ -133,12 +143,43 @@ class FeatureCache:
             batches = itertools.chain([first], batches)
             if not self._make_room(len(source), first):
                 return self._without_file(source, batches)
-            self._write(key, (len(source), *first[0].shape[1:]), batches)
-            entry = self._open(key)
-            if entry is None:
-                raise StorageFailed("the file just written has disappeared")
+            store = self._store_for(len(source), first)
+            if store is None:
+                return self._in_file(key, (len(source), *first[0].shape[1:]), batches)
+            writer = EntryWriter(self.directory, key, (len(store), *store.grid, store.dim), self.dtype)
+            behind = WriteBehind(writer, held.pop_all(), self._once_written(key, store))
+        self._behind = [*(some for some in self._behind if not some.ended), behind]
+        return _filled(store, batches, behind)
+
+    def _in_file(self, key: str, shape: tuple[int, ...], batches: Batches) -> FeatureStore:
+        """Features too large for memory: written at once, and read from there."""
+        self._write(key, shape, batches)
+        entry = cache_files.open_entry(self.directory, key, trusted=True)
+        if entry is None:
+            raise StorageFailed("the file just written has disappeared")
+        cache_files.make_room(self.directory, 0, self.max_bytes)  # another process may have written too
+        return self._store_of_entry(key, *entry)
+
+    def _once_written(self, key: str, store: TensorStore) -> Callable[[Exception | None], None]:
+        """What is done with a store once its entry is there: what it holds in memory gives way to the file."""
+        reference = weakref.ref(store)
+
+        def written(failure: Exception | None) -> None:
+            if failure is not None:
+                self._say_not_kept(failure)
+                return
+            store = reference()
+            if store is not None and store.origin == "memory":
+                self._let_go_of_memory(key, store)
             cache_files.make_room(self.directory, 0, self.max_bytes)  # another process may have written too
-            return self._store_of_entry(key, *entry)
+
+        return written
+
+    def _let_go_of_memory(self, key: str, store: TensorStore) -> None:
+        entry = cache_files.open_entry(self.directory, key, trusted=True)
+        if entry is not None:
+            self._protect(key, store)
+            store.move_to(entry[0], "file")
 
     def _open(self, key: str) -> tuple[Tensor, Tensor] | None:
         try:
@@ -186,30 +227,36 @@ class FeatureCache:
 
     def _store_of_entry(self, key: str, patches: Tensor, image_features: Tensor) -> TensorStore:
         if self._reserve(patches.nbytes):
-            return self._held(patches.to(self.device, copy=True), image_features, "device")
+            return self._held(patches.to(self.device), image_features, "device")
         store = TensorStore(patches, image_features, self.device, "file")
-        cache_files.keep_open(key)
-        weakref.finalize(store, cache_files.let_go, key)
+        self._protect(key, store)
         return store
 
-    def _without_file(self, source: BackboneSource, batches: Batches) -> FeatureStore:
-        first = next(batches)
-        shape = (len(source), *first[0].shape[1:])
-        size = len(source) * first[0][0].nbytes
+    def _protect(self, key: str, store: TensorStore) -> None:
+        """From eviction by this process, as long as the store lives."""
+        cache_files.keep_open(key)
+        weakref.finalize(store, cache_files.let_go, key)
+
+    def _store_for(self, count: int, first: tuple[Tensor, Tensor]) -> TensorStore | None:
+        """Room for the features of so many images, on the device or in memory; None where neither has it."""
+        shape = (count, *first[0].shape[1:])
+        size = count * first[0][0].nbytes
         on_device = self._reserve(size)
         if not on_device and size > free_memory() // 2:
-            logger.warning("%s of features fit nowhere: the backbone runs at every access", _readable(size))
-            return source
+            return None
         place = self.device if on_device else torch.device("cpu")
         patches = torch.empty(shape, dtype=self.dtype, device=place)
         image_features = torch.empty(shape[0], shape[3], device=self.device)
-        store = self._held(patches, image_features, "device" if on_device else "memory")
-        start = 0
-        for some_patches, some_image_features in itertools.chain([first], batches):
-            rows = slice(start, start + len(some_patches))
-            patches[rows], image_features[rows] = some_patches, some_image_features
-            start = rows.stop
-        return store
+        return self._held(patches, image_features, "device" if on_device else "memory")
+
+    def _without_file(self, source: BackboneSource, batches: Batches) -> FeatureStore:
+        first = next(batches)
+        store = self._store_for(len(source), first)
+        if store is None:
+            size = _readable(len(source) * first[0][0].nbytes)
+            logger.warning("%s of features fit nowhere: the backbone runs at every access", size)
+            return source
+        return _filled(store, itertools.chain([first], batches))
 
     def _reserve(self, size: int) -> bool:
         if size > self._device_bytes_left:
@@ -225,6 +272,24 @@ class FeatureCache:
 
     def _give_back(self, size: int) -> None:
         self._device_bytes_left += size
+
+
+def _filled(store: TensorStore, batches: Batches, behind: WriteBehind | None = None) -> TensorStore:
+    """The store, once all batches are in it; they go to a file too where there is one."""
+    start = 0
+    try:
+        for patches, image_features in batches:
+            rows = store.put(start, patches, image_features)
+            start += len(patches)
+            if behind is not None:
+                behind.append(rows.cpu(), image_features.cpu())
+    except BaseException:
+        if behind is not None:
+            behind.abandon()
+        raise
+    if behind is not None:
+        behind.finish()
+    return store
 
 
 def _images_key(dataset: ImageDataset) -> str:

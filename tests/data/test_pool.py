@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,23 @@ def test_what_a_check_saw_is_not_read_again_until_it_is_forgotten(pictures: list
     decoder.close()
 
 
+def test_a_file_that_cannot_be_used_is_no_matter_of_its_neighbours(tmp_path: Path) -> None:
+    image, mask = save(tmp_path / "a.png"), save_mask(tmp_path / "m.png")
+    frame, broken = Frame(12, 11, 9), tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG")
+    paths = [broken, image]
+    for workers in (0, 1):
+        with closing(Decoder(workers)) as decoder:
+            checks = [FileCheck(path, mask, frame.picture_of(path), frame.mask_of(mask)) for path in paths]
+            finish = decoder.check(checks)
+            for request in checks[1].pixels:
+                (pixels,) = next(decoder.pixels([[request]]))
+                assert np.array_equal(pixels, request.answer().arrays[0])
+            with pytest.raises(DataError, match="broken"):
+                list(decoder.pixels([[checks[0].picture]]))
+            assert len(finish()) == 1
+
+
 def test_a_decoder_keeps_a_share_of_the_free_memory(pictures: list[Picture], monkeypatch: pytest.MonkeyPatch) -> None:
     from moleflow_fast.data import decoder as module
 
@@ -191,3 +209,25 @@ def test_a_decoder_keeps_a_share_of_the_free_memory(pictures: list[Picture], mon
     assert decoder.has_room_for(checks[:10]) and not decoder.has_room_for(checks[:11])
     assert decoder.check(checks[:6])() == []
     assert decoder.has_room_for(checks[:4]) and not decoder.has_room_for(checks[:5])
+
+
+def test_reading_ahead_fills_the_room_that_forgetting_gives_back(
+    pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moleflow_fast.data import decoder as module
+
+    monkeypatch.setattr(module, "free_memory", lambda: 4 * 10 * 3 * 16 * 16)
+    decoder = Decoder(2)
+    expected = [p.answer().arrays[0] for p in pictures]
+    decoder.read_ahead(pictures[:15])
+    decoder.read_ahead(pictures[15:])
+    assert list(decoder._kept) == pictures[:10]
+    assert np.array_equal(next(decoder.pixels([pictures])), np.stack(expected))
+    decoder.forget(pictures[:3])
+    decoder.read_ahead(pictures[4:])
+    assert list(decoder._kept) == pictures[3:13]
+    assert np.array_equal(next(decoder.pixels([pictures[10:13]])), np.stack(expected[10:13]))
+    for picture in pictures[3:13]:
+        picture.path.unlink()
+    assert np.array_equal(next(decoder.pixels([pictures[3:13]])), np.stack(expected[3:13]))
+    decoder.close()

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import zlib
 from contextlib import closing
 from pathlib import Path
@@ -49,9 +50,18 @@ def data(tmp_path):
 @pytest.fixture
 def make_cache(tmp_path):
     def make(max_bytes=PLENTY, device_bytes=0, **options):
-        return FeatureCache(tmp_path / "cache", max_bytes, "cpu", device_bytes, **options)
+        return Settled(tmp_path / "cache", max_bytes, "cpu", device_bytes, **options)
 
     return make
+
+
+class Settled(FeatureCache):
+    """Its entries are there, or given up, when `features` returns."""
+
+    def features(self, *args, **options):
+        store = super().features(*args, **options)
+        self.settle()
+        return store
 
 
 def direct(dataset, extractor=None, batch_size=3):
@@ -324,6 +334,72 @@ def test_disk_fills_up(data, make_cache, monkeypatch, caplog, failing):
     assert torch.equal(store.patches(ALL), direct(FileImages(data)))
     assert caplog.text.count("No space left on device") == len(caplog.records) == 1
     assert list(make_cache().directory.iterdir()) == []
+
+
+def slowly(monkeypatch, release):
+    """Entries are written once `release` is set."""
+    append = cache_files.EntryWriter.append
+
+    def late(self, *batch):
+        assert release.wait(60)
+        append(self, *batch)
+
+    monkeypatch.setattr(cache_files.EntryWriter, "append", late)
+
+
+@pytest.mark.parametrize(("device_bytes", "origins"), [(0, ("memory", "file")), (PLENTY, ("device", "device"))])
+def test_features_are_used_before_they_are_written(data, tmp_path, monkeypatch, device_bytes, origins):
+    release = threading.Event()
+    slowly(monkeypatch, release)
+    cache = FeatureCache(tmp_path / "cache", PLENTY, "cpu", device_bytes)
+    store = cache.features(FileImages(data), CountingExtractor(), 3)
+    assert store.origin == origins[0] and not list(cache.directory.glob("*.json"))
+    assert torch.equal(store.patches(ALL), direct(FileImages(data)))
+    release.set()
+    cache.settle()
+    assert store.origin == origins[1] and len(list(cache.directory.glob("*.json"))) == 1
+    assert torch.equal(store.patches(ALL), direct(FileImages(data)))
+    assert sorted(path.suffix for path in cache.directory.iterdir()) == [".features", ".json"]
+
+
+def test_an_entry_that_is_being_written_is_waited_for(data, tmp_path, monkeypatch):
+    release, extractor = threading.Event(), CountingExtractor()
+    slowly(monkeypatch, release)
+    cache = FeatureCache(tmp_path / "cache", PLENTY, "cpu", 0)
+    cache.features(FileImages(data), extractor, 3)  # nobody keeps the store
+    threading.Timer(0.2, release.set).start()
+    store = FeatureCache(tmp_path / "cache", PLENTY, "cpu", 0).features(FileImages(data), extractor, 3)
+    assert extractor.images == 7 and torch.equal(store.patches(ALL), direct(FileImages(data)))
+
+
+def test_a_fault_in_the_thread_that_writes_does_not_hold_the_run_up(data, tmp_path, monkeypatch, caplog):
+    def broken(self, *batch):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(cache_files.EntryWriter, "append", broken)
+    cache = FeatureCache(tmp_path / "cache", PLENTY, "cpu", 0)
+    store = cache.features(FileImages(data, count=40), CountingExtractor(), 1)  # more batches than are in hand
+    cache.settle()
+    assert store.origin == "memory" and caplog.text.count("cannot be kept") == 1 and "no more" in caplog.text
+    assert torch.equal(store.patches(ALL), direct(FileImages(data)))
+    assert list(cache.directory.iterdir()) == []
+
+
+def test_features_too_large_for_memory_are_read_from_the_file(data, make_cache, monkeypatch):
+    monkeypatch.setattr(cache_module, "free_memory", lambda: 1000)
+    store = make_cache().features(FileImages(data), CountingExtractor(), 3)
+    assert store.origin == "file"
+    assert torch.equal(store.patches(ALL), direct(FileImages(data)))
+
+
+def test_a_stored_entry_is_mapped_and_not_copied(data, make_cache):
+    for device_bytes in (0, PLENTY):
+        make_cache().features(FileImages(data), CountingExtractor(), 3)
+        store = make_cache(device_bytes=device_bytes).features(FileImages(data), CountingExtractor(), 3)
+        (path,) = make_cache().directory.glob("*.features")
+        assert str(path) in Path("/proc/self/maps").read_text()
+        del store
+        gc.collect()
 
 
 def test_disk_is_full_already(data, make_cache, monkeypatch, caplog):
