@@ -9,7 +9,8 @@ _LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.c
 
 def free_memory() -> int:
     """Bytes that can be had without swapping and within the limit of a container (Linux)."""
-    return min(_free_on_machine(), _free_in_container())
+    in_container = _free_in_container()
+    return _free_on_machine() if in_container is None else min(_free_on_machine(), in_container)
 
 
 def _free_on_machine() -> int:
@@ -19,8 +20,9 @@ def _free_on_machine() -> int:
     return 0
 
 
-def _free_in_container() -> float:
+def _free_in_container() -> int | None:
+    """None where there is no container, or one without a limit ("max")."""
     try:
         return max(0, int(_LIMIT.read_text()) - int(_USED.read_text()))
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return float("inf")
+    except (OSError, ValueError):
+        return None

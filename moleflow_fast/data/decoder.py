@@ -32,7 +32,7 @@ class Decoder:
         self._processes = num_workers
         self._pool: Pool | None = None
         self._starting = threading.Lock()
-        self._kept: dict[Picture | Mask, np.ndarray] = {}
+        self._kept: dict[Picture | Mask, _Kept] = {}
         self._room = int(_SHARE * free_memory())
 
     def start(self) -> Pool:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -159,12 +159,15 @@ class FileCheck:
         return None
 
 
+AnyRequest = TypeVar("AnyRequest", bound=Request)
+
+
 def bytes_of(request: Request) -> int:
     """Of a sound answer's arrays."""
     return sum(math.prod(shape) for shape in request.shapes)
 
 
-def placed(requests: Sequence[Request]) -> list[tuple[int, Request]]:
+def placed(requests: Sequence[AnyRequest]) -> list[tuple[int, AnyRequest]]:
     """Each with the first byte of its arrays, where all lie one after another."""
     ends = itertools.accumulate(map(bytes_of, requests), initial=0)
     return list(zip(ends, requests, strict=False))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from moleflow_fast.data.datasets import AnomalyImages
 from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.errors import UserError
 
@@ -30,11 +31,14 @@ class Extractor(Protocol):
 class ImageDataset(Protocol):
     """What is asked of a data set: item i is a tuple that starts with the image tensor (C, M, M).
 
-    One with a `frame` and `picture(index, seed)`, as `AnomalyImages` has, is read by the decoder, and its images come
-    as bytes. Items of others are made in the run's own process.
+    `AnomalyImages` with transforms of ours are read by the decoder, and come as bytes. Items of others are made in the
+    run's own process.
     """
 
-    samples: Sequence[Any]  # each with a `path`
+    @property
+    def samples(self) -> Sequence[Any]:
+        """Each with a `path`."""
+
     augmented: bool  # whether an item differs from one access to the next
 
     def transform_key(self) -> str:
@@ -105,9 +109,10 @@ class BackboneSource:
     def _images(self, batches: list[list[int]]) -> Iterator[Tensor]:
         """The images of each batch, in host memory: uint8 (n, 3, S, S), or (n, C, M, M) as the data set has them."""
         seed = zlib.crc32(repr(batches).encode()) * len(self)
-        if getattr(self.dataset, "frame", None) is None:
+        dataset = self.dataset
+        if not isinstance(dataset, AnomalyImages) or dataset.frame is None:
             return (torch.stack([self._item(i, seed + i) for i in batch]) for batch in batches)
-        pictures = ([self.dataset.picture(i, seed + i) for i in batch] for batch in batches)
+        pictures = ([dataset.picture(i, seed + i) for i in batch] for batch in batches)
         return (self._pinned(torch.from_numpy(pixels)) for pixels in self.decoder.pixels(pictures))
 
     def _item(self, index: int, seed: int) -> Tensor:
