@@ -15,7 +15,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def train_in_worker(task_id: int, options: dict[str, Any], directory: str, threa
     run = RunParts(RunOptions.from_json(options), RunConsole(quiet=True))
     where = RunDirectory(Path(directory))
     ways = stored_ways(where, run.device)
-    with run.as_chosen(), ways, _warnings(run.logger) as warnings, where.task_held(task_id):
+    with run.as_chosen(), ways, _warnings(run.logger) as warnings, closing(run), where.task_held(task_id):
         if not checkpoint.is_complete(where.checkpoints, task_id):
             checkpoint.load_tasks(where.checkpoints, run.trainer, run.checkpoint_options, tasks=1)
             train_task(run, where, task_id, run.training_loader(task_id))

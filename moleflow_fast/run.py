@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,8 @@ from moleflow_fast.config.known_bad import known_bad
 from moleflow_fast.config.method import method
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
-from moleflow_fast.data import check_dataset
+from moleflow_fast.data.check import DataCheck
+from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.detector.calibrate import calibrate
 from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.errors import UserError
@@ -34,6 +36,7 @@ from moleflow_fast.run_ways import keep_ways, stored_ways
 from moleflow_fast.task_training import train_task
 from moleflow_fast.tensorboard import TensorBoardLog, summary_writer_class
 from moleflow_fast.trainer import checkpoint, partial_state
+from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.published import load_published
 from moleflow_fast.trainer.task_state import BatchRecord, EpochRecord
 from moleflow_fast.trainer.tensor_file import CheckpointError
@@ -54,10 +57,13 @@ class RunResult:
 class ContinualRun(RunParts):
     """A run in the making: its parts, and what is done with them."""
 
-    def __init__(self, options: RunOptions, console: RunConsole | None = None) -> None:
-        super().__init__(options, console)
+    def __init__(
+        self, options: RunOptions, console: RunConsole | None = None, decoder: Decoder | None = None
+    ) -> None:
+        super().__init__(options, console, decoder)
         self._board: TensorBoardLog | None = None
         self._phases = Phases()
+        self._first_loader: FeatureLoader | None = None
         self.directory: RunDirectory | None = None
 
     @property
@@ -67,12 +73,12 @@ class ContinualRun(RunParts):
 
     def execute(self) -> RunResult:
         """Train every task, evaluate after each, write everything down."""
-        with counting() as self._phases, self.as_chosen():
+        with counting() as self._phases, self.as_chosen(), closing(self):
             return self._execute()
 
     def evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
         """Routed and oracle evaluation of a finished or interrupted run's last complete task."""
-        with self.as_chosen(), stored_ways(directory, self.device):
+        with self.as_chosen(), closing(self), stored_ways(directory, self.device):
             return self._evaluate_again(directory)
 
     def _execute(self) -> RunResult:
@@ -105,7 +111,8 @@ class ContinualRun(RunParts):
         return self._finish(directory)
 
     def _evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
-        self._check_data()
+        with self._data_checked():
+            _ = self.trainer
         self.console.say(f"flow           {self._flow}")
         tests = self.tests_until(self._load(directory)[-1])
         if not tests:
@@ -126,7 +133,9 @@ class ContinualRun(RunParts):
             summary_writer_class()
         for warning in (*self.options.ablation.warnings, *known_bad(self.options)):
             self.console.warn(warning)
-        self._check_data()
+        with self._data_checked():
+            _ = self.trainer  # its backbone takes a while
+            self._make_first_features()
         if self.options.load_checkpoint and not self.options.resume:
             _ = self._loaded_tasks
         _ = self._flow
@@ -169,18 +178,41 @@ class ContinualRun(RunParts):
                 "take --precision fp32"
             )
 
-    def _check_data(self) -> None:
+    @contextmanager
+    def _data_checked(self) -> Iterator[None]:
+        """In the block files are read by other processes; at its end all of them are known to be sound.
+
+        What is wrong with them comes before what is found wrong in the block.
+        """
         missing = [t for t in self.active_tasks if not self.has_images(t)]
         if missing:
             self.console.warn(f"images of {self._names(missing)} are not there: they are not evaluated again")
-        by_source: dict[tuple[str, Path], list[str]] = {}
-        for name in (name for t in self.active_tasks if t not in missing for name in self.tasks[t]):
-            by_source.setdefault(self.source_of(name), []).append(name)
-        for (layout, root), names in by_source.items():
-            with phase("check"):
-                report = check_dataset(layout, root, names, num_workers=self.options.num_workers)
-            for warning in report.warnings:
-                self.console.warn(warning)
+        by_source: dict[tuple[str, Path], list[list[str]]] = {}
+        for task in (self.tasks[t] for t in self.active_tasks if t not in missing):
+            by_source.setdefault(self.source_of(task[0]), []).append(task)
+        checks = [
+            DataCheck(layout, root, tasks, self.decoder, self.frame, self.wants_pictures)
+            for (layout, root), tasks in by_source.items()
+        ]
+        try:
+            yield
+        except UserError:
+            self._finish_checks(checks)
+            raise
+        self._finish_checks(checks)
+
+    def _make_first_features(self) -> None:
+        """Those of a new run's first task, by a GPU that would wait until all files are read."""
+        options = self.options
+        new = not (options.resume or options.load_checkpoint or options.final_eval_only)
+        if new and self.device.type == "cuda":  # on a CPU the backbone would only take cores from those who read
+            self._first_loader = self.training_loader(0)
+
+    def _finish_checks(self, checks: Sequence[DataCheck]) -> None:
+        with phase("check"):
+            reports = [check.finish() for check in checks]
+        for warning in (warning for report in reports for warning in report.warnings):
+            self.console.warn(warning)
 
     def _names(self, tasks: Sequence[int]) -> str:
         return ", ".join(name for t in tasks for name in self.tasks[t])
@@ -297,7 +329,10 @@ class ContinualRun(RunParts):
 
     def _train(self, directory: RunDirectory, task_id: int) -> None:
         kernels = self.kernels  # compiled while features are made
-        loader = self.training_loader(task_id)
+        loader = self._first_loader or self.training_loader(task_id)
+        self._first_loader = None
+        if self.options.parallel_tasks == "off":
+            self.read_ahead(self.tasks[task_id], next(iter(self._missing(directory, task_id + 1)), None))
         if kernels is not None:
             with phase("compiling"):
                 kernels.wait()
@@ -372,6 +407,8 @@ class ContinualRun(RunParts):
             self._draw(directory, tasks, confusion)
         with phase("calibration"):
             self._calibrate(directory)
+        with phase("cache"):
+            self.cache.settle()
         directory.write_summary(
             {
                 "tasks": tasks,

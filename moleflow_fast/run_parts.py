@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,10 @@ from moleflow_fast.backend import use_backend, use_precision
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.scenario import split_into_tasks
 from moleflow_fast.console import RunConsole
-from moleflow_fast.data import create_task_dataset, get_class_names, get_dataset_class
+from moleflow_fast.data import AnomalyImages, Sample, create_task_dataset, get_class_names, get_dataset_class
+from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.data.demo import is_demo, write_demo
+from moleflow_fast.data.requests import Frame
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
 from moleflow_fast.extractors import (
@@ -41,10 +43,18 @@ _PARITY_IMAGES = 8
 
 
 class RunParts:
-    """The parts of a run; each is built once, when first needed."""
+    """The parts of a run; each is built once, when first needed.
 
-    def __init__(self, options: RunOptions, console: RunConsole | None = None) -> None:
+    Args:
+        decoder: where its processes were started earlier than now.
+    """
+
+    def __init__(
+        self, options: RunOptions, console: RunConsole | None = None, decoder: Decoder | None = None
+    ) -> None:
         self.options = options
+        if decoder is not None:
+            self.decoder = decoder
         self.console = console or RunConsole(options.quiet)
         self.parity: Parity | None = None
         self.fell_back_to_random_weights = False
@@ -60,6 +70,11 @@ class RunParts:
         on_device = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
         with use_backend(self.options.backend), use_precision(self.options.precision), on_device:
             yield
+
+    def close(self) -> None:
+        """End what goes on beside the run; features that are being written are written first."""
+        self.decoder.close()
+        self.cache.settle()
 
     @cached_property
     def data_root(self) -> Path:
@@ -170,6 +185,11 @@ class RunParts:
         )
 
     @cached_property
+    def decoder(self) -> Decoder:
+        """One for the whole run."""
+        return Decoder(self.options.num_workers)
+
+    @cached_property
     def kernels(self) -> Precompilation | None:
         """The run's kernels, compiled beside it from the first call on; None where its flow launches none."""
         if not self.trainer.steps_are_graphs:
@@ -206,15 +226,35 @@ class RunParts:
 
     def _features_of(self, dataset: Any, title: str) -> FeatureStore:
         options = self.options
-        with self.console.counting(title) as progress:
-            return self.cache.features(
+        with phase("cache"), self.console.counting(title) as progress:
+            features = self.cache.features(
                 dataset,
                 self.extractor,
                 options.batch_size,
-                options.num_workers,
+                self.decoder,
                 progress,
                 enabled=not options.no_feature_cache,
             )
+        if features.origin != "backbone":
+            self.decoder.forget(dataset.pictures)
+        return features
+
+    def read_ahead(self, tests: Sequence[str], task_id: int | None) -> None:
+        """Have images read that classes are tested on and a task trains on, where they are not in memory yet."""
+        datasets = [self.test_dataset(name) for name in tests if name not in self._tests]
+        if task_id is not None:
+            datasets.append(self.training_dataset(self.tasks[task_id]))
+        for dataset in datasets:
+            if self.wants_pictures(dataset.samples, train=dataset.augmented):
+                self.decoder.read_ahead(dataset.pictures)
+
+    def wants_pictures(self, samples: Sequence[Sample], train: bool) -> bool:
+        """Whether what is seen of the images is worth keeping: their features are not known, and always the same."""
+        if train and self.options.use_rotation_aug:
+            return False
+        size = self.options.img_size
+        dataset = AnomalyImages(samples, has_masks=False, img_size=size, crp_size=size)
+        return self.options.no_feature_cache or not self.cache.may_know(dataset)
 
     def tests_until(self, task_id: int) -> list[TestClass]:
         """The test classes of the active tasks up to `task_id` whose images are there."""
@@ -226,10 +266,26 @@ class RunParts:
         if name not in self._tests:
             dataset = self.test_dataset(name)
             labels = torch.tensor([sample.label for sample in dataset.samples])
-            masks = torch.stack([dataset.load_mask(i)[0] for i in range(len(dataset))]) if dataset.has_masks else None
+            masks = self._masks_of(dataset) if dataset.has_masks else None
             source = self._features_of(dataset, f"features {name} test")
-            self._tests[name] = TestClass(name, task_id, source, labels, None if masks is None else masks.bool())
+            self._tests[name] = TestClass(name, task_id, source, labels, masks)
         return self._tests[name]
+
+    def _masks_of(self, dataset: AnomalyImages) -> torch.Tensor:
+        """(N, S, S) bool, True where defective."""
+        requests = dataset.masks()
+        masks = torch.zeros(len(dataset), dataset.msk_size, dataset.msk_size, dtype=torch.bool)
+        if requests:
+            with phase("decoding"):
+                (pixels,) = self.decoder.pixels([list(requests.values())])
+            masks[list(requests)] = torch.from_numpy(pixels).bool()
+            self.decoder.forget(requests.values())
+        return masks
+
+    @property
+    def frame(self) -> Frame:
+        """How images and masks are seen."""
+        return Frame(self.options.img_size, self.options.img_size, self.options.mask_size)
 
     def training_dataset(self, classes: list[str], rotated: bool = True) -> Any:
         """Training images of a task, rotated where the run does so, unless they are wanted as they are."""

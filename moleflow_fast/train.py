@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 from moleflow_fast.config.change import Change
 from moleflow_fast.config.options import RunOptions, parse_options
 from moleflow_fast.errors import UserError
 from moleflow_fast.interruption import Interrupted, asked_to_end, ends_cleanly
 from moleflow_fast.phases import IMPORTS, Phases, counting, phase, since_process_start
+
+if TYPE_CHECKING:
+    from moleflow_fast.run import ContinualRun
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,11 +33,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(asked: RunOptions | Change) -> int:
-    with phase(IMPORTS):  # not at the top: decoding processes import this module again
-        from moleflow_fast.products.run import changed_run
+    if isinstance(asked, Change):
+        with phase(IMPORTS):
+            from moleflow_fast.products.run import changed_run
+        return _execute(changed_run(asked))
+    from moleflow_fast.data.decoder import Decoder
+
+    decoder = Decoder(asked.num_workers)
+    decoder.start()  # while torch is imported
+    with phase(IMPORTS):
         from moleflow_fast.run import ContinualRun
 
-    run = changed_run(asked) if isinstance(asked, Change) else ContinualRun(asked)
+    return _execute(ContinualRun(asked, decoder=decoder))
+
+
+def _execute(run: ContinualRun) -> int:
     try:
         run.execute()
     except (KeyboardInterrupt, Exception) as error:

@@ -1,16 +1,16 @@
-"""A fast pass over every file that a run will need, before it starts."""
+"""A pass over every file that a run will need, before it starts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import decoding
-from .datasets import get_dataset_class
-from .errors import DataError, raise_all
-from .layouts import ClassFiles, Sample
+from .decoder import Decoder
+from .errors import raise_all
+from .layouts import ClassFiles, Sample, layout
+from .requests import FileCheck, Frame
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,82 @@ def check_dataset(name: str, root: str | Path, class_names: Sequence[str], num_w
 
     Args:
         name: `mvtec`, `visa`, `mpdd` or `folder`.
-        num_workers: threads that read; 0 reads in this one.
+        num_workers: processes that read; 0 reads in this one.
 
     Raises:
         DataError: lists damaged files, missing masks, masks of another size, empty classes, a wrong layout.
     """
-    dataset = get_dataset_class(name)
-    raise_all([problem for c in class_names for problem in _problems_of_name(c)])
-    splits = [dataset.find(Path(root), c, train) for c in class_names for train in (True, False)]
-    repeated = sorted({c for c in class_names if list(class_names).count(c) > 1})
-    problems = [f"class {c!r} is named twice in --task_classes; name it once" for c in repeated]
-    problems += dict.fromkeys(problem for split in splits for problem in split.problems)
-    samples = [sample for split in splits for sample in split.samples]
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        for found in pool.map(_problems_of, samples):
-            problems += found
-    raise_all(problems)
-    tests = zip(class_names, splits[1::2], strict=True)
-    return DataReport(len(samples), [warning for name, split in tests for warning in _odd(name, split)])
+    with closing(Decoder(num_workers)) as decoder:
+        return DataCheck(name, Path(root), [class_names], decoder).finish()
+
+
+class DataCheck:
+    """The images and masks of some tasks' classes, read by a decoder's processes while others do other things.
+
+    Args:
+        name, root: as in `check_dataset`.
+        tasks: the classes of each.
+        frame: how images and masks are seen; None where nothing is to be kept of them.
+        wants_pictures: tells of the images that a task trains on (True), or a class is tested on, whether the decoder
+            is to keep what is seen of them. Masks it keeps in any case. It keeps what it has room for.
+
+    Raises:
+        DataError: a name that no class can have.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        tasks: Sequence[Sequence[str]],
+        decoder: Decoder,
+        frame: Frame | None = None,
+        wants_pictures: Callable[[Sequence[Sample], bool], bool] = lambda samples, train: False,
+    ) -> None:
+        self._class_names = [c for classes in tasks for c in classes]
+        raise_all([problem for c in self._class_names for problem in _problems_of_name(c)])
+        find = layout(name)
+        self._decoder = decoder
+        self._frame = frame
+        self._splits: list[ClassFiles] = []
+        self._readings: list[Callable[[], list[str]]] = []
+        for classes in tasks:
+            training, tests = ([find(root, c, train) for c in classes] for train in (True, False))
+            of_task = [sample for split in training for sample in split.samples]
+            wanted = frame is not None and wants_pictures(of_task, True)
+            for train, test in zip(training, tests, strict=True):
+                self._read(train, wanted)
+                self._read(test, frame is not None and wants_pictures(test.samples, False))
+
+    def finish(self) -> DataReport:
+        """Wait for all files.
+
+        Raises:
+            DataError: see `check_dataset`.
+            DecodingFailed: a process has died.
+        """
+        names = self._class_names
+        repeated = sorted({c for c in names if names.count(c) > 1})
+        problems = [f"class {c!r} is named twice in --task_classes; name it once" for c in repeated]
+        problems += dict.fromkeys(problem for split in self._splits for problem in split.problems)
+        problems += [problem for finish in self._readings for problem in finish()]
+        raise_all(problems)
+        tests = zip(names, self._splits[1::2], strict=True)
+        images = sum(len(split.samples) for split in self._splits)
+        return DataReport(images, [warning for name, split in tests for warning in _odd(name, split)])
+
+    def _read(self, split: ClassFiles, wants_pictures: bool) -> None:
+        self._splits.append(split)
+        checks = [self._check_of(sample, wants_pictures) for sample in split.samples]
+        if not self._decoder.has_room_for(checks):
+            checks = [FileCheck(sample.path, sample.mask_path) for sample in split.samples]
+        self._readings.append(self._decoder.check(checks))
+
+    def _check_of(self, sample: Sample, wants_picture: bool) -> FileCheck:
+        frame, mask_path = self._frame, sample.mask_path
+        picture = frame.picture_of(sample.path) if frame and wants_picture else None
+        mask = frame.mask_of(mask_path) if frame and mask_path else None
+        return FileCheck(sample.path, mask_path, picture, mask)
 
 
 def _problems_of_name(class_name: str) -> list[str]:
@@ -54,25 +112,6 @@ def _problems_of_name(class_name: str) -> list[str]:
         class_name.encode()
     except UnicodeEncodeError:
         return [f"class {class_name!r} is no text in UTF-8: rename the folder"]
-    return []
-
-
-def _problems_of(sample: Sample) -> list[str]:
-    try:
-        decoding.verify(sample.path)
-        if sample.mask_path is None:
-            return []
-        marked = decoding.load_mask(sample.mask_path).getbbox() is not None
-        mask, image = decoding.upright_size(sample.mask_path), decoding.upright_size(sample.path)
-    except DataError as error:
-        return [str(error)]
-    if mask != image:
-        return [
-            f"{sample.mask_path}: {mask[0]}x{mask[1]} pixels, but {sample.path} has {image[0]}x{image[1]}; "
-            "export the mask at the size of its image"
-        ]
-    if not marked:
-        return [f"{sample.mask_path}: marks no pixel, though {sample.path} is labelled defective; draw the defect"]
     return []
 
 

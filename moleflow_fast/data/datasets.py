@@ -11,16 +11,14 @@ from typing import Any
 import PIL
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as TF
 
 from . import decoding, layouts
-from .errors import DataError, raise_all
+from .errors import raise_all
 from .layouts import ClassFiles, Sample
-from .normalization import IMAGENET_MEAN, IMAGENET_STD
+from .normalization import normalized
+from .requests import Frame, Mask, Picture
 
 MVTEC_CLASS_NAMES = [
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
@@ -40,6 +38,9 @@ class AnomalyImages(Dataset[tuple[Tensor, int, Tensor, str, str]]):
 
     Item i is (image (3, crp_size, crp_size), label, mask (1, msk_size, msk_size) of 0 and 1, name, type). Images:
     short side to `img_size` (Lanczos), centre crop, ImageNet normalization. Masks: nearest, same field of view.
+
+    Attributes:
+        frame: how items are seen; None where the caller has transforms of its own.
 
     Args:
         samples: what to load.
@@ -65,13 +66,36 @@ class AnomalyImages(Dataset[tuple[Tensor, int, Tensor, str, str]]):
         # A transform of the caller's own may be random: its features are never cached.
         self.augmented = use_rotation_aug or transform is not None
         self.msk_size = msk_size
-        self._transform = transform or image_transform(img_size, crp_size, rotation_degrees * use_rotation_aug)
-        self._target_transform = target_transform or _mask_transform(img_size, crp_size, msk_size)
+        self.frame = None if transform or target_transform else Frame(img_size, crp_size, msk_size)
+        self._degrees = rotation_degrees * use_rotation_aug
+        self._transform = transform or image_transform(img_size, crp_size, self._degrees)
+        self._target_transform = target_transform or _mask_transform(Frame(img_size, crp_size, msk_size))
         self._transform_key = f"short side {img_size} lanczos, crop {crp_size}, imagenet, pillow {PIL.__version__}"
 
     def transform_key(self) -> str:
         """A text that differs whenever the way from file to tensor differs."""
         return self._transform_key
+
+    def picture(self, index: int, seed: int = 0) -> Picture:
+        """The image of an item as a decoder is asked for it; only where `frame` is there.
+
+        Args:
+            seed: of the angle, where images are rotated: that of an item under this state of torch's generator.
+        """
+        assert self.frame is not None
+        generator = torch.Generator().manual_seed(seed) if self._degrees else None
+        return self.frame.picture_of(self.samples[index].path, _angle(self._degrees, generator))
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The image of each item, as a decoder is asked for it; only where `frame` is there and none is rotated."""
+        return [self.picture(i) for i in range(len(self))]
+
+    def masks(self) -> dict[int, Mask]:
+        """The mask of each item that has one, as a decoder is asked for it."""
+        assert self.frame is not None
+        paths = {i: sample.mask_path for i, sample in enumerate(self.samples)}
+        return {i: self.frame.mask_of(path) for i, path in paths.items() if path is not None}
 
     def load_mask(self, index: int) -> Tensor:
         """(1, msk_size, msk_size), 1 where defective."""
@@ -101,6 +125,8 @@ class ClassDataset(AnomalyImages):
         DataError: a missing folder, mask or table, an empty class; names the files and the remedy.
     """
 
+    layout = "folder"
+
     def __init__(self, root: str | Path, class_name: str, train: bool = True, *args: Any, **options: Any) -> None:
         files = self.find(Path(root), class_name, train)
         raise_all(files.problems)
@@ -119,11 +145,13 @@ class ClassDataset(AnomalyImages):
     @classmethod
     def find(cls, root: Path, class_name: str, train: bool) -> ClassFiles:
         """The files of a class, with what is wrong about them, without opening any."""
-        return layouts.find_mvtec_layout(root, class_name, train)
+        return layouts.layout(cls.layout)(root, class_name, train)
 
 
 class MVTEC(ClassDataset):
     """MVTec AD."""
+
+    layout = "mvtec"
 
     @classmethod
     def class_names(cls, root: Path) -> list[str]:
@@ -133,6 +161,8 @@ class MVTEC(ClassDataset):
 class MPDD(ClassDataset):
     """Metal Parts Defect Detection, in MVTec AD layout."""
 
+    layout = "mpdd"
+
     @classmethod
     def class_names(cls, root: Path) -> list[str]:
         return MPDD_CLASS_NAMES
@@ -141,14 +171,11 @@ class MPDD(ClassDataset):
 class VISA(ClassDataset):
     """Visual Anomaly, with its one-class split table."""
 
+    layout = "visa"
+
     @classmethod
     def class_names(cls, root: Path) -> list[str]:
         return VISA_CLASS_NAMES
-
-    @classmethod
-    def find(cls, root: Path, class_name: str, train: bool) -> ClassFiles:
-        return layouts.find_visa(root, class_name, train)
-
 
 class FOLDER(ClassDataset):
     """Any folder in MVTec AD layout; its classes are the folders with a `train/good`."""
@@ -163,8 +190,7 @@ _DATASETS: dict[str, type[ClassDataset]] = {"mvtec": MVTEC, "visa": VISA, "mpdd"
 
 def get_dataset_class(name: str) -> type[ClassDataset]:
     """The class for `mvtec`, `visa`, `mpdd` or `folder`."""
-    if name not in _DATASETS:
-        raise DataError(f"unknown data set {name!r}: choose from {', '.join(_DATASETS)}")
+    layouts.layout(name)
     return _DATASETS[name]
 
 
@@ -210,32 +236,37 @@ def with_class_indices(samples: Sequence[Sample], class_to_idx: dict[str, int]) 
 
 
 def image_transform(size: int, crop: int, degrees: float = 0) -> Transform:
-    """From an RGB image to what the backbone sees (3, crop, crop): short side to `size`, rotation, centre crop."""
-    return transforms.Compose(
-        [
-            *_framing(size, crop, degrees),
-            transforms.ToTensor(),
-            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        ]
-    )
+    """From an RGB image to what the backbone sees (3, crop, crop): short side to `size`, rotation, centre crop.
+
+    Args:
+        degrees: the angle is drawn from torch's generator, up to so many either way.
+    """
+    return partial(_normalized, size=size, crop=crop, degrees=degrees)
 
 
 def byte_transform(size: int, crop: int) -> Transform:
     """From an RGB image to uint8 (3, crop, crop), of which `Normalization` makes what `image_transform` gives."""
-    return transforms.Compose([*_framing(size, crop), transforms.PILToTensor()])
+    return partial(_bytes, Picture(Path(), size, crop))
 
 
-def _framing(size: int, crop: int, degrees: float = 0) -> list[nn.Module]:
-    """From an RGB image to the part of it that a backbone sees, still as an image."""
-    rotation = [transforms.RandomRotation(degrees, InterpolationMode.NEAREST, fill=0)] if degrees else []
-    return [transforms.Resize(size, InterpolationMode.LANCZOS), *rotation, transforms.CenterCrop(crop)]
+def _normalized(image: Image.Image, size: int, crop: int, degrees: float) -> Tensor:
+    pixels = _bytes(Picture(Path(), size, crop, _angle(degrees)), image)
+    return normalized(pixels[None])[0]
 
 
-def _mask_transform(image_size: int, crop: int, mask_size: int) -> Transform:
+def _bytes(request: Picture | Mask, image: Image.Image) -> Tensor:
+    return torch.from_numpy(request.pixels(image))
+
+
+def _angle(degrees: float, generator: torch.Generator | None = None) -> float:
+    """As torchvision's RandomRotation draws it."""
+    return torch.empty(1).uniform_(-degrees, degrees, generator=generator).item() if degrees else 0.0
+
+
+def _mask_transform(frame: Frame) -> Transform:
     """Nearest, then the same share of the picture as the image's own crop."""
-    return partial(_resized_mask, short_side=round(mask_size * image_size / crop), mask_size=mask_size)
+    return partial(_zeros_and_ones, frame.mask_of(Path()))
 
 
-def _resized_mask(mask: Image.Image, short_side: int, mask_size: int) -> Tensor:
-    resized = TF.resize(mask, short_side, InterpolationMode.NEAREST)
-    return TF.to_tensor(TF.center_crop(resized, mask_size))
+def _zeros_and_ones(mask: Mask, image: Image.Image) -> Tensor:
+    return _bytes(mask, image).float()[None]

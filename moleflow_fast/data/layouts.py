@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .decoding import IMAGE_SUFFIXES
+from .errors import DataError
 
 GOOD = "good"
 
@@ -96,6 +97,25 @@ def _add_visa_row(found: ClassFiles, root: Path, row: dict[str, str]) -> None:
     if defective and (mask is None or not mask.is_file()):
         found.problems.append(f"{path}: its mask {mask or '(none named)'} is missing; unpack the data set again")
     found.samples.append(Sample(path, mask, int(defective), row["label"] if defective else GOOD, row["object"]))
+
+
+LAYOUTS: dict[str, Callable[[Path, str, bool], ClassFiles]] = {
+    "mvtec": find_mvtec_layout,
+    "visa": find_visa,
+    "mpdd": find_mvtec_layout,
+    "folder": find_mvtec_layout,
+}
+
+
+def layout(name: str) -> Callable[[Path, str, bool], ClassFiles]:
+    """Finds the files of a class (root, class, whether those to train on) without opening any.
+
+    Raises:
+        DataError: no such layout.
+    """
+    if name not in LAYOUTS:
+        raise DataError(f"unknown data set {name!r}: choose from {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]
 
 
 def discover_classes(root: Path) -> list[str]:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from moleflow_fast.data.framing import scaled
+
 
 @dataclass(frozen=True)
 class FieldOfView:
@@ -24,8 +26,7 @@ class FieldOfView:
     @classmethod
     def of(cls, width: int, height: int, size: int) -> FieldOfView:
         """What is left of a picture whose short side is resized to `size` and whose centre is cropped to a square."""
-        short = min(width, height)
-        across = int(size * width / short), int(size * height / short)  # as torchvision's Resize rounds
+        across = scaled((width, height), size)
         left, right = _seen(width, across[0], size)
         top, bottom = _seen(height, across[1], size)
         return cls(width, height, left, top, right, bottom)

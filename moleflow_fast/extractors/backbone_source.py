@@ -1,20 +1,19 @@
-"""Running the backbone over the images of a data set, decoded ahead by worker processes."""
+"""Running the backbone over the images of a data set, which a decoder reads ahead."""
 
 from __future__ import annotations
 
-import multiprocessing
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, cached_property
-from multiprocessing.context import ForkServerContext
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from moleflow_fast.data.seeded import ImageDataset, SeededImages, leave_interrupts_to_the_run
+from moleflow_fast.data.datasets import AnomalyImages
+from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.errors import UserError
+from moleflow_fast.phases import each, phase
 
 
 class NonFiniteFeatures(UserError, ValueError):
@@ -26,7 +25,29 @@ class Extractor(Protocol):
 
     def fingerprint(self) -> str: ...
 
-    def features_with_image_level(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
+    def features_with_image_level(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Of images (B, C, M, M) as they come, or of RGB bytes (B, 3, M, M)."""
+
+
+class ImageDataset(Protocol):
+    """What is asked of a data set: item i is a tuple that starts with the image tensor (C, M, M).
+
+    `AnomalyImages` with transforms of ours are read by the decoder, and come as bytes. Items of others are made in the
+    run's own process.
+    """
+
+    @property
+    def samples(self) -> Sequence[Any]:
+        """Each with a `path`."""
+
+    augmented: bool  # whether an item differs from one access to the next
+
+    def transform_key(self) -> str:
+        """A text that differs whenever the way from file to tensor differs."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]: ...
 
 
 class BackboneSource:
@@ -34,7 +55,7 @@ class BackboneSource:
 
     For data sets whose images change at every access, and for those whose features fit nowhere. Random
     augmentation follows from the batches of one call and the image alone: it does not depend on the number of
-    workers, leaves the global random state untouched, and comes out the same in a resumed run.
+    processes, leaves the global random state untouched, and comes out the same in a resumed run.
     """
 
     origin = "backbone"
@@ -45,13 +66,13 @@ class BackboneSource:
         dataset: ImageDataset,
         extractor: Extractor,
         batch_size: int,
-        num_workers: int = 0,
+        decoder: Decoder | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.dataset = dataset
         self.extractor = extractor
         self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.decoder = decoder or Decoder()
         self.device = torch.device(device)
 
     @property
@@ -81,37 +102,36 @@ class BackboneSource:
 
     def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         batches = [batch.tolist() for batch in index_batches]
-        seed = zlib.crc32(repr(batches).encode())
-        loader = DataLoader(
-            SeededImages(self.dataset, seed),
-            batch_sampler=batches,
-            num_workers=self.num_workers,
-            worker_init_fn=leave_interrupts_to_the_run,
-            multiprocessing_context=_small_processes() if self.num_workers else None,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator().manual_seed(seed),  # else the loader draws from the global state
-        )
-        for indices, images in zip(batches, loader, strict=True):
-            patches, image_level = self.extractor.features_with_image_level(images)
-            require_finite(patches, self.dataset, indices)
-            yield patches.to(self.device, torch.float32), image_level.to(self.device, torch.float32)
+        for indices, images in zip(batches, each("decoding", self._images(batches)), strict=True):
+            with phase("backbone"):
+                patches, image_level = self.extractor.features_with_image_level(images)
+                require_finite(patches, self.dataset, indices)
+                there = patches.to(self.device, torch.float32), image_level.to(self.device, torch.float32)
+            yield there
+
+    def _images(self, batches: list[list[int]]) -> Iterator[Tensor]:
+        """The images of each batch, in host memory: uint8 (n, 3, S, S), or (n, C, M, M) as the data set has them."""
+        seed = zlib.crc32(repr(batches).encode()) * len(self)
+        dataset = self.dataset
+        if not isinstance(dataset, AnomalyImages) or dataset.frame is None:
+            return (torch.stack([self._item(i, seed + i) for i in batch]) for batch in batches)
+        pictures = ([dataset.picture(i, seed + i) for i in batch] for batch in batches)
+        return (self._pinned(torch.from_numpy(pixels)) for pixels in self.decoder.pixels(pictures))
+
+    def _item(self, index: int, seed: int) -> Tensor:
+        if not self.dataset.augmented:
+            return self.dataset[index][0]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.dataset[index][0]
+
+    def _pinned(self, images: Tensor) -> Tensor:
+        return images.pin_memory() if self.device.type == "cuda" else images
 
     @cached_property
     def _shape(self) -> tuple[int, ...]:
         patches, _ = next(self.batches([torch.tensor([0])]))
         return tuple(patches.shape[1:])
-
-
-@cache
-def _small_processes() -> ForkServerContext:
-    """Processes forked from a server that has loaded the data package and nothing else.
-
-    While a fork of the training process lives, every page that training writes is copied first: 500,000 page
-    faults and 7.3 s in a one-batch epoch at 2.8 GB resident, against 2.7 s this way (AMD EPYC, two cores).
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "moleflow_fast.data"])
-    return context
 
 
 def require_finite(patches: Tensor, dataset: ImageDataset, indices: Sequence[int]) -> None:

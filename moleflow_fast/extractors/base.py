@@ -35,6 +35,7 @@ class PatchExtractor(nn.Module):
         self.embed_dim = embed_dim
         self.weights_origin = weights_origin
         self._recipe = recipe
+        self._fingerprint: tuple[list[tuple[str, int, int]], str, dict[str, Tensor]] | None = None
         super().train(False)
 
     @property
@@ -79,7 +80,18 @@ class PatchExtractor(nn.Module):
         return [self]
 
     def fingerprint(self) -> str:
-        """Hash of everything the features depend on besides the image: recipe, dtype and all weights."""
+        """Hash of everything the features depend on besides the image: recipe, dtype and all weights.
+
+        Computed anew once weights are others or were written to: 250 MB take 0.2 s, and every task asks several times.
+        """
+        weights = self.backbone.state_dict()
+        known = [(name, value.data_ptr(), value._version) for name, value in weights.items()]
+        if self._fingerprint is None or self._fingerprint[0] != known:
+            # The tensors are kept, so that no others come to lie at their addresses.
+            self._fingerprint = known, self._hash(), weights
+        return self._fingerprint[1]
+
+    def _hash(self) -> str:
         digest = hashlib.sha256(json.dumps([type(self).__name__, self.backbone_name, self._recipe]).encode())
         for name, value in sorted(self.backbone.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())

@@ -64,6 +64,16 @@ class TensorStore:
         self.device = device
         self.origin = origin
 
+    def put(self, start: int, patches: Tensor, image_features: Tensor) -> Tensor:
+        """Fill images from `start` on, before anybody reads them; returns their patches where they are kept."""
+        rows = slice(start, start + len(patches))
+        self._patches[rows], self.image_features[rows] = patches, image_features
+        return self._patches[rows]
+
+    def move_to(self, patches: Tensor, origin: str) -> None:
+        """Go on with equal patches in another place; any thread may read meanwhile."""
+        self._patches, self.origin = patches, origin
+
     @property
     def grid(self) -> tuple[int, int]:
         return self._patches.shape[1], self._patches.shape[2]
@@ -111,7 +121,8 @@ class TensorStore:
         return self.image_features.index_select(0, _sent(indices, self.device))
 
     def _gather(self, indices: Tensor) -> Tensor:
-        return _pinned(self._patches.index_select(0, _sent(indices, self._patches.device)), self.device)
+        patches = self._patches  # which may move
+        return _pinned(patches.index_select(0, _sent(indices, patches.device)), self.device)
 
     def _arriving(self, rows: Tensor) -> Tensor:
         return rows.to(self.device, non_blocking=True).float()

@@ -6,12 +6,19 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
+import zlib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+from data.builders import save
 
 from moleflow_fast.backend import use_precision
+from moleflow_fast.data import AnomalyImages, Sample
+from moleflow_fast.data.decoder import Decoder
+from moleflow_fast.data.normalization import normalized
 from moleflow_fast.extractors import cache as cache_module
 from moleflow_fast.extractors import cache_files, create_feature_extractor
 from moleflow_fast.extractors.backbone_source import BackboneSource, NonFiniteFeatures
@@ -43,9 +50,18 @@ def data(tmp_path):
 @pytest.fixture
 def make_cache(tmp_path):
     def make(max_bytes=PLENTY, device_bytes=0, **options):
-        return FeatureCache(tmp_path / "cache", max_bytes, "cpu", device_bytes, **options)
+        return Settled(tmp_path / "cache", max_bytes, "cpu", device_bytes, **options)
 
     return make
+
+
+class Settled(FeatureCache):
+    """Its entries are there, or given up, when `features` returns."""
+
+    def features(self, *args, **options):
+        store = super().features(*args, **options)
+        self.settle()
+        return store
 
 
 def direct(dataset, extractor=None, batch_size=3):
@@ -107,10 +123,28 @@ def test_bit_identical_to_a_real_backbone(data, make_cache):
     assert torch.equal(cached.image_features, uncached.image_features)
 
 
-def test_workers_decode(data, make_cache):
-    dataset = FileImages(data)
-    store = make_cache().features(dataset, CountingExtractor(), 3, num_workers=2)
-    assert torch.equal(store.patches(ALL), direct(dataset))
+@pytest.mark.parametrize("degrees", [0.0, 180.0])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_image_files_through_decoding_processes(data, make_cache, workers, degrees):
+    """The same bits as from items one by one, each under a random state of its own."""
+
+    class Pixels(CountingExtractor):
+        def features_with_image_level(self, images):
+            assert images.dtype == torch.uint8
+            patches = normalized(images).permute(0, 2, 3, 1)
+            return patches, patches.mean((1, 2))
+
+    samples = [Sample(save(data / f"{i}.png", (30 + i, 24), 60 + 9 * i), None, 0, "good", "a") for i in range(7)]
+    options = {"img_size": 16, "crp_size": 16, "use_rotation_aug": degrees > 0, "rotation_degrees": degrees}
+    dataset = AnomalyImages(samples, True, **options)
+    with closing(Decoder(workers)) as decoder:
+        store = make_cache().features(dataset, Pixels(), 3, decoder)
+        batches = [torch.tensor(batch) for batch in ([5, 0, 1], [6, 6, 2], [4])]
+        seed = zlib.crc32(repr([batch.tolist() for batch in batches]).encode()) * len(dataset)
+        for indices, (patches, _) in zip(batches, store.batches(batches), strict=True):
+            for index, found in zip(indices.tolist(), patches, strict=True):
+                torch.manual_seed(seed + index)
+                assert torch.equal(found, dataset[index][0].permute(1, 2, 0))
 
 
 def test_global_random_state_is_left_alone(data, make_cache):
@@ -216,7 +250,7 @@ def test_larger_than_the_limit_stays_in_memory(data, make_cache, device_bytes, o
 
 
 def test_larger_than_everything_runs_the_backbone(data, make_cache, monkeypatch, caplog):
-    monkeypatch.setattr(cache_module, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(cache_module, "free_memory", lambda: 1000)
     store = make_cache(max_bytes=100).features(FileImages(data), CountingExtractor(), 3)
     assert store.origin == "backbone"
     assert "fit nowhere" in caplog.text
@@ -302,6 +336,72 @@ def test_disk_fills_up(data, make_cache, monkeypatch, caplog, failing):
     assert list(make_cache().directory.iterdir()) == []
 
 
+def slowly(monkeypatch, release):
+    """Entries are written once `release` is set."""
+    append = cache_files.EntryWriter.append
+
+    def late(self, *batch):
+        assert release.wait(60)
+        append(self, *batch)
+
+    monkeypatch.setattr(cache_files.EntryWriter, "append", late)
+
+
+@pytest.mark.parametrize(("device_bytes", "origins"), [(0, ("memory", "file")), (PLENTY, ("device", "device"))])
+def test_features_are_used_before_they_are_written(data, tmp_path, monkeypatch, device_bytes, origins):
+    release = threading.Event()
+    slowly(monkeypatch, release)
+    cache = FeatureCache(tmp_path / "cache", PLENTY, "cpu", device_bytes)
+    store = cache.features(FileImages(data), CountingExtractor(), 3)
+    assert store.origin == origins[0] and not list(cache.directory.glob("*.json"))
+    assert torch.equal(store.patches(ALL), direct(FileImages(data)))
+    release.set()
+    cache.settle()
+    assert store.origin == origins[1] and len(list(cache.directory.glob("*.json"))) == 1
+    assert torch.equal(store.patches(ALL), direct(FileImages(data)))
+    assert sorted(path.suffix for path in cache.directory.iterdir()) == [".features", ".json"]
+
+
+def test_an_entry_that_is_being_written_is_waited_for(data, tmp_path, monkeypatch):
+    release, extractor = threading.Event(), CountingExtractor()
+    slowly(monkeypatch, release)
+    cache = FeatureCache(tmp_path / "cache", PLENTY, "cpu", 0)
+    cache.features(FileImages(data), extractor, 3)  # nobody keeps the store
+    threading.Timer(0.2, release.set).start()
+    store = FeatureCache(tmp_path / "cache", PLENTY, "cpu", 0).features(FileImages(data), extractor, 3)
+    assert extractor.images == 7 and torch.equal(store.patches(ALL), direct(FileImages(data)))
+
+
+def test_a_fault_in_the_thread_that_writes_does_not_hold_the_run_up(data, tmp_path, monkeypatch, caplog):
+    def broken(self, *batch):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(cache_files.EntryWriter, "append", broken)
+    cache = FeatureCache(tmp_path / "cache", PLENTY, "cpu", 0)
+    store = cache.features(FileImages(data, count=40), CountingExtractor(), 1)  # more batches than are in hand
+    cache.settle()
+    assert store.origin == "memory" and caplog.text.count("cannot be kept") == 1 and "no more" in caplog.text
+    assert torch.equal(store.patches(ALL), direct(FileImages(data)))
+    assert list(cache.directory.iterdir()) == []
+
+
+def test_features_too_large_for_memory_are_read_from_the_file(data, make_cache, monkeypatch):
+    monkeypatch.setattr(cache_module, "free_memory", lambda: 1000)
+    store = make_cache().features(FileImages(data), CountingExtractor(), 3)
+    assert store.origin == "file"
+    assert torch.equal(store.patches(ALL), direct(FileImages(data)))
+
+
+def test_a_stored_entry_is_mapped_and_not_copied(data, make_cache):
+    for device_bytes in (0, PLENTY):
+        make_cache().features(FileImages(data), CountingExtractor(), 3)
+        store = make_cache(device_bytes=device_bytes).features(FileImages(data), CountingExtractor(), 3)
+        (path,) = make_cache().directory.glob("*.features")
+        assert str(path) in Path("/proc/self/maps").read_text()
+        del store
+        gc.collect()
+
+
 def test_disk_is_full_already(data, make_cache, monkeypatch, caplog):
     usage = cache_module.shutil.disk_usage("/")._replace(free=100)
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: usage)
@@ -381,11 +481,10 @@ def test_augmented_images_bypass_the_cache(data, make_cache):
     assert (source.grid, source.dim, len(source), source.nbytes) == (GRID, DIM, 7, 0)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_augmentation_follows_from_the_order_alone(data, make_cache, num_workers):
+def test_augmentation_follows_from_the_order_alone(data, make_cache):
     dataset = Augmented(data)
     expected = make_cache().features(dataset, CountingExtractor(), 3)
-    source = make_cache().features(dataset, CountingExtractor(), 3, num_workers=num_workers)
+    source = make_cache().features(dataset, CountingExtractor(), 3)
     order, other = [ALL.flip(0), ALL[:2]], [ALL, ALL[:2]]
     torch.rand(3)
     for (a, _), (b, _) in zip(source.batches(order), expected.batches(order), strict=True):

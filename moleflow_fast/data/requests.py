@@ -1,0 +1,180 @@
+"""What decoding processes are asked for. They import this module, Pillow and NumPy, and no torch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from . import decoding, framing
+from .errors import DataError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Bytes in the shapes that were asked for, or what is wrong with the files."""
+
+    arrays: tuple[np.ndarray, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class Request(Protocol):
+    """Something to be made of files, by any process."""
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the arrays of a sound answer, all uint8."""
+
+    def answer(self) -> Answer: ...
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file as a backbone sees it, RGB (3, crop, crop): short side to `size`, turned, centre crop."""
+
+    path: Path
+    size: int
+    crop: int
+    angle: float = 0.0  # degrees
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (3, self.crop, self.crop)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.shape,)
+
+    def answer(self) -> Answer:
+        return _read(lambda: self.pixels(decoding.load_image(self.path)))
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Of the file's own image, in RGB."""
+        seen = framing.framed(image, self.size, self.crop, Image.Resampling.LANCZOS, self.angle)
+        return np.ascontiguousarray(np.asarray(seen).transpose(2, 0, 1))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask file as its image is seen, (crop, crop) of 0 and 1."""
+
+    path: Path
+    size: int
+    crop: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.crop, self.crop)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.shape,)
+
+    def answer(self) -> Answer:
+        return _read(lambda: self.pixels(decoding.load_mask(self.path)))
+
+    def pixels(self, mask: Image.Image) -> np.ndarray:
+        """Of the file's own mask, in mode L."""
+        seen = framing.framed(mask, self.size, self.crop, Image.Resampling.NEAREST)
+        return (np.asarray(seen) != 0).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How the images and masks of a data set are seen.
+
+    Args:
+        size: short side of an image, pixels.
+        crop: side of the central square that is taken of it.
+        mask: side of the same square in masks.
+    """
+
+    size: int
+    crop: int
+    mask: int
+
+    def picture_of(self, path: Path, angle: float = 0.0) -> Picture:
+        return Picture(path, self.size, self.crop, angle)
+
+    def mask_of(self, path: Path) -> Mask:
+        return Mask(path, round(self.mask * self.size / self.crop), self.mask)
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """Whether an image and its mask can be used, and what is seen of them where that is wanted, from one reading."""
+
+    path: Path
+    mask_path: Path | None = None
+    picture: Picture | None = None
+    mask: Mask | None = None
+
+    @property
+    def pixels(self) -> tuple[Picture | Mask, ...]:
+        """What a sound answer's arrays answer besides."""
+        return tuple(request for request in (self.picture, self.mask) if request is not None)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(request.shape for request in self.pixels)
+
+    def answer(self) -> Answer:
+        try:
+            return self._answer()
+        except DataError as error:
+            return Answer(problems=(str(error),))
+
+    def _answer(self) -> Answer:
+        image = self._image()
+        seen = () if image is None or self.picture is None else (self.picture.pixels(image),)
+        if self.mask_path is None:
+            return Answer(seen)
+        mask = decoding.load_mask(self.mask_path)
+        problem = self._problem_of(mask, decoding.upright_size(self.path) if image is None else image.size)
+        if problem:
+            return Answer(problems=(problem,))
+        return Answer(seen if self.mask is None else (*seen, self.mask.pixels(mask)))
+
+    def _image(self) -> Image.Image | None:
+        """Decoded where it is wanted, else read through."""
+        if self.picture is not None:
+            return decoding.load_whole(self.path)
+        decoding.verify(self.path)
+        return None
+
+    def _problem_of(self, mask: Image.Image, size: tuple[int, int]) -> str | None:
+        if mask.size != size:
+            return (
+                f"{self.mask_path}: {mask.width}x{mask.height} pixels, but {self.path} has {size[0]}x{size[1]}; "
+                "export the mask at the size of its image"
+            )
+        if mask.getbbox() is None:
+            return f"{self.mask_path}: marks no pixel, though {self.path} is labelled defective; draw the defect"
+        return None
+
+
+AnyRequest = TypeVar("AnyRequest", bound=Request)
+
+
+def bytes_of(request: Request) -> int:
+    """Of a sound answer's arrays."""
+    return sum(math.prod(shape) for shape in request.shapes)
+
+
+def placed(requests: Sequence[AnyRequest]) -> list[tuple[int, AnyRequest]]:
+    """Each with the first byte of its arrays, where all lie one after another."""
+    ends = itertools.accumulate(map(bytes_of, requests), initial=0)
+    return list(zip(ends, requests, strict=False))
+
+
+def _read(read: Callable[[], np.ndarray]) -> Answer:
+    try:
+        return Answer((read(),))
+    except DataError as error:
+        return Answer(problems=(str(error),))
