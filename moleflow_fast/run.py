@@ -21,10 +21,11 @@ from moleflow_fast.data import check_dataset
 from moleflow_fast.detector.calibrate import calibrate
 from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.errors import UserError
-from moleflow_fast.evaluation.class_heatmap import draw_class
+from moleflow_fast.evaluation.class_heatmap import sheet_of
+from moleflow_fast.evaluation.confusion import draw_confusion
 from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, evaluate_routing_performance
 from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
-from moleflow_fast.evaluation.pictures import confusion_figure
+from moleflow_fast.evaluation.sheet import draw_sheet
 from moleflow_fast.parallel_tasks import TasksOnWorkers
 from moleflow_fast.phases import Phases, counting, phase
 from moleflow_fast.ray_session import ray_module, ray_session
@@ -416,12 +417,12 @@ class ContinualRun(RunParts):
     # -- pictures and diagnostics --------------------------------------------------------------------
 
     def _draw(self, directory: RunDirectory, tasks: list[list[str]], confusion: torch.Tensor) -> None:
-        confusion_figure(directory.path / "routing_confusion.png", confusion, tasks)
+        draw_confusion(directory.path / "routing_confusion.png", confusion.numpy(), tasks)
         if self.options.heatmaps == 0:
             return
         for test in self.tests_until(len(tasks) - 1):
             file = directory.heatmaps / f"{test.name}.png"
-            draw_class(file, self.scorer, test, self.test_dataset(test.name), self.options.heatmaps)
+            draw_sheet(file, sheet_of(self.scorer, test, self.test_dataset(test.name), self.options.heatmaps))
 
 
 def _forgetting(evaluations: Sequence[Evaluation | None]) -> Forgetting:
