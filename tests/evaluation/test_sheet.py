@@ -157,7 +157,7 @@ def test_numbers_of_the_colour_bar_are_round() -> None:
 
 def test_drawing_loads_neither_torch_nor_matplotlib() -> None:
     code = (
-        "import sys, moleflow_fast.evaluation.sheet as s; s.font(12)\n"
+        "import sys, moleflow_fast.evaluation.drawing_child, moleflow_fast.evaluation.sheet as s; s.font(12)\n"
         "print({'torch', 'matplotlib', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
