@@ -23,10 +23,11 @@ from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.detector.calibrate import calibrate
 from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.errors import UserError
-from moleflow_fast.evaluation.class_heatmap import draw_class
+from moleflow_fast.evaluation.class_heatmap import ClassSheets
+from moleflow_fast.evaluation.confusion import draw_confusion
 from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, evaluate_routing_performance
 from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
-from moleflow_fast.evaluation.pictures import confusion_figure
+from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.parallel_tasks import TasksOnWorkers
 from moleflow_fast.phases import Phases, counting, phase
 from moleflow_fast.ray_session import ray_module, ray_session
@@ -62,6 +63,7 @@ class ContinualRun(RunParts):
     ) -> None:
         super().__init__(options, console, decoder)
         self._board: TensorBoardLog | None = None
+        self._sheets: ClassSheets | None = None
         self._phases = Phases()
         self._first_loader: FeatureLoader | None = None
         self.directory: RunDirectory | None = None
@@ -84,7 +86,7 @@ class ContinualRun(RunParts):
     def _execute(self) -> RunResult:
         self._check()
         self.directory = RunDirectory.create(self.options)
-        with self.directory.held():
+        with self.directory.held(), self._drawing(self.directory):
             return self._fill(self.directory)
 
     def _fill(self, directory: RunDirectory) -> RunResult:
@@ -93,6 +95,15 @@ class ContinualRun(RunParts):
             self.console.say(f"products       {ways}")
         with stored_ways(directory, self.device):
             return self._learn_and_finish(directory)
+
+    @contextmanager
+    def _drawing(self, directory: RunDirectory) -> Iterator[None]:
+        """Sheets that are ordered inside are drawn, also when the run ends early."""
+        if self.options.heatmaps == 0:
+            yield
+            return
+        with ClassSheets(self.scorer, directory.heatmaps, self.options.heatmaps, self.test_dataset) as self._sheets:
+            yield
 
     def _learn_and_finish(self, directory: RunDirectory) -> RunResult:
         if self.options.tensorboard:
@@ -390,6 +401,8 @@ class ContinualRun(RunParts):
             self._board.evaluation(task_id, routed)
             self._board.evaluation(task_id, oracle)
         self.console.evaluation(f"after task {task_id}", routed, oracle)
+        with phase("pictures"):  # drawn while the next task trains
+            self._draw_classes([test for test in tests if test.task_id == task_id])
 
     def _finish(self, directory: RunDirectory) -> RunResult:
         tasks = self.tasks[: len(self.trainer.task_classes)]
@@ -407,6 +420,9 @@ class ContinualRun(RunParts):
             self._draw(directory, tasks, confusion)
         with phase("calibration"):
             self._calibrate(directory)
+        with phase("pictures"):
+            if self._sheets is not None:
+                self._sheets.finish()
         with phase("cache"):
             self.cache.settle()
         directory.write_summary(
@@ -453,12 +469,13 @@ class ContinualRun(RunParts):
     # -- pictures and diagnostics --------------------------------------------------------------------
 
     def _draw(self, directory: RunDirectory, tasks: list[list[str]], confusion: torch.Tensor) -> None:
-        confusion_figure(directory.path / "routing_confusion.png", confusion, tasks)
-        if self.options.heatmaps == 0:
-            return
-        for test in self.tests_until(len(tasks) - 1):
-            file = directory.heatmaps / f"{test.name}.png"
-            draw_class(file, self.scorer, test, self.test_dataset(test.name), self.options.heatmaps)
+        draw_confusion(directory.path / "routing_confusion.png", confusion.numpy(), tasks)
+        self._draw_classes(self.tests_until(len(tasks) - 1))
+
+    def _draw_classes(self, tests: Sequence[TestClass]) -> None:
+        if self._sheets is not None:
+            for test in tests:
+                self._sheets.draw(test)
 
 
 def _forgetting(evaluations: Sequence[Evaluation | None]) -> Forgetting:

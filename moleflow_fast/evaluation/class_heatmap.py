@@ -1,37 +1,162 @@
-"""A class's heat map figure, from a scorer and the images on the disk."""
+"""Heat map sheets of a run's classes: what each shows, and when it is drawn."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from moleflow_fast.evaluation.pictures import choose_images, heatmap_figure
+from moleflow_fast.data.normalization import IMAGENET_MEAN, IMAGENET_STD
+from moleflow_fast.evaluation.drawing_process import DrawingProcess
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
+from moleflow_fast.evaluation.sheet import Sheet
 from moleflow_fast.models.aggregation import image_scores
 
+logger = logging.getLogger(__name__)
 
-def draw_class(file: Path, scorer: Scorer, test: TestClass, dataset: Any, count: int) -> None:
-    """Draw up to `count` test images under their routed ids; `dataset` holds the pictures of `test`."""
-    ids = scorer.route(test)
-    patch_maps = scorer.patch_maps(test, ids)
+_NOTE = "image score under the defect type; colours from the median normal pixel to the hottest shown"
+_PIXELS = 100_000  # of normal maps, for their median: within 0.4% of that of all, in a tenth of the time
+
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """A sheet, and what it follows from: task ids (N,) and patch maps (N, H, W)."""
+
+    ids: Tensor
+    patch_maps: Tensor
+    outcome: Future[None]
+
+    def shows(self, ids: Tensor, patch_maps: Tensor) -> bool:
+        return torch.equal(self.ids, ids) and torch.equal(self.patch_maps, patch_maps)
+
+
+class ClassSheets:
+    """The sheets of a run, drawn beside it; `with` ends the process that draws.
+
+    Args:
+        folder: for CLASS.png.
+        count: images of a class, at least 1.
+        dataset_of: gives the test images of a class by its name.
+    """
+
+    def __init__(self, scorer: Scorer, folder: Path, count: int, dataset_of: Callable[[str], Any]) -> None:
+        self._scorer = scorer
+        self._folder = folder
+        self._count = count
+        self._dataset_of = dataset_of
+        self._ordered: dict[str, _Ordered] = {}
+        self._process = DrawingProcess()
+
+    def draw(self, test: TestClass) -> None:
+        """Have a class drawn under its routed ids, unless its sheet shows these maps already."""
+        ids = self._scorer.route(test)
+        patch_maps = self._scorer.patch_maps(test, ids)
+        before = self._ordered.get(test.name)
+        if before is not None and before.shows(ids, patch_maps.cpu()) and not _failed(before, "it is drawn again"):
+            return
+        sheet = sheet_of(self._scorer, test, self._dataset_of(test.name), self._count, ids, patch_maps)
+        outcome = self._process.draw(self._folder / f"{test.name}.png", sheet)
+        self._ordered[test.name] = _Ordered(ids, patch_maps.cpu(), outcome)
+
+    def finish(self) -> None:
+        """Wait until all is drawn.
+
+        Raises:
+            WriteFailed: a sheet could not be written.
+        """
+        while self._ordered:
+            self._ordered.popitem()[1].outcome.result()
+
+    def __enter__(self) -> ClassSheets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.close()
+        for ordered in self._ordered.values():
+            _failed(ordered, "--resume draws it")
+
+
+def _failed(ordered: _Ordered, remedy: str) -> bool:
+    """Whether it is known that a sheet could not be drawn, which is said."""
+    future = ordered.outcome
+    problem = future.exception() if future.done() and not future.cancelled() else None
+    if problem is not None:
+        logger.warning("%s; %s", problem, remedy)
+    return problem is not None
+
+
+def sheet_of(
+    scorer: Scorer, test: TestClass, dataset: Any, count: int, ids: Tensor, patch_maps: Tensor
+) -> Callable[[], Sheet]:
+    """Up to `count` test images of a class; they are read when the result is called, in any thread.
+
+    Args:
+        dataset: the pictures of `test`.
+        ids: (N,), the tasks that images are routed to.
+        patch_maps: (N, H, W) under these.
+    """
     scores = image_scores(patch_maps, scorer.trainer.config).cpu()
     chosen = choose_images(test.labels, scores, count)
-    maps = scorer.pixel_maps(patch_maps).cpu()
-    normal = maps[test.labels == 0] if bool((test.labels == 0).any()) else maps
-    coldest = float(torch.quantile(normal.flatten()[:: max(1, normal.numel() // 1_000_000)], 0.5))
-    hottest = max(float(maps[chosen].amax()), coldest + 1e-6)
-    captions = [
-        f"{dataset.samples[i].type}  {scores[i]:.4g}" + (f"  -> task {ids[i]}" if ids[i] != test.task_id else "")
-        for i in chosen
-    ]
-    heatmap_figure(
-        file,
-        f"{test.name}: image score per picture; colours from the median normal pixel to the hottest shown",
-        [dataset[i][0] for i in chosen],
-        None if test.masks is None else [test.masks[i] for i in chosen],
-        maps[chosen],
-        captions,
-        (coldest, hottest),
-    )
+    maps = scorer.pixel_maps(patch_maps[chosen]).cpu().numpy()
+    coldest = _median_pixel(scorer, patch_maps, test.labels)
+    hottest = max(float(maps.max()), coldest + 1e-6)
+    captions = [(dataset.samples[i].type, f"{scores[i]:.4g}{_elsewhere(int(ids[i]), test.task_id)}") for i in chosen]
+    masks = None if test.masks is None else test.masks[chosen].cpu().numpy()
+
+    def sheet() -> Sheet:
+        pictures = np.stack([_bytes(dataset[i][0]) for i in chosen])
+        return Sheet(
+            test.name, _NOTE, pictures, masks, _heat(maps, coldest, hottest), captions, (coldest, hottest)
+        )
+
+    return sheet
+
+
+def choose_images(labels: Tensor, scores: Tensor, count: int) -> list[int]:
+    """Indices to look at: two thirds defective spread over their score range, the rest normal, highest last.
+
+    Where nothing is defective all are normal.
+    """
+    defective = _spread((labels == 1).nonzero().flatten().tolist(), scores, count - count // 3)
+    normal = _spread((labels == 0).nonzero().flatten().tolist(), scores, count // 3 if defective else count)
+    return defective + normal
+
+
+def _spread(candidates: list[int], scores: Tensor, count: int) -> list[int]:
+    ranked = sorted(candidates, key=lambda i: float(scores[i]))
+    if len(ranked) <= count:
+        return ranked
+    return [ranked[round(p)] for p in np.linspace(0, len(ranked) - 1, count)]
+
+
+def _elsewhere(routed: int, own: int) -> str:
+    return "" if routed == own else f"  → task {routed}"
+
+
+def _median_pixel(scorer: Scorer, patch_maps: Tensor, labels: Tensor) -> float:
+    """Of normal images, of all where none is normal; patch_maps (N, H, W)."""
+    normal = patch_maps[(labels == 0).to(patch_maps.device)] if bool((labels == 0).any()) else patch_maps
+    pixels = scorer.pixel_maps(normal).flatten()
+    return float(pixels[:: max(1, len(pixels) // _PIXELS)].median())
+
+
+def _bytes(image: Tensor) -> NDArray[np.uint8]:
+    """(3, S, S) normalised -> the picture (S, S, 3). NumPy has no threads, which the run that trains wants."""
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    picture = (image.numpy() * (255 * std) + 255 * mean).round().clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(picture.transpose(1, 2, 0))
+
+
+def _heat(maps: NDArray[np.float32], coldest: float, hottest: float) -> NDArray[np.uint8]:
+    """0 at the coldest colour to 255 at the hottest."""
+    share = (maps - np.float32(coldest)) / np.float32((hottest - coldest) or 1.0)
+    return (share.clip(0, 1) * 255).round().astype(np.uint8)

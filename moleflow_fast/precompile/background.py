@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
+from moleflow_fast.module_process import start_module
 from moleflow_fast.precompile.stamp import stamp
 
 if TYPE_CHECKING:
@@ -94,17 +93,7 @@ class Precompilation:
 
 
 def _start(request: dict[str, Any], errors: Any) -> subprocess.Popen[str]:
-    """In a session of its own: a Ctrl-C is the run's, which takes this process along by closing its input."""
-    package = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "moleflow_fast.precompile.child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        env={**os.environ, "PYTHONPATH": package},
-        text=True,
-        start_new_session=True,
-    )
+    process = start_module("moleflow_fast.precompile.child", stderr=errors, text=True)
     assert process.stdin is not None
     process.stdin.write(json.dumps(request) + "\n")
     process.stdin.flush()

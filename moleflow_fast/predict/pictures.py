@@ -6,13 +6,12 @@ import io
 import re
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from moleflow_fast.detector.calibration import TaskCalibration
 from moleflow_fast.detector.result import Result
+from moleflow_fast.overlays import outline, turbo
 
 LONGEST_SIDE = 1024  # of an overlay, pixels
 FOLDER = "pictures"
@@ -30,13 +29,13 @@ def overlay(picture: Image.Image, result: Result, task: TaskCalibration) -> Imag
     values = result.view.on(*picture.size).lay_over(result.pixel_map)
     span = max(2 * (task.pixel_threshold - task.pixel_median), 1e-12)
     heat = np.clip((np.nan_to_num(values, nan=task.pixel_median) - task.pixel_median) / span, 0, 1)
-    colours = matplotlib.colormaps["turbo"](heat, bytes=True)[..., :3]
+    colours = turbo(heat)
     share = _STRONGEST * heat[..., None]
     pixels = np.asarray(picture, dtype=np.float32)
     mixed = pixels * (1 - share) + colours * share
     mixed[np.isnan(values)] *= 0.4
     if result.regions:
-        mixed[_outline(values > task.pixel_threshold, max(1, max(picture.size) // 400))] = _OUTLINE
+        mixed[outline(values > task.pixel_threshold, max(1, max(picture.size) // 400))] = _OUTLINE
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
@@ -63,12 +62,3 @@ def name_of(number: int, result: Result, kind: str) -> str:
 def _safe(source: str) -> str:
     """What is left of a file's stem where names may be short and plain; the number beside it tells files apart."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", Path(source).stem)[:60].strip("_") or "image"
-
-
-def _outline(inside: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
-    """The outermost pixels of a mask, `thickness` deep."""
-    core = inside
-    for _ in range(thickness):
-        padded = np.pad(core, 1, mode="edge")
-        core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & core
-    return inside & ~core

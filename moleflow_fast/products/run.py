@@ -82,7 +82,8 @@ class ChangedRun(ContinualRun):
             if self._place.options() != self._stored:
                 raise RunDirectoryError(f"{self._place.path} was changed by another process: look, and try again")
             self.directory = self._place
-            return self._fill(self._place)
+            with self._drawing(self._place):
+                return self._fill(self._place)
 
     def _finish(self, directory: RunDirectory) -> RunResult:
         result = super()._finish(directory)

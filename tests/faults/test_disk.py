@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from faults.mounts import fill, read_only, small_disk
 from faults.soak import fingerprints
@@ -12,7 +13,7 @@ from run.small_runs import command_line, run
 
 from moleflow_fast import run as run_module
 from moleflow_fast.evaluate import main as evaluate
-from moleflow_fast.evaluation import pictures
+from moleflow_fast.evaluation.confusion import draw_confusion
 from moleflow_fast.run import RunResult
 from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
 from moleflow_fast.train import main as train
@@ -48,7 +49,7 @@ def full_from(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, disk: Path
         (partial_state, "_write", 3, r"checkpoints/task_1\.partial\.safetensors"),
         (RunDirectory, "write_evaluation", 1, r"evaluation/after_task_1\.csv"),
         (RunDirectory, "write_summary", 0, r"summary\.json"),
-        (run_module, "confusion_figure", 0, r"routing_confusion\.png"),
+        (run_module, "draw_confusion", 0, r"routing_confusion\.png"),
     ],
 )
 def test_a_full_disk(
@@ -116,11 +117,9 @@ def test_a_full_disk_for_features(
 
 
 def test_a_full_disk_for_pictures(disk: Path) -> None:
-    import torch
-
     fill(disk)
     with pytest.raises(OSError, match=r"a\.png could not be written"):
-        pictures.confusion_figure(disk / "a.png", torch.eye(2, dtype=torch.long), [["a"], ["b"]])
+        draw_confusion(disk / "a.png", np.eye(2, dtype=int), [["a"], ["b"]])
 
 
 def test_a_read_only_run_directory(

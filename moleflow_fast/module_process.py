@@ -1,0 +1,25 @@
+"""A module of the package at work in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+
+def start_module(module: str, environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[Any]:
+    """`python -m module` with pipes to its input and from its output, which imports from where this process does.
+
+    It imports nothing else of this process, and is in a session of its own: a Ctrl-C is its owner's, who takes it
+    along by closing its input.
+    """
+    package = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": package, **(environment or {})},
+        start_new_session=True,
+        **options,
+    )
