@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from moleflow_fast.config.change import Change
 from moleflow_fast.config.options import RunOptions, parse_options
 from moleflow_fast.errors import UserError
+from moleflow_fast.heavy_imports import heavy_imports
 from moleflow_fast.interruption import Interrupted, asked_to_end, ends_cleanly
 from moleflow_fast.phases import IMPORTS, Phases, counting, phase, since_process_start
 
@@ -34,14 +35,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(asked: RunOptions | Change) -> int:
     if isinstance(asked, Change):
-        with phase(IMPORTS):
+        with phase(IMPORTS), heavy_imports():
             from moleflow_fast.products.run import changed_run
         return _execute(changed_run(asked))
     from moleflow_fast.data.decoder import Decoder
 
     decoder = Decoder(asked.num_workers)
     decoder.start()  # while torch is imported
-    with phase(IMPORTS):
+    with phase(IMPORTS), heavy_imports():
         from moleflow_fast.run import ContinualRun
 
     return _execute(ContinualRun(asked, decoder=decoder))
