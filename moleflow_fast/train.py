@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from moleflow_fast.config.change import Change
@@ -42,10 +45,24 @@ def _train(asked: RunOptions | Change) -> int:
 
     decoder = Decoder(asked.num_workers)
     decoder.start()  # while torch is imported
-    with phase(IMPORTS), heavy_imports():
+    with demo_written_beside(asked), phase(IMPORTS), heavy_imports():
         from moleflow_fast.run import ContinualRun
 
     return _execute(ContinualRun(asked, decoder=decoder))
+
+
+@contextmanager
+def demo_written_beside(asked: RunOptions) -> Iterator[None]:
+    """While the block runs another process writes the demo set, if the run wants it and it is not there.
+
+    It is there at the end. Where it could not be written the run tries again itself, and says what is wrong.
+    """
+    if asked.dataset != "demo" or asked.data_path or asked.demo_folder.exists():
+        yield
+        return
+    command = [sys.executable, "-P", "-m", "moleflow_fast.data.demo", str(asked.demo_folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        yield
 
 
 def _execute(run: ContinualRun) -> int:

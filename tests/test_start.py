@@ -1,12 +1,17 @@
-"""What a command imports before it knows that it has work to do."""
+"""What a command imports before it knows that it has work to do, and what it does while it imports the rest."""
 
 import gc
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from moleflow_fast.config.options import RunOptions
+from moleflow_fast.data.demo import MARKER, is_demo, write_demo
 from moleflow_fast.heavy_imports import heavy_imports
+from moleflow_fast.train import demo_written_beside
 
 COMMANDS = ("train", "predict", "evaluate", "export", "export_published", "report", "sweep", "tune", "precompile")
 SCRIPT = """
@@ -75,3 +80,30 @@ def test_objects_of_whoever_has_torch_already_are_not_kept() -> None:
     with heavy_imports():
         assert gc.isenabled()
     assert gc.get_freeze_count() == before
+
+
+def test_the_demo_set_is_written_while_a_run_is_imported(tmp_path: Path) -> None:
+    asked = RunOptions(log_dir=str(tmp_path))
+    with demo_written_beside(asked):
+        pass
+    assert is_demo(asked.demo_folder)
+    written = (asked.demo_folder / MARKER).stat().st_mtime_ns
+    write_demo(asked.demo_folder)  # as the run asks for it
+    assert (asked.demo_folder / MARKER).stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("options", [{"data_path": "images"}, {"dataset": "folder", "data_path": "images"}])
+def test_no_demo_set_is_written_for_images_of_ones_own(options: dict[str, Any], tmp_path: Path) -> None:
+    asked = RunOptions(log_dir=str(tmp_path), **options)
+    with demo_written_beside(asked):
+        pass
+    assert not asked.demo_folder.exists()
+
+
+def test_what_is_no_demo_set_is_left_alone(tmp_path: Path) -> None:
+    asked = RunOptions(log_dir=str(tmp_path))
+    asked.demo_folder.mkdir()
+    (asked.demo_folder / "notes.txt").write_text("mine")
+    with demo_written_beside(asked):
+        pass
+    assert [file.name for file in asked.demo_folder.iterdir()] == ["notes.txt"]
