@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,16 +9,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Detector", "__version__"]
 
-try:
-    __version__ = version("moleflow_fast")
-except PackageNotFoundError:
-    __version__ = "source tree"
-
 
 def __getattr__(name: str) -> Any:
-    """The detector when first asked for: whoever imports the package for something else need not wait for torch."""
+    """What takes time to find, when first asked for: commands need not wait for torch or metadata."""
     if name == "Detector":
         from moleflow_fast.detector.detector import Detector
 
         return Detector
+    if name == "__version__":
+        return _version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("moleflow_fast")
+    except PackageNotFoundError:
+        return "source tree"

@@ -7,12 +7,16 @@ import dataclasses
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moleflow_fast.config.options import BACKEND_HELP, INTERPOLATIONS, PRECISION_HELP, RunOptions
 from moleflow_fast.config.requested import BACKENDS, PRECISIONS, given_backend, given_precision
-from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
+from moleflow_fast.heavy_imports import heavy_imports
 from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
+
+if TYPE_CHECKING:
+    from moleflow_fast.console import RunConsole
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,7 +57,8 @@ def warn_of_another_precision(console: RunConsole, trained: str, now: str) -> No
 def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     args = build_parser().parse_args(argv)
-    from moleflow_fast.run import ContinualRun  # not at the top: decoding processes import this module again
+    with heavy_imports():
+        from moleflow_fast.run import ContinualRun
 
     try:
         directory = RunDirectory.open(args.run)

@@ -7,8 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
-from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
+from moleflow_fast.heavy_imports import heavy_imports
 from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.trainer.published_files import STATE_FILE
 
@@ -35,10 +35,11 @@ def export(run: Path, output: Path) -> list[Path]:
     Raises:
         UserError: no run, damaged checkpoints, Gaussian fronts, or an output that cannot be written.
     """
-    # Not at the top: `--help` does without torch.
-    from moleflow_fast.run_parts import RunParts
-    from moleflow_fast.trainer import checkpoint
-    from moleflow_fast.trainer.published import export_published
+    with heavy_imports():
+        from moleflow_fast.console import RunConsole
+        from moleflow_fast.run_parts import RunParts
+        from moleflow_fast.trainer import checkpoint
+        from moleflow_fast.trainer.published import export_published
 
     directory = RunDirectory.open(run)
     parts = RunParts(directory.options(), RunConsole(quiet=True))

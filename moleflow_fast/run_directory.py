@@ -23,16 +23,17 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, RunOptions
-from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_result import ClassResult, Evaluation
 from moleflow_fast.files import WriteFailed, alone, remove_leftovers, replacing, write_json, writing
 from moleflow_fast.trainer.task_state import EpochRecord
+
+if TYPE_CHECKING:
+    from moleflow_fast.detector.calibration import Calibration
 
 logger = logging.getLogger(__name__)
 
@@ -250,6 +251,8 @@ class RunDirectory:
             content = json.loads(self._calibration.read_text())
         except ValueError:
             content = None
+        from moleflow_fast.detector.calibration import Calibration  # not at the top: it imports NumPy
+
         return Calibration.from_json(content, self._calibration)
 
     def first_to_evaluate(self, tasks: int) -> int:
@@ -298,7 +301,10 @@ def identity(options: RunOptions) -> str:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for the record."""
-    import torch  # not at the top: commands say their --help without it
+    # Not at the top: commands say their --help without them.
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
 
     packages = {}
     for name in ("moleflow_fast", "torch", "timm", "numpy"):

@@ -79,7 +79,7 @@ class RunParts:
     @cached_property
     def data_root(self) -> Path:
         if self.options.data_path is None:
-            return Path(write_demo(Path(self.options.log_dir) / "demo-data"))
+            return write_demo(self.options.demo_folder)
         path = Path(self.options.data_path)
         if self.options.dataset == "demo" and path.is_dir() and not is_demo(path):
             raise UserError(

@@ -8,16 +8,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
 from moleflow_fast.experiments.plan import Plan, make_plan
-from moleflow_fast.experiments.sweep import Share, Sweep
-from moleflow_fast.experiments.sweep_view import SweepView, ranking
 from moleflow_fast.files import alone
 from moleflow_fast.interruption import Interrupted, asked_to_end, ends_cleanly
 from moleflow_fast.ray_session import ray_session
+
+if TYPE_CHECKING:
+    from moleflow_fast.console import RunConsole
+    from moleflow_fast.experiments.sweep import Share, Sweep
 
 EXAMPLES = """\
 every other option is one of python -m moleflow_fast.train and holds for all runs; it wins over a preset's
@@ -74,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _sweep(args: argparse.Namespace, given: list[str]) -> int:
+    from moleflow_fast.console import RunConsole  # not at the top, like what shows the runs: --help needs no rich
+
     console = RunConsole(args.quiet)
     try:
         plan = make_plan(args.presets, args.seeds, _settings(args.grid, "--grid"), _folders(args.data), given)
@@ -86,6 +89,9 @@ def _sweep(args: argparse.Namespace, given: list[str]) -> int:
 
 
 def _run(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
+    from moleflow_fast.experiments.sweep import Sweep
+    from moleflow_fast.experiments.sweep_view import SweepView, ranking
+
     args.output.mkdir(parents=True, exist_ok=True)
     with alone(args.output / ".lock", f"sweep {args.output}"), ray_session(args.address, args.cpus) as ray:
         sweep = Sweep(args.output)
@@ -103,6 +109,8 @@ def _run(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
 
 
 def _show(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
+    from moleflow_fast.experiments.sweep import Sweep
+
     sweep = Sweep(args.output) if args.output.is_dir() else None
     for run in plan.runs:
         state = "new" if sweep is None else _state(sweep, run)
@@ -140,6 +148,8 @@ def _announce(plan: Plan, sweep: Sweep | None, console: RunConsole) -> None:
 
 def _share(args: argparse.Namespace, plan: Plan, ray: Any) -> Share:
     """GPUs only where runs want them and there are some."""
+    from moleflow_fast.experiments.sweep import Share
+
     wanted = any(run.options.device != "cpu" for run in plan.runs)
     there = ray.cluster_resources().get("GPU", 0) if wanted else 0
     gpus = args.gpus_per_run if args.gpus_per_run is not None else float(there > 0)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from moleflow_fast.config.change import Change
 from moleflow_fast.config.options import RunOptions, parse_options
 from moleflow_fast.errors import UserError
+from moleflow_fast.heavy_imports import heavy_imports
 from moleflow_fast.interruption import Interrupted, asked_to_end, ends_cleanly
 from moleflow_fast.phases import IMPORTS, Phases, counting, phase, since_process_start
 
@@ -34,17 +38,31 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(asked: RunOptions | Change) -> int:
     if isinstance(asked, Change):
-        with phase(IMPORTS):
+        with phase(IMPORTS), heavy_imports():
             from moleflow_fast.products.run import changed_run
         return _execute(changed_run(asked))
     from moleflow_fast.data.decoder import Decoder
 
     decoder = Decoder(asked.num_workers)
     decoder.start()  # while torch is imported
-    with phase(IMPORTS):
+    with demo_written_beside(asked), phase(IMPORTS), heavy_imports():
         from moleflow_fast.run import ContinualRun
 
     return _execute(ContinualRun(asked, decoder=decoder))
+
+
+@contextmanager
+def demo_written_beside(asked: RunOptions) -> Iterator[None]:
+    """While the block runs another process writes the demo set, if the run wants it and it is not there.
+
+    It is there at the end. Where it could not be written the run tries again itself, and says what is wrong.
+    """
+    if asked.dataset != "demo" or asked.data_path or asked.demo_folder.exists():
+        yield
+        return
+    command = [sys.executable, "-P", "-m", "moleflow_fast.data.demo", str(asked.demo_folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        yield
 
 
 def _execute(run: ContinualRun) -> int:

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from moleflow_fast.config.ablation import AblationConfig, add_ablation_args, parse_ablation_args
@@ -132,6 +133,11 @@ class RunOptions:
     def layout(self) -> str:
         """Name of the data set class that reads the files: the demo set lies in folders."""
         return "folder" if self.dataset == "demo" else self.dataset
+
+    @property
+    def demo_folder(self) -> Path:
+        """Where the demo set is written that no `--data_path` names."""
+        return Path(self.log_dir) / "demo-data"
 
     @property
     def mask_size(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.errors import UserError
+from moleflow_fast.heavy_imports import heavy_imports
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ def _error_of(options: dict[str, Any], threads: int) -> str | None:
 
 
 def _execute(options: RunOptions, threads: int) -> None:
-    import torch
+    with heavy_imports():
+        import torch
 
-    from moleflow_fast.run import ContinualRun
+        from moleflow_fast.run import ContinualRun
 
     torch.set_num_threads(threads)
     started = (Path(options.log_dir) / options.run_name / "config.json").exists()

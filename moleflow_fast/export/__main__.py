@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moleflow_fast.errors import UserError
+from moleflow_fast.heavy_imports import heavy_imports
 
 if TYPE_CHECKING:
     from moleflow_fast.export.exporting import Exported
@@ -75,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _export(args: argparse.Namespace) -> Exported:
-    from moleflow_fast.export.exporting import Request, export
+    with heavy_imports():
+        from moleflow_fast.export.exporting import Request, export
 
     request = Request(
         args.run, args.format, args.output, args.aot, args.threshold, args.data_path, args.images, args.check_images

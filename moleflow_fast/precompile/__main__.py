@@ -8,6 +8,7 @@ import sys
 
 from moleflow_fast.config.requested import PRECISIONS, requested_precision
 from moleflow_fast.errors import UserError
+from moleflow_fast.heavy_imports import heavy_imports
 
 _WIDE_RESNET = {"dim": 768, "images": 16, "grid": 28}  # of WideResNet-50-2 at 224 pixels
 
@@ -33,12 +34,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _compile(args: argparse.Namespace) -> int:
-    from moleflow_fast.config.options import RunOptions
-    from moleflow_fast.console import RunConsole
-    from moleflow_fast.kernels.ways import find_table, use_table
-    from moleflow_fast.precompile.compiling import compile_launches
-    from moleflow_fast.precompile.launches import launches
-    from moleflow_fast.precompile.workload import Workload
+    with heavy_imports():
+        from moleflow_fast.config.options import RunOptions
+        from moleflow_fast.console import RunConsole
+        from moleflow_fast.kernels.ways import find_table, use_table
+        from moleflow_fast.precompile.compiling import compile_launches
+        from moleflow_fast.precompile.launches import launches
+        from moleflow_fast.precompile.workload import Workload
 
     console, arch = RunConsole(), args.arch or _arch_here()
     options = RunOptions(batch_size=args.images, precision=args.precision)

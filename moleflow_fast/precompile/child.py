@@ -8,6 +8,8 @@ import sys
 import threading
 from typing import Any
 
+from moleflow_fast.heavy_imports import heavy_imports
+
 
 def main() -> None:
     """One line of JSON in; a line for each kernel done, and last the outcome, out."""
@@ -18,12 +20,13 @@ def main() -> None:
 
 
 def _compile(request: dict[str, Any]) -> dict[str, Any]:
-    from moleflow_fast.config.options import RunOptions
-    from moleflow_fast.kernels.ways import use_table
-    from moleflow_fast.kernels.ways_table import Table
-    from moleflow_fast.precompile.compiling import compile_launches
-    from moleflow_fast.precompile.launches import launches
-    from moleflow_fast.precompile.workload import Workload
+    with heavy_imports():
+        from moleflow_fast.config.options import RunOptions
+        from moleflow_fast.kernels.ways import use_table
+        from moleflow_fast.kernels.ways_table import Table
+        from moleflow_fast.precompile.compiling import compile_launches
+        from moleflow_fast.precompile.launches import launches
+        from moleflow_fast.precompile.workload import Workload
 
     options, arch = RunOptions.from_json(request["options"]), request["arch"]
     workload = Workload(options, request["dim"], tuple(request["grid"]))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from moleflow_fast.errors import UserError
+from moleflow_fast.heavy_imports import heavy_imports
 
 if TYPE_CHECKING:
     from moleflow_fast.detector.detector import Detector
@@ -67,10 +68,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _predict(args: argparse.Namespace) -> list[str]:
     """Returns the names of the files that could not be read."""
-    from moleflow_fast.detector.detector import Detector
-    from moleflow_fast.detector.images import files_of
-    from moleflow_fast.predict.output import Output
-    from moleflow_fast.predict.records import require_none_in
+    with heavy_imports():
+        from moleflow_fast.detector.detector import Detector
+        from moleflow_fast.detector.images import files_of
+        from moleflow_fast.predict.output import Output
+        from moleflow_fast.predict.records import require_none_in
 
     require_none_in(args.output)
     paths = list(dict.fromkeys(path for given in args.input for path in files_of(given)))
