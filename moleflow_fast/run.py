@@ -102,7 +102,9 @@ class ContinualRun(RunParts):
         if self.options.heatmaps == 0:
             yield
             return
-        with ClassSheets(self.scorer, directory.heatmaps, self.options.heatmaps, self.test_dataset) as self._sheets:
+        count = self.options.heatmaps
+        sheets = ClassSheets(self.scorer, directory.heatmaps, count, self.test_dataset, self.decoder)
+        with sheets as self._sheets:
             yield
 
     def _learn_and_finish(self, directory: RunDirectory) -> RunResult:

@@ -76,6 +76,13 @@ class Decoder:
             for index, request in enumerate(some):
                 self._keep(request, _Kept(pending, index, 0, request))
 
+    def begin(self, requests: Sequence[Picture | Mask]) -> Callable[[], np.ndarray]:
+        """Start to read; the function that is returned, for any thread, waits as `pixels` does.
+
+        What is kept of the requests may be forgotten before it is called.
+        """
+        return self._begun(requests).pixels
+
     def pixels(self, batches: Iterable[Sequence[Picture | Mask]]) -> Iterator[np.ndarray]:
         """uint8 (n, *shape) of each batch of requests of one shape, in order; batches are read ahead.
 

@@ -142,7 +142,7 @@ def _colour_bar(canvas: Image.Image, x: int, top: int, colour_range: tuple[float
 def ticks(low: float, high: float) -> list[tuple[float, str]]:
     """Two to six round numbers from low to high, and how they are written; `low` alone if nothing is between."""
     span = high - low
-    if span <= 0:
+    if span < 1e-300:  # steps between would be no numbers
         return [(low, f"{low:.3g}")]
     power = math.floor(math.log10(span / 5))
     step = next(10.0**power * factor for factor in (1, 2, 5, 10) if span <= 5 * 10.0**power * factor)

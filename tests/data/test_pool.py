@@ -183,6 +183,22 @@ def test_what_a_check_saw_is_not_read_again_until_it_is_forgotten(pictures: list
     decoder.close()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_was_begun_may_be_forgotten_before_it_is_asked_for(pictures: list[Picture], workers: int) -> None:
+    expected = np.stack([p.answer().arrays[0] for p in pictures])
+    with closing(Decoder(workers)) as decoder:
+        assert decoder.check([FileCheck(p.path, None, p) for p in pictures])() == []
+        kept = decoder.begin(pictures)
+        decoder.forget(pictures)
+        read = decoder.begin(pictures)
+        assert np.array_equal(read(), expected)
+        for picture in pictures:
+            picture.path.unlink()
+        assert np.array_equal(kept(), expected) and np.array_equal(read(), expected)
+        with pytest.raises(DataError, match="no such file"):
+            decoder.begin(pictures)()
+
+
 def test_a_file_that_cannot_be_used_is_no_matter_of_its_neighbours(tmp_path: Path) -> None:
     image, mask = save(tmp_path / "a.png"), save_mask(tmp_path / "m.png")
     frame, broken = Frame(12, 11, 9), tmp_path / "broken.png"

@@ -137,6 +137,8 @@ def test_names_of_any_letters_are_drawn_as_something(name: str, tmp_path: Path) 
 
 @given(st.floats(-1e30, 1e30), st.floats(0, 1e30))
 @example(0.0, 0.0)
+@example(0.0, 5e-324)
+@example(0.0, 1e-300)
 @example(1e30, 0.0)
 @example(-1.5, 8.75)
 @example(101.3, 1e-6)

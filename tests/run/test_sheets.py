@@ -2,21 +2,28 @@
 
 import logging
 import signal
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from run.small_runs import CLASSES, run
 
 from moleflow_fast import run as run_module
 from moleflow_fast.config.ablation import AblationConfig
+from moleflow_fast.data.datasets import FOLDER
+from moleflow_fast.data.decoder import Decoder
+from moleflow_fast.data.normalization import normalized
 from moleflow_fast.evaluation import drawing_process
-from moleflow_fast.evaluation.class_heatmap import ClassSheets
+from moleflow_fast.evaluation.class_heatmap import ClassSheets, choose_images, sheet_of
 from moleflow_fast.evaluation.drawing_process import DrawingProcess
 from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.interruption import Interrupted
+from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.run_directory import RunDirectoryError
 
 
@@ -41,14 +48,37 @@ class Given:
 class Pictures:
     samples = [SimpleNamespace(type="good"), SimpleNamespace(type="hole")] * 3
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor]:
-        return (torch.randn(3, 28, 28, generator=torch.Generator().manual_seed(index)),)
+    def picture(self, index: int) -> int:
+        return index
+
+
+class Pixels:
+    """A decoder of files that are numbers."""
+
+    def begin(self, files: list[int]) -> Callable[[], np.ndarray]:
+        return lambda: np.stack([np.random.default_rng(i).integers(0, 256, (3, 28, 28), np.uint8) for i in files])
 
 
 def given(tmp_path: Path) -> tuple[ClassSheets, Given, TestClass]:
     scorer = Given(6)
     test = TestClass("wood", 0, None, torch.tensor([0, 1] * 3), torch.rand(6, 28, 28) > 0.9)  # type: ignore[arg-type]
-    return ClassSheets(scorer, tmp_path / "heatmaps", 4, lambda name: Pictures()), scorer, test  # type: ignore[arg-type]
+    folder = tmp_path / "heatmaps"
+    return ClassSheets(scorer, folder, 4, lambda name: Pictures(), Pixels()), scorer, test  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sheet_shows_what_the_backbone_sees(workers: int, data: Path) -> None:
+    dataset = FOLDER(data, "wood", train=False, img_size=31, crp_size=28, msk_size=28)
+    labels = torch.tensor([sample.label for sample in dataset.samples])
+    masks = torch.stack([dataset.load_mask(i)[0] for i in range(len(dataset))]).bool()
+    scorer, test = Given(len(dataset)), TestClass("wood", 0, None, labels, masks)  # type: ignore[arg-type]
+    with closing(Decoder(workers)) as decoder:
+        sheet = sheet_of(scorer, test, dataset, decoder, 4, scorer.ids, scorer.maps)()  # type: ignore[arg-type]
+    chosen = choose_images(labels, image_scores(scorer.maps, scorer.trainer.config), 4)
+    seen = normalized(torch.from_numpy(np.ascontiguousarray(sheet.pictures)).permute(0, 3, 1, 2))
+    assert torch.equal(seen, torch.stack([dataset[i][0] for i in chosen]))
+    assert sheet.masks is not None and np.array_equal(sheet.masks, masks[chosen].numpy()) and sheet.masks.any()
+    assert [caption[0] for caption in sheet.captions] == [dataset.samples[i].type for i in chosen]
 
 
 def ordered_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
