@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from faults.kills import Suicide, ended, forked, kill
-from run.small_runs import CLASSES, command_line, write_data
+from run.small_runs import CLASSES, command_line, summary, write_data
 
 from moleflow_fast import Detector, train
 
@@ -166,10 +166,10 @@ class Soak:
 def fingerprints(place: Path, run: Path) -> dict[str, str]:
     """All that must be equal, by file."""
     files = [*(run / "checkpoints").iterdir(), *(run / "evaluation").iterdir()]
-    files += [run / "summary.json", run / "calibration.json"]
-    files += place.glob("features/*")
+    files += [run / "calibration.json", *place.glob("features/*")]
     found = {str(f.relative_to(place)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)}
     found["run/epochs.csv"] = str(list(epochs(run / "epochs.csv")))
+    found["run/summary.json"] = str(summary(run))
     return found
 
 

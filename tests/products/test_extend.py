@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from products.conftest import NEW, OLD, extension
-from run.small_runs import command_line, rows, run
+from run.small_runs import command_line, rows, run, summary
 from safetensors.torch import load_file
 
 from moleflow_fast import Detector
@@ -68,10 +68,10 @@ def test_what_it_says(base: Path, new_data: Path, tmp_path: Path, capsys: pytest
     # Under each old expert, its own six test images and the new product's.
     assert "unchanged      fabric, gasket: 24 maps are equal to the bit, prototypes too" in said
     assert "right before" in said and "right now" in said
-    summary = json.loads((path / "summary.json").read_text())
-    assert summary["tasks"] == [["fabric"], ["gasket"], ["wood"]]
-    assert summary["unchanged"] == {"tasks": [0, 1], "images": 24}
-    assert [sum(row) for row in summary["routing_confusion"]] == [6, 6, 6]
+    written = json.loads((path / "summary.json").read_text())
+    assert written["tasks"] == [["fabric"], ["gasket"], ["wood"]]
+    assert written["unchanged"] == {"tasks": [0, 1], "images": 24}
+    assert [sum(row) for row in written["routing_confusion"]] == [6, 6, 6]
 
 
 def test_old_images_need_not_be_there(
@@ -157,8 +157,8 @@ def _stop(*args: object, **more: object) -> None:
 
 
 def _numbers(path: Path) -> list[object]:
-    names = ("summary.json", "calibration.json", "evaluation/after_task_2.csv", "checkpoints/task_2.safetensors")
-    return [(path / name).read_bytes() for name in names]
+    names = ("calibration.json", "evaluation/after_task_2.csv", "checkpoints/task_2.safetensors")
+    return [summary(path), *((path / name).read_bytes() for name in names)]
 
 
 def test_a_changed_output_is_not_handed_over(

@@ -1,6 +1,7 @@
 """Runs that take a second or two: three synthetic classes, 64 px, a random ResNet-18."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,9 @@ def command_line(data: Path, logs: Path, **changes: Any) -> list[str]:
 def rows(file: Path) -> list[dict[str, str]]:
     with file.open(newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """What must be equal in equal runs."""
+    content = json.loads((run / "summary.json").read_bytes())
+    return {name: value for name, value in content.items() if name != "seconds"}
