@@ -23,7 +23,7 @@ from moleflow_fast.models.aggregation import image_scores
 logger = logging.getLogger(__name__)
 
 _NOTE = "image score under the defect type; colours from the median normal pixel to the hottest shown"
-_PIXELS = 100_000  # of normal maps, for their median: within 0.4% of that of all, in a tenth of the time
+_PIXELS = 100_000  # of normal maps, for their median
 
 
 @dataclass(frozen=True)
