@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from run.small_runs import arguments, command_line, rows, run
+from run.small_runs import arguments, command_line, rows, run, summary
 from safetensors.torch import load_file
 
 from moleflow_fast.config import AblationConfig
@@ -42,8 +42,8 @@ def long(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def contents(path: Path) -> dict[str, Any]:
     """What a run leaves, but for seconds, options and pictures."""
     epochs = [{k: v for k, v in row.items() if k != "seconds"} for row in rows(path / "epochs.csv")]
-    texts = [*path.glob("evaluation/*.csv"), *path.glob("diagnostics/*.json"), path / "summary.json"]
-    return {"epochs": epochs, **{file.name: file.read_text() for file in texts}}
+    texts = [*path.glob("evaluation/*.csv"), *path.glob("diagnostics/*.json")]
+    return {"epochs": epochs, "summary": summary(path), **{file.name: file.read_text() for file in texts}}
 
 
 def assert_same_result(path: Path, expected: Path) -> None:

@@ -1,8 +1,10 @@
 """`python -m moleflow_fast.train` as a person meets it: messages, exit codes, nothing left half-done."""
 
+import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,17 @@ def test_a_run_ends_with_its_tables(data: Path, tmp_path: Path, capsys: pytest.C
     for text in ("random (seed 0)", "after task 1", "mean (routed)", "forgetting", "written to"):
         assert text in out
     assert (tmp_path / "mine" / "summary.json").exists()
+
+
+def test_a_run_says_where_its_time_went(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.perf_counter()
+    assert main(command_line(data, tmp_path, task_classes=CLASSES[:2], experiment_name="mine", num_workers=1)) == 0
+    wall = time.perf_counter() - started
+    seconds = json.loads((tmp_path / "mine" / "summary.json").read_text())["seconds"]
+    assert 0.9 * wall < sum(seconds.values()) <= wall
+    worked = {"check", "backbone", "cache", "training", "routing", "scoring", "metrics", "pictures", "checkpoints"}
+    assert worked <= set(seconds) and all(value >= 0 for value in seconds.values())
+    assert "time           " in capsys.readouterr().out
 
 
 def test_a_small_task_is_trained_with_a_message(
