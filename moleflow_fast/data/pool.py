@@ -13,7 +13,6 @@ import pickle
 import queue
 import socket
 import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from typing import Protocol
 import numpy as np
 
 from moleflow_fast.errors import UserError
+from moleflow_fast.module_process import start_module
 
 from .pool_process import LARGEST_MESSAGE
 from .requests import Request, bytes_of, placed
@@ -236,15 +236,14 @@ def _died(cause: str) -> str:
 
 
 def _start(processes: int, jobs: socket.socket, answers: socket.socket) -> subprocess.Popen[bytes]:
-    """In a session of its own: a Ctrl-C is the run's."""
     files = (jobs.fileno(), answers.fileno())
-    package = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "moleflow_fast.data.pool_process", *map(str, files), str(processes)],
+    return start_module(
+        "moleflow_fast.data.pool_process",
+        {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        [*map(str, files), str(processes)],
         stdin=subprocess.DEVNULL,
+        stdout=None,
         pass_fds=files,
-        env={**os.environ, "PYTHONPATH": package, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
     )
 
 
