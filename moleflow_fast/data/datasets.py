@@ -177,6 +177,7 @@ class VISA(ClassDataset):
     def class_names(cls, root: Path) -> list[str]:
         return VISA_CLASS_NAMES
 
+
 class FOLDER(ClassDataset):
     """Any folder in MVTec AD layout; its classes are the folders with a `train/good`."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,9 +44,3 @@ def read_rivals(file: Path) -> Rivals:
     if not rivals:
         raise UserError(f"{file} has no row: did bench/patch_knn.py end before its first class?")
     return rivals
-
-
-def known_mean(values: list[float]) -> float:
-    """Over those that are there; NaN where none is."""
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from moleflow_fast.report.context import NOTHING, Context, four
 from moleflow_fast.report.document import Block, Details, Heading, Table, Text
-from moleflow_fast.report.rivals import FIGURES, RivalRow, known_mean
+from moleflow_fast.report.rivals import FIGURES, RivalRow
 from moleflow_fast.report.sections.data_sets import class_mean
+from moleflow_fast.report.statistics import mean
 
 
 def rivals(context: Context) -> list[Block]:
@@ -24,9 +25,9 @@ def rivals(context: Context) -> list[Block]:
         blocks.append(Text(words("rivals_left_out", names=", ".join(left_out))))
     ours = {metric: [class_mean(base, metric, name) for name in common] for metric in FIGURES}
     theirs = {words("rival", coreset=coreset): _of(rows, common) for coreset, rows in context.rivals.items()}
-    means = [(base.name, *(four(known_mean(ours[metric])) for metric in FIGURES), NOTHING, NOTHING)]
+    means = [(base.name, *(four(mean(ours[metric])) for metric in FIGURES), NOTHING, NOTHING)]
     for name, rows in theirs.items():
-        figures = [four(known_mean([row.figures[metric] for row in rows])) for metric in FIGURES]
+        figures = [four(mean([row.figures[metric] for row in rows])) for metric in FIGURES]
         means.append((name, *figures, *_cost(rows)))
     columns = ("configuration", *FIGURES, "seconds_a_task", "megabytes_a_task")
     blocks.append(Table([words(column) for column in columns], means))
@@ -42,5 +43,5 @@ def _of(rows: list[RivalRow], names: list[str]) -> list[RivalRow]:
 
 
 def _cost(rows: list[RivalRow]) -> tuple[str, str]:
-    seconds, size = (known_mean(list(values)) for values in zip(*((r.seconds, r.bytes) for r in rows), strict=True))
+    seconds, size = (mean(list(values)) for values in zip(*((r.seconds, r.bytes) for r in rows), strict=True))
     return f"{seconds:.1f}", f"{size / 1e6:.1f}"
