@@ -215,10 +215,10 @@ class ContinualRun(RunParts):
         self._finish_checks(checks)
 
     def _make_first_features(self) -> None:
-        """Those of a new run's first task, by a GPU that would wait until all files are read."""
+        """Those of a new run's first task, by a device that would wait until all files are read."""
         options = self.options
         new = not (options.resume or options.load_checkpoint or options.final_eval_only)
-        if new and self.device.type == "cuda":  # on a CPU the backbone would only take cores from those who read
+        if new and _is_beside_the_cpu(self.device):
             self._first_loader = self.training_loader(0)
 
     def _finish_checks(self, checks: Sequence[DataCheck]) -> None:
@@ -486,6 +486,11 @@ def _forgetting(evaluations: Sequence[Evaluation | None]) -> Forgetting:
         [] if e is None else [e.of_task(j, "image_auroc") for j in range(t + 1)] for t, e in enumerate(evaluations)
     ]
     return forgetting(history)
+
+
+def _is_beside_the_cpu(device: torch.device) -> bool:
+    """Whether the backbone takes no core from those who read files."""
+    return device.type == "cuda"
 
 
 def _plain(value: float) -> float | None:
