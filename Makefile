@@ -28,9 +28,9 @@ $(VENV)/.installed: $(VENV)/.created $(SOURCES)
 	$(BIN)/pip install .
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
+$(VENV)/.installed-test: $(VENV)/.created $(SOURCES)
 	MOLEFLOW_WERROR=on $(BIN)/pip install '.[test,bench]'
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 .system/.installed: $(SOURCES)
 	$(PYTHON) -m pip install --no-index --no-deps --no-build-isolation --upgrade --target .system .
