@@ -31,6 +31,7 @@ from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.parallel_tasks import TasksOnWorkers
 from moleflow_fast.phases import Phases, counting, phase
 from moleflow_fast.ray_session import ray_module, ray_session
+from moleflow_fast.run_backbone import keep_weights
 from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.run_parts import RunParts
 from moleflow_fast.run_ways import keep_ways, stored_ways
@@ -61,7 +62,7 @@ class ContinualRun(RunParts):
     def __init__(
         self, options: RunOptions, console: RunConsole | None = None, decoder: Decoder | None = None
     ) -> None:
-        super().__init__(options, console, decoder)
+        super().__init__(options, console, decoder, _drawn_before(options))
         self._board: TensorBoardLog | None = None
         self._sheets: ClassSheets | None = None
         self._phases = Phases()
@@ -80,6 +81,7 @@ class ContinualRun(RunParts):
 
     def evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
         """Routed and oracle evaluation of a finished or interrupted run's last complete task."""
+        self.weights_of = directory
         with self.as_chosen(), closing(self), stored_ways(directory, self.device):
             return self._evaluate_again(directory)
 
@@ -115,6 +117,7 @@ class ContinualRun(RunParts):
         directory.keep_epochs_of(complete)
         partial_state.remove(directory.checkpoints, complete)
         done = self._restore(directory)
+        keep_weights(directory, self.extractor, self.weights_of)
         if done and directory.read_evaluation(done - 1) is None:
             self._evaluate(directory, done - 1)
         if not self.options.final_eval_only:
@@ -478,6 +481,16 @@ class ContinualRun(RunParts):
         if self._sheets is not None:
             for test in tests:
                 self._sheets.draw(test)
+
+
+def _drawn_before(options: RunOptions) -> RunDirectory | None:
+    """The run that has drawn a random backbone for this one: itself when it goes on, or the one it starts from."""
+    if options.resume:
+        return RunDirectory(Path(options.log_dir) / options.run_name)
+    if options.load_checkpoint is None or not (options.random_backbone or options.dataset == "demo"):
+        return None
+    path = Path(options.load_checkpoint)
+    return RunDirectory(path.parent if path.name == "checkpoints" else path)
 
 
 def _forgetting(evaluations: Sequence[Evaluation | None]) -> Forgetting:

@@ -5,6 +5,7 @@
     evaluation/after_task_<t>.csv   one row per class and kind of id (routed, oracle)
     checkpoints/                    see moleflow_fast.trainer.checkpoint
     summary.json                    final means, forgetting, routing confusion; its presence marks a finished run
+    backbone.safetensors            of a random backbone its weights: see moleflow_fast.run_backbone
     calibration.json                what is normal for each task: see moleflow_fast.detector.calibration
     ways.json                       on Triton kernels, how products are done: see moleflow_fast.run_ways
     routing_confusion.png, heatmaps/*.png
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MOST_THREADS = 1024
+
 
 class RunDirectoryError(UserError):
     """The run directory cannot be used as asked."""
@@ -54,6 +57,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.heatmaps = path / "heatmaps"
         self.ways = path / "ways.json"
+        self.backbone = path / "backbone.safetensors"
 
     @classmethod
     def create(cls, options: RunOptions) -> RunDirectory:
@@ -109,6 +113,15 @@ class RunDirectory:
                 f"{file} is damaged ({error or type(error).__name__}): put back a copy of it, or start anew under "
                 "another --experiment_name"
             ) from error
+
+    @property
+    def threads(self) -> int | None:
+        """How many torch computed with where the run was started; None where it does not say."""
+        try:
+            threads = json.loads((self.path / "config.json").read_bytes())["environment"]["threads"]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        return threads if type(threads) is int and 0 < threads <= _MOST_THREADS else None
 
     def write_options(self, options: RunOptions) -> None:
         """Replace its options: of a finished run, when its products change."""

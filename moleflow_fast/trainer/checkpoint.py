@@ -206,6 +206,12 @@ def _require_same_options(directory: Path, stored: Mapping[str, Any], asked: Map
         for name in sorted({*stored, *asked})
         if stored.get(name) != json.loads(json.dumps(asked.get(name)))
     ]
+    if stored.get("backbone") != asked.get("backbone") and len(different) == 1:
+        raise CheckpointError(
+            f"{directory} was trained on other backbone weights ({different[0]}): give those with --backbone_weights. "
+            "Random ones lie in backbone.safetensors of the run's directory; a run of an older version has no such "
+            "file, and loads only on the kind of processor that drew them: train it again"
+        )
     if different:
         raise CheckpointError(
             f"{directory} belongs to another configuration ({'; '.join(different)}); use the same options or "
