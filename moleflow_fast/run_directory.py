@@ -27,7 +27,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, RunOptions
+from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, PATHS, RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_result import ClassResult, Evaluation
 from moleflow_fast.files import WriteFailed, alone, remove_leftovers, replacing, write_json, writing
@@ -75,7 +75,7 @@ class RunDirectory:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         directory = cls(path)
-        write_json(path / "config.json", {"options": options.to_json(), "environment": environment()})
+        write_json(path / "config.json", {"options": options.in_full().to_json(), "environment": environment()})
         return directory
 
     @classmethod
@@ -93,10 +93,9 @@ class RunDirectory:
         stored = directory.options()
         if stored.extensions or stored.removed_tasks:
             raise RunDirectoryError(f"{path} has been changed since it was trained: give its last --extend again")
-        before, now = result_options(stored), result_options(options)
-        changed = [f"--{name}: was {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
-        if changed:
-            raise RunDirectoryError(f"{path} was started with other options: {'; '.join(changed)}")
+        from moleflow_fast.config.resumed import require_alike  # not at the top: it builds on this module
+
+        require_alike(path, *(_flat(result_options(some)) for some in (stored, options)))
         return directory
 
     def options(self) -> RunOptions:
@@ -302,8 +301,13 @@ def _started(path: Path) -> bool:
 
 
 def result_options(options: RunOptions) -> dict[str, Any]:
-    """The options that decide a run's numbers."""
-    return {name: value for name, value in options.to_json().items() if name not in NOT_PART_OF_THE_RESULT}
+    """The options that decide a run's numbers, paths as the places they lead to."""
+    values = {name: value for name, value in options.to_json().items() if name not in NOT_PART_OF_THE_RESULT}
+    return {**values, **{name: os.path.realpath(values[name]) for name in PATHS if values[name] is not None}}
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, **values["ablation"], "ablation": None}
 
 
 def identity(options: RunOptions) -> str:

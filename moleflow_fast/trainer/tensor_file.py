@@ -26,10 +26,13 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     ours = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
     with replacing(file) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(ours, temporary, dict(metadata) if metadata else None)
         except SafetensorError as error:  # which is how it tells of a full disk
             raise WriteFailed(f"{file} could not be written ({error})") from error
+        temporary.chmod(mode)  # the library gives the owner alone rights; a detector may run under another user
         return sha256(temporary)
 
 
