@@ -37,6 +37,7 @@ from moleflow_fast.run_parts import RunParts
 from moleflow_fast.run_ways import keep_ways, stored_ways
 from moleflow_fast.task_training import train_task
 from moleflow_fast.tensorboard import TensorBoardLog, summary_writer_class
+from moleflow_fast.torch_modes import own_modes
 from moleflow_fast.trainer import checkpoint, partial_state
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.published import load_published
@@ -76,13 +77,13 @@ class ContinualRun(RunParts):
 
     def execute(self) -> RunResult:
         """Train every task, evaluate after each, write everything down."""
-        with counting() as self._phases, self.as_chosen(), closing(self):
+        with own_modes(), counting() as self._phases, self.as_chosen(), closing(self):
             return self._execute()
 
     def evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
         """Routed and oracle evaluation of a finished or interrupted run's last complete task."""
         self.weights_of = directory
-        with self.as_chosen(), closing(self), stored_ways(directory, self.device):
+        with own_modes(), self.as_chosen(), closing(self), stored_ways(directory, self.device):
             return self._evaluate_again(directory)
 
     def _execute(self) -> RunResult:
@@ -151,12 +152,21 @@ class ContinualRun(RunParts):
             self.console.warn(warning)
         with self._data_checked():
             _ = self.trainer  # its backbone takes a while
+            self._check_width()
             self._make_first_features()
         if self.options.load_checkpoint and not self.options.resume:
             _ = self._loaded_tasks
         _ = self._flow
         if self.options.parallel_tasks != "off":
             self._check_parallel()
+
+    def _check_width(self) -> None:
+        asked, width = self.options.embed_dim, self.extractor.embed_dim
+        if asked not in (None, width) and not self.options.resume:  # runs of older versions passed it over
+            raise UserError(
+                f"--embed_dim {asked}: {self.options.backbone_name} is a ViT, whose patches keep their own width of {width}: "
+                "drop the option"
+            )
 
     def _check_parallel(self) -> None:
         if not self.trainer.promises_zero_forgetting:

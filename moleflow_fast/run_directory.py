@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, PATHS, RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_result import ClassResult, Evaluation
-from moleflow_fast.files import WriteFailed, alone, remove_leftovers, replacing, write_json, writing
+from moleflow_fast.files import WriteFailed, alone, reading, remove_leftovers, replacing, write_json, writing
 from moleflow_fast.trainer.task_state import EpochRecord
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ class RunDirectory:
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """An existing run directory."""
-        if not (path / "config.json").exists():
+        with reading(path):
+            there = (path / "config.json").exists()
+        if not there:
             raise RunDirectoryError(f"{path} is no run directory: it has no config.json")
         return cls(path)
 
@@ -106,7 +108,8 @@ class RunDirectory:
         """
         file = self.path / "config.json"
         try:
-            return RunOptions.from_json(json.loads(file.read_bytes())["options"])
+            with reading(file):
+                return RunOptions.from_json(json.loads(file.read_bytes())["options"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DamagedRunFile(
                 f"{file} is damaged ({error or type(error).__name__}): put back a copy of it, or start anew under "
@@ -221,7 +224,8 @@ class RunDirectory:
         if not file.exists():
             return None
         try:
-            routed, oracle = (_of_ids(ids, _read_rows(file)) for ids in ("routed", "oracle"))
+            with reading(file):
+                routed, oracle = (_of_ids(ids, _read_rows(file)) for ids in ("routed", "oracle"))
             if _is_torn(file) or len(routed.classes) != len(oracle.classes):
                 raise ValueError("cut short")
         except (ValueError, TypeError, KeyError, csv.Error) as error:
@@ -241,7 +245,8 @@ class RunDirectory:
         if not file.exists():
             return None
         try:
-            summary = json.loads(file.read_bytes())
+            with reading(file):
+                summary = json.loads(file.read_bytes())
             if not all(isinstance(name, str) for task in summary["tasks"] for name in task):
                 raise TypeError("tasks are not lists of names")
         except (ValueError, TypeError, KeyError) as error:
@@ -260,7 +265,8 @@ class RunDirectory:
         if not self._calibration.exists():
             return None
         try:
-            content = json.loads(self._calibration.read_text())
+            with reading(self._calibration):
+                content = json.loads(self._calibration.read_text())
         except ValueError:
             content = None
         from moleflow_fast.detector.calibration import Calibration  # not at the top: it imports NumPy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -137,6 +138,8 @@ class RunParts:
     def device(self) -> torch.device:
         if self.options.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not re.fullmatch(r"(cpu|cuda)(:\d+)?", self.options.device):
+            raise UserError(f"--device {self.options.device} is none of auto, cpu, cuda and cuda:N: use auto or cpu")
         try:
             device = torch.device(self.options.device)
             torch.empty(0, device=device)

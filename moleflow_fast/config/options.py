@@ -166,6 +166,7 @@ class RunOptions:
     def from_json(cls, content: dict[str, Any]) -> RunOptions:
         """Raises TypeError, ValueError or KeyError where the content is not what `to_json` gives."""
         values = {**_BEFORE_THEY_WERE_STORED, **content}
+        values["msk_size"] = values.get("msk_size") or None  # 0 was taken for left out once
         values["ablation"] = _dataclass(AblationConfig, values["ablation"])
         values["extensions"] = tuple(_dataclass(Extension, extension) for extension in values["extensions"])
         require_types(cls, values)
@@ -223,7 +224,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "vit_blocks": "ViT: zero-based blocks to average, e.g. 1 3 5 11",
         "use_high_res": "ResNets: layer1 too, so 56x56 patches at 224 px",
         "backbone_precision": "what the frozen backbone computes in; how far its features are from fp32 is reported",
-        "embed_dim": "width of patch features; the backbone's usual one if left out",
+        "embed_dim": "CNN: width of patch features; the backbone's usual one if left out. A ViT keeps its own",
     },
     "flow": {
         "num_coupling_layers": "coupling blocks of the shared base flow; 0 leaves the task flows alone",

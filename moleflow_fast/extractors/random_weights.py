@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from moleflow_fast.errors import UserError
+from moleflow_fast.files import reading
 from moleflow_fast.trainer.tensor_file import write_tensors
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def restore(model: nn.Module, file: Path) -> None:
         DamagedWeights: the file is none of ours, or of another backbone.
     """
     try:
-        left_out = model.load_state_dict(load_file(file), strict=False)
+        with reading(file):
+            state = load_file(file)
+        left_out = model.load_state_dict(state, strict=False)
         if left_out.unexpected_keys:
             raise ValueError(f"the backbone has no {', '.join(left_out.unexpected_keys[:4])}")
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:

@@ -83,7 +83,7 @@ def create_backbone(
         torch.default_generator.manual_seed(RANDOM_SEED)
         model, origin = _with_weights(name, pretrained, weights_file, input_shape[0])
         if origin == RANDOM and drawn is None:
-            settle_batch_norms(model, input_shape[0], _trained_size(model))
+            _settle(model, name, input_shape[0])
         _set_input_size(model, (input_shape[1], input_shape[2]))
     if drawn is not None:
         random_weights.restore(model, drawn)
@@ -137,6 +137,17 @@ def _set_input_size(model: nn.Module, size: tuple[int, int]) -> None:
             f"this backbone takes only images of {trained} pixels, not {size}: give --img_size, or another backbone"
         )
     set_input_size(img_size=size)
+
+
+def _settle(model: nn.Module, name: str, channels: int) -> None:
+    try:
+        settle_batch_norms(model, channels, _trained_size(model))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BackboneError(
+            f"{name} does not run with random weights ({reason}): give its weights with --backbone_weights, or another "
+            "backbone"
+        ) from error
 
 
 def _trained_size(model: nn.Module) -> tuple[int, int] | None:
