@@ -26,7 +26,8 @@ class TrainedParts(RunParts):
     """The parts of a run after its last complete task; its images are touched for a calibration alone."""
 
     def __init__(self, directory: RunDirectory, device: str, data_path: Path | None) -> None:
-        super().__init__(_options(directory, device, data_path), _LoggingConsole(quiet=True))
+        console = _LoggingConsole(quiet=True)
+        super().__init__(_options(directory, device, data_path), console, weights_of=directory)
         self._leave_unavailable_backend()
         self._leave_unavailable_precision()
         self.directory = directory

@@ -47,7 +47,8 @@ def _widen(parts: TrainedParts) -> list[str]:
     precision = parts.options.backbone_precision
     if precision == "fp32":
         return []
-    wide = RunParts(dataclasses.replace(parts.options, backbone_precision="fp32"), parts.console)
+    options = dataclasses.replace(parts.options, backbone_precision="fp32")
+    wide = RunParts(options, parts.console, weights_of=parts.directory)
     parts.extractor = parts.trainer.executor.extractor = wide.extractor
     return [
         f"the run's backbone computed in {precision}; the program's computes in fp32, and was compared with a detector "

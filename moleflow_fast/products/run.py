@@ -68,7 +68,7 @@ class ChangedRun(ContinualRun):
         console: RunConsole | None,
     ) -> None:
         super().__init__(options, console)
-        self._place = directory
+        self.weights_of = self._place = directory
         self._stored = stored
         self._before = summary
 
