@@ -88,25 +88,23 @@ def _of_threshold(task: TaskCalibration, value: float, by_name: bool) -> Limit:
             f"--threshold must lie in 0..1, where calibrated scores are, got {value}; a raw score is of one product: "
             f"{task.class_names[0]}={value}"
         )
-    limit = _rounded(value - room(value))  # an image of that very score is on the defective side of it
-    note = ""
-    if limit < task.median:
+    raw, note = value - room(value), ""  # an image of that very score is on the defective side of it
+    if raw < task.median:
         note = f"most normal images of {_names(task)} have raw scores above {value:g}: their median is {task.median:g}"
-    return Limit(limit, task.calibrated(limit), note)
+    return Limit(_rounded(raw), task.calibrated(raw), note)
 
 
 def _of_rate(task: TaskCalibration, rate: float) -> Limit:
     if not 0 < rate < 1:
         raise UserError(f"--false_alarms must lie between 0 and 1, 0.01 is one normal image in a hundred; got {rate}")
-    limit = _rounded(task.threshold_at(rate))
-    note = ""
+    raw, note = task.threshold_at(rate), ""
     if rate < task.least_false_alarms:
         images = len(task.scores)
         note = (
             f"{images} normal images of {_names(task)} cannot tell {rate:g} false alarms, only 1 in {images + 1} and "
             "more: that is taken; calibrate with more normal images (python -m moleflow_fast.calibrate)"
         )
-    return Limit(limit, task.calibrated(limit), note)
+    return Limit(_rounded(raw), task.calibrated(raw), note)
 
 
 def _rounded(score: float) -> float:
