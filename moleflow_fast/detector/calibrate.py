@@ -103,7 +103,7 @@ def calibrate_on(parts: RunParts, known: Calibration, normal: Mapping[int, Seque
         columns = router.distances(torch.cat([c.test.source.image_features for c in classes])).cpu().unbind(1)
         to = dict(zip(router.prototypes, columns, strict=True))
         own = torch.cat([to.pop(task_id), torch.tensor([known.tasks[task_id].largest_distance])])
-        alike = known.tasks[task_id].alike
+        alike = known.tasks[task_id].grey_level > 0
         distances = {task_id: _Distances(to, own, _moved_distance(router, task_id, steps), alike)}
         new = _task(parts, task_id, images, distances, steps)
         found[task_id] = replace(new, nearest_other=known.tasks[task_id].nearest_other)
@@ -205,8 +205,7 @@ def _task(
     scores, pixel_medians, pixel_peaks = (torch.cat(values).numpy() for values in zip(*measured, strict=True))
     cross_fitted = sum(len(c.cross_fitted) for c in classes if c.cross_fitted is not None)
     left_out = cross_fitted > 0
-    of_steps, _, peaks_of_steps = _measured(parts.scorer, _maps(parts, task_id, steps))
-    grey_level = grey_levels.moved(of_steps)
+    grey_level, peak_level = _moved_scores(parts, task_id, steps) if distances[task_id].alike else (0.0, 0.0)
     others = [of.to[task_id] for t, of in distances.items() if t != task_id]
     return TaskCalibration(
         task_id=task_id,
@@ -217,13 +216,12 @@ def _task(
         median=median(scores),
         threshold=threshold(scores, left_out, grey_level),
         pixel_median=median(pixel_medians),
-        pixel_threshold=threshold(pixel_peaks, left_out, grey_levels.moved(peaks_of_steps)),
+        pixel_threshold=threshold(pixel_peaks, left_out, peak_level),
         largest_distance=distances[task_id].largest,
         nearest_other=float(torch.cat(others).min()) if others else None,
         compares_distances=parts.trainer.router.compares_distances,
         scores=tuple(finite(scores).tolist()),
         grey_level=grey_level,
-        alike=distances[task_id].alike,
     )
 
 
@@ -235,8 +233,11 @@ def _patch_maps(scorer: Scorer, normal: _NormalImages, task_id: int) -> Tensor:
     return torch.cat([scorer.patch_maps_under(normal.test, normal.images, task_id), normal.cross_fitted])
 
 
-def _maps(parts: RunParts, task_id: int, patches: Tensor) -> Tensor:
-    return parts.trainer.anomaly_maps(patches, torch.full((len(patches),), task_id, device=patches.device))
+def _moved_scores(parts: RunParts, task_id: int, steps: Tensor) -> tuple[float, float]:
+    """How far one grey level moves a score and the highest pixel of a map."""
+    ids = torch.full((len(steps),), task_id, device=steps.device)
+    scores, _, peaks = _measured(parts.scorer, parts.trainer.anomaly_maps(steps, ids))
+    return grey_levels.moved(scores), grey_levels.moved(peaks)
 
 
 def _measured(scorer: Scorer, patch_maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

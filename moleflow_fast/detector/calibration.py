@@ -57,9 +57,7 @@ class TaskCalibration:
     scores: tuple[float, ...] = ()
     """The finite ones that `median` and `threshold` are of, ascending; none in files older than they are."""
     grey_level: float = 0.0
-    """How far one grey level moves an image's score."""
-    alike: bool = False
-    """Whether its training images hardly differ: by less than a tenth of what one grey level does."""
+    """Of a task whose training images hardly differ: how far one grey level moves an image's score."""
 
     @property
     def distance_limit(self) -> float:
@@ -147,7 +145,7 @@ class Calibration:
         """What the numbers suffer from, in plain words."""
         few = [f"task {t.task_id}: {t.images}" for t in self.tasks.values() if t.images < ENOUGH_IMAGES]
         standing_in = [name for task in self.tasks.values() for name in task.not_held_out]
-        alike = [", ".join(task.class_names) for task in self.tasks.values() if task.alike]
+        alike = [", ".join(task.class_names) for task in self.tasks.values() if task.grey_level > 0]
         warnings = []
         if alike:
             warnings.append(
@@ -195,7 +193,7 @@ class Calibration:
         return cls({task.task_id: task for task in tasks})
 
 
-_NORMAL = ("scores", "grey_level", "alike")  # apart from the rest, which older versions read and people look at
+_NORMAL = ("scores", "grey_level")  # apart from the rest, which older versions read and people look at
 
 
 def _to_json(task: TaskCalibration) -> dict[str, Any]:

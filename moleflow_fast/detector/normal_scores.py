@@ -5,8 +5,9 @@ what a fraction r passes stands in place (1 - r) (n + 1), interpolated between n
 r is below 1 / (n + 1): so few false alarms cannot be known from n images.
 
 A threshold lies between scores, not on one: another processor, batch or number of threads gives the same image another
-last bit, and it would get another label. It keeps a tenth of the gap, at least `ROUNDING`, from both neighbours, which
-moves its place by a tenth and its rate by 0.1 / (n + 1); scores that lie within twice that of each other are one.
+last bit, and it would get another label. It keeps a tenth of the gap, at least `ROUNDING`, from both neighbours, and a
+tenth of the last gap from the highest score. So its place moves by a tenth at most, and its rate by 0.1 / (n + 1).
+Scores within twice the rounding of each other count as one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from moleflow_fast.errors import UserError
 
 QUANTILE = 0.95
-ROUNDING = 1e-4  # of a score, below 1 nat absolute: what backends and exported programs may differ by
+ROUNDING = 1e-5  # of a score, below 1 nat absolute: what backends and exported programs differ by in fp32
 _CLEAR = 0.1  # of a gap between scores
 _SMOOTHED = 10  # images whose highest score counts for nothing by itself, see `threshold`
 
@@ -59,7 +60,7 @@ def threshold(values: Values, left_out: bool, grey_level: float = 0.0, quantile:
             what the quantile rests on. Of 20 images of five products 2.4 to 4.5% of new ones passed it. So it counts
             half at 20, and less the more there are; the other half is the quantile of a normal distribution of their
             mean and deviation, as uncertain as n values leave it (Student's t).
-        grey_level: how far the finest difference between two pictures moves a score.
+        grey_level: how far the finest difference between two pictures moves a score, where it is to be normal.
     """
     scores = finite(values)
     high = float(np.quantile(scores, quantile, method="weibull"))
@@ -85,7 +86,7 @@ def _between(value: float, scores: NDArray[np.float64]) -> float:
             clear = max(room(low, high), _CLEAR * (high - low))
             return min(max(value, low + clear), high - clear)
     highest = float(scores[-1])
-    return max(value, highest + room(highest))
+    return max(value, highest + max(room(highest), _CLEAR * (highest - float(scores[-2:][0]))))
 
 
 def _student(degrees: int, quantile: float) -> float:

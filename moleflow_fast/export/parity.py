@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moleflow_fast.detector.detector import Detector
-from moleflow_fast.detector.normal_scores import ROUNDING, room
 from moleflow_fast.errors import UserError
 from moleflow_fast.export.program import LABELS, OUTPUTS
 
@@ -25,7 +24,7 @@ Runtime = Callable[[NDArray[np.uint8]], Answers]
 
 TRACED_BATCH = 2
 BATCHES = (1, 3, 5)  # none of them the traced one
-TOLERANCE = ROUNDING  # of scores and maps
+TOLERANCE = 1e-4  # of scores and maps
 # Precisions of prototypes have conditions of 1e6: the last bits of a feature grow a thousandfold in a distance.
 DISTANCE_TOLERANCE = 1e-2
 _NO_DISTANCE = 1e-6
@@ -164,7 +163,7 @@ def _on_a_boundary(expected: Answers, detector: Detector) -> NDArray[np.bool_]:
 def _is_on_a_boundary(expected: Answers, image: int, detector: Detector) -> bool:
     task = detector.calibration.tasks[int(expected["task_id"][image])]
     score, (distance, *further) = float(expected["score"][image]), sorted(map(float, expected["distances"][image]))
-    margin = room(score)
+    margin = TOLERANCE * max(abs(score), 1.0)
     defective = {detector.limits[task.task_id].passed_by(score + d) for d in (-margin, margin)}
     runner_up = further[0] if further else math.inf
     known = {task.knows(distance * (1 + d), runner_up * (1 - d)) for d in (-DISTANCE_TOLERANCE, DISTANCE_TOLERANCE)}
