@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from moleflow_fast.detector.calibrate import calibrate, calibrate_on
+from moleflow_fast.detector.calibrate import NormalClass, calibrate, calibrate_on
 from moleflow_fast.detector.calibration import Calibration, CalibrationError
 from moleflow_fast.detector.images import files_of
 from moleflow_fast.detector.parts import TrainedParts
@@ -46,11 +46,11 @@ def calibrate_again(
         tasks = _tasks_of(parts, products)
         with parts.as_chosen():
             if folder is None or own_data:
-                after, measured, notes = _on_own_data(parts, before, tasks), tasks, []
+                change = Change(before, _on_own_data(parts, before, tasks), tasks, [])
             else:
-                after, measured, notes = _on_images(parts, before, _files(parts, folder, products))
-        directory.write_calibration(after)
-    return Change(before, after, measured, notes)
+                change = _on_images(parts, before, _files(parts, folder, products))
+        directory.write_calibration(change.after)
+    return change
 
 
 def _is_data(folder: Path) -> bool:
@@ -101,9 +101,7 @@ def _files(parts: TrainedParts, folder: Path, products: Sequence[str]) -> dict[s
     return {name: files_of(place) for name, place in by_name.items()}
 
 
-def _on_images(
-    parts: TrainedParts, before: Calibration | None, files: dict[str, list[Path]]
-) -> tuple[Calibration, list[int], list[str]]:
+def _on_images(parts: TrainedParts, before: Calibration | None, files: dict[str, list[Path]]) -> Change:
     if before is None:
         raise CalibrationError(
             "the run has no calibration.json, and limits of unknown images rest on all its products: calibrate it on "
@@ -118,13 +116,16 @@ def _on_images(
                 f"{', '.join(missing)} are missing"
             )
         normal[task_id] = [parts.normal_class(name, task_id, files[name]) for name in parts.tasks[task_id]]
-    notes = []
-    for task_id, classes in normal.items():
-        for one in classes:
-            elsewhere = int((parts.scorer.route(one.test) != task_id).sum())
-            if elsewhere:
-                notes.append(
-                    f"{elsewhere} of {len(one.test)} images of {one.test.name} lie nearest to another product: "
-                    "look whether they are of it"
-                )
-    return calibrate_on(parts, before, normal), list(normal), notes
+    notes = [note for classes in normal.values() for one in classes if (note := _if_elsewhere(parts, one))]
+    return Change(before, calibrate_on(parts, before, normal), list(normal), notes)
+
+
+def _if_elsewhere(parts: TrainedParts, one: NormalClass) -> str:
+    """What is to be said where images are routed to another product."""
+    elsewhere = int((parts.scorer.route(one.test) != one.test.task_id).sum())
+    if elsewhere == 0:
+        return ""
+    return (
+        f"{elsewhere} of {len(one.test)} images of {one.test.name} lie nearest to another product: look whether they "
+        "are of it"
+    )

@@ -182,7 +182,7 @@ class Calibration:
         """
         try:
             normal = content.get("normal", {})
-            tasks = [_task({**values, **normal.get(str(values["task_id"]), {})}) for values in content["tasks"]]
+            tasks = [_task(values | normal.get(str(values["task_id"]), {})) for values in content["tasks"]]
             same = content["quantile"] == QUANTILE
         except (KeyError, TypeError, AttributeError) as error:
             raise CalibrationError(f"{file} is damaged ({error!r}); delete it to have it computed again") from error
@@ -209,5 +209,6 @@ def _to_json(task: TaskCalibration) -> dict[str, Any]:
 def _task(values: dict[str, Any]) -> TaskCalibration:
     derived = ("distance_limit", "far_limit", "clearly_nearer")
     known = {name: value for name, value in values.items() if name not in derived}
-    lists = {name: tuple(known[name]) for name in ("class_names", "not_held_out", "scores") if name in known}
-    return TaskCalibration(**{**known, **lists})
+    for name in ("class_names", "not_held_out"):
+        known[name] = tuple(known[name])
+    return TaskCalibration(**{**known, "scores": tuple(known.get("scores", ()))})
