@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from moleflow_fast.detector.calibrate_again import Change
     from moleflow_fast.detector.calibration import TaskCalibration
 
+FAILED, INTERRUPTED = 1, 130
 _DESCRIPTION = """\
 Measure anew what is normal for each product of a run: the scores above which images are defective, where regions begin,
 and how far an unknown image lies. Experts and routing stay as they are; RUN/calibration.json is replaced once all is
@@ -64,7 +65,10 @@ def main(argv: list[str] | None = None) -> int:
         change = _calibrate(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"interrupted: {args.run / 'calibration.json'} is as it was", file=sys.stderr)
+        return INTERRUPTED
     for note in (*change.notes, *change.after.of(change.measured).warnings):
         logging.warning(note)
     _report(change)

@@ -234,10 +234,10 @@ def _patch_maps(scorer: Scorer, normal: _NormalImages, task_id: int) -> Tensor:
 
 
 def _moved_scores(parts: RunParts, task_id: int, steps: Tensor) -> tuple[float, float]:
-    """How far one grey level moves a score and the highest pixel of a map."""
+    """Twice what one grey level moves a score and the highest pixel of a map by: that is normal with room to spare."""
     ids = torch.full((len(steps),), task_id, device=steps.device)
     scores, _, peaks = _measured(parts.scorer, parts.trainer.anomaly_maps(steps, ids))
-    return grey_levels.moved(scores), grey_levels.moved(peaks)
+    return 2 * grey_levels.moved(scores), 2 * grey_levels.moved(peaks)
 
 
 def _measured(scorer: Scorer, patch_maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

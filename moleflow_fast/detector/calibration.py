@@ -57,7 +57,7 @@ class TaskCalibration:
     scores: tuple[float, ...] = ()
     """The finite ones that `median` and `threshold` are of, ascending; none in files older than they are."""
     grey_level: float = 0.0
-    """Of a task whose training images hardly differ: how far one grey level moves an image's score."""
+    """Of a task whose training images hardly differ: how far a score may lie over the median, see `grey_levels`."""
 
     @property
     def distance_limit(self) -> float:
@@ -156,7 +156,7 @@ class Calibration:
         if few:
             warnings.append(
                 f"thresholds of few normal images are rough ({', '.join(few)}); {ENOUGH_IMAGES} or more a task in "
-                "test/good make them steady"
+                "test/good make them steady, or in a folder for python -m moleflow_fast.calibrate"
             )
         if standing_in:
             warnings.append(

@@ -2,9 +2,9 @@
 
 Limits that rest on images which hardly differ would otherwise be of the size of rounding: ten copies of one picture
 have a covariance of nothing but the least variance, and the same picture one grey level brighter lies 2,600 units away,
-where copies lie at 0.01. On photographs one grey level is 0.1 of 28 units (kolektor, MobileNetV2): the floor changes
-nothing there. Thresholds of scores have it only where training images hardly differ, since elsewhere they say how many
-normal images pass.
+where copies lie at 0.01. On photographs one grey level is 0.1 of 28 units (kolektor, MobileNetV2), and the floor of
+distances changes nothing. Thresholds of scores have one, twice that over the median, only where training images hardly
+differ: elsewhere they say how many normal images pass.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def threshold(values: Values, left_out: bool, grey_level: float = 0.0, quantile:
             what the quantile rests on. Of 20 images of five products 2.4 to 4.5% of new ones passed it. So it counts
             half at 20, and less the more there are; the other half is the quantile of a normal distribution of their
             mean and deviation, as uncertain as n values leave it (Student's t).
-        grey_level: how far the finest difference between two pictures moves a score, where it is to be normal.
+        grey_level: see `TaskCalibration.grey_level`.
     """
     scores = finite(values)
     high = float(np.quantile(scores, quantile, method="weibull"))

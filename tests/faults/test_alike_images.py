@@ -48,6 +48,9 @@ def test_what_differs_by_a_grey_level_is_normal(
     pixel = picture.copy()
     pixel[30, 30, 0] += 1
     near = [picture, picture + 1, picture - 1, pixel]
-    assert [r.label for r in detector.predict([x.clip(0, 255).astype(np.uint8) for x in near])] == ["normal"] * 4
+    results = detector.predict([x.clip(0, 255).astype(np.uint8) for x in near])
+    assert [r.label for r in results] == ["normal"] * 4
+    limit = detector.calibration.tasks[0].distance_limit
+    assert all(r.calibrated < 0.45 and r.distance < 0.95 * limit for r in results)
     inverted, noise = 255 - picture, np.random.default_rng(0).integers(0, 256, picture.shape)
     assert all(r.label != "normal" for r in detector.predict([x.astype(np.uint8) for x in (inverted, noise)]))
