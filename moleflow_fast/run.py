@@ -28,6 +28,7 @@ from moleflow_fast.evaluation.confusion import draw_confusion
 from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, evaluate_routing_performance
 from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
 from moleflow_fast.evaluation.scorer import TestClass
+from moleflow_fast.evaluation.twins import twins
 from moleflow_fast.parallel_tasks import TasksOnWorkers
 from moleflow_fast.phases import Phases, counting, phase
 from moleflow_fast.ray_session import ray_module, ray_session
@@ -431,6 +432,8 @@ class ContinualRun(RunParts):
         if len(tasks) > 1:
             self.console.forgetting(tasks, under)
         _, confusion = evaluate_routing_performance(self.scorer, self.tests_until(len(tasks) - 1))
+        for warning in twins(confusion, tasks):
+            self.console.warn(warning)
         with phase("pictures"):
             self._draw(directory, tasks, confusion)
         with phase("calibration"):

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from moleflow_fast.config.threshold_options import Level
 from moleflow_fast.data.datasets import byte_transform
-from moleflow_fast.detector.calibration import LEVEL, Calibration
+from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.detector.images import Decoded, Item, decode, file_item, files_of, items_of
 from moleflow_fast.detector.parts import TrainedParts
 from moleflow_fast.detector.pipeline import pipelined
 from moleflow_fast.detector.regions import find_regions
 from moleflow_fast.detector.result import Result
+from moleflow_fast.detector.thresholds import limits_of
 from moleflow_fast.detector.view import FieldOfView
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.scorer import bounded
@@ -53,7 +55,7 @@ class Detector:
 
     Attributes:
         calibration: what is normal for each task.
-        threshold: calibrated score above which an image is defective.
+        limits: the score above which an image is defective, by task.
         batch_size: images the device takes at a time; the run's own at first, less after it ran out of memory.
     """
 
@@ -61,15 +63,14 @@ class Detector:
         self,
         parts: TrainedParts,
         calibration: Calibration,
-        threshold: float = LEVEL,
+        threshold: Level | None = None,
         batch_size: int | None = None,
+        false_alarms: Level | None = None,
     ) -> None:
-        if not 0 <= threshold <= 1:
-            raise UserError(f"--threshold must lie in 0..1, where calibrated scores are, got {threshold}")
+        self.limits = limits_of(calibration, threshold, false_alarms)
         if batch_size is not None and batch_size < 1:
             raise UserError(f"--batch_size must be at least 1, got {batch_size}")
         self.calibration = calibration
-        self.threshold = threshold
         self.batch_size = batch_size or parts.options.batch_size
         self._parts = parts
         self._transform = byte_transform(parts.options.img_size, parts.options.img_size)
@@ -81,7 +82,8 @@ class Detector:
         run: str | Path,
         device: str = "auto",
         *,
-        threshold: float = LEVEL,
+        threshold: Level | None = None,
+        false_alarms: Level | None = None,
         batch_size: int | None = None,
         data_path: str | Path | None = None,
     ) -> Detector:
@@ -89,7 +91,10 @@ class Detector:
 
         Args:
             device: auto, cpu, cuda or cuda:N.
-            threshold: calibrated score above which an image is defective.
+            threshold: calibrated score above which an image is defective, 0.5 if left out; or a dict of them by
+                product, with "" for those that are not named. There numbers beyond 0..1 are raw scores, from which on
+                images are defective.
+            false_alarms: instead, the fraction of normal images that may be called defective; or a dict.
             batch_size: images the device takes at a time; the run's own if left out.
             data_path: where the run's images are now, for a run without `calibration.json`.
 
@@ -103,7 +108,11 @@ class Detector:
             logger.warning(warning)
         if not parts.trainer.config.use_router:
             logger.warning("the run was evaluated under true task ids (--no_router); the detector has to route")
-        return cls(parts, calibration, threshold, batch_size)
+        detector = cls(parts, calibration, threshold, batch_size, false_alarms)
+        for limit in detector.limits.values():
+            if limit.note:
+                logger.warning(limit.note)
+        return detector
 
     def predict(self, images: Any) -> list[Result]:
         """A result for each image, in order.
@@ -212,8 +221,8 @@ class Detector:
     def _result(self, decoded: Decoded, scored: _Scored | None) -> Result:
         if scored is None:
             return Result(decoded.source, "error", decoded.error)
-        task = self.calibration.tasks[scored.task_id]
-        calibrated = task.calibrated(scored.score)
+        task_id = scored.task_id
+        task = self.calibration.tasks[task_id]
         others = (distance for t, distance in scored.distances.items() if t != scored.task_id)
         known = task.knows(scored.distances[scored.task_id], min(others, default=math.inf))
         view = FieldOfView.of(*decoded.size, self._parts.options.img_size)
@@ -221,12 +230,12 @@ class Detector:
         shows = bool(scored.pixel_map.max() > task.pixel_threshold)
         return Result(
             source=decoded.source,
-            label="unknown" if not known else "defective" if calibrated > self.threshold else "normal",
+            label="unknown" if not known else "defective" if self.limits[task_id].passed_by(scored.score) else "normal",
             task_id=scored.task_id,
             class_names=task.class_names,
             distances=scored.distances,
             score=scored.score,
-            calibrated=calibrated,
+            calibrated=task.calibrated(scored.score),
             regions=find_regions(view.lay_over(scored.pixel_map), task.pixel_threshold) if shows else (),
             patch_map=scored.patch_map,
             pixel_map=scored.pixel_map,

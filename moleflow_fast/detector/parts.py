@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+
+import torch
 
 from moleflow_fast.backend import given_backend, given_precision, why_not_precision, why_not_triton
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
-from moleflow_fast.detector.calibrate import calibrate
+from moleflow_fast.data.datasets import AnomalyImages
+from moleflow_fast.data.layouts import GOOD, Sample
+from moleflow_fast.detector.calibrate import NormalClass, calibrate
 from moleflow_fast.detector.calibration import Calibration, CalibrationError
 from moleflow_fast.errors import UserError
+from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.extractors import PatchExtractor
 from moleflow_fast.extractors.precision import dtype_of
 from moleflow_fast.run_directory import RunDirectory
@@ -61,6 +67,14 @@ class TrainedParts(RunParts):
         except OSError as error:
             logger.warning("%s: the calibration cannot be kept there (%s)", self.directory.path, error)
         return measured
+
+    def normal_class(self, name: str, task_id: int, files: Sequence[Path]) -> NormalClass:
+        """Image files of a class that are all normal."""
+        samples = [Sample(file, None, 0, GOOD, name) for file in files]
+        size = self.options.img_size
+        dataset = AnomalyImages(samples, has_masks=False, img_size=size, crp_size=size)
+        source = self._features_of(dataset, f"features {name}")
+        return NormalClass(dataset, TestClass(name, task_id, source, torch.zeros(len(samples)), None))
 
     def _measured(self) -> Calibration:
         try:

@@ -11,10 +11,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from moleflow_fast.config.threshold_options import add_threshold_options, level_of, separated
 from moleflow_fast.errors import UserError
 from moleflow_fast.heavy_imports import heavy_imports
 
 if TYPE_CHECKING:
+    from moleflow_fast.console import RunConsole
     from moleflow_fast.detector.detector import Detector
     from moleflow_fast.predict.output import Output
 
@@ -39,12 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, help="run directory, as printed by moleflow_fast.train")
     parser.add_argument("input", type=Path, nargs="+", help="image files, and folders that are searched below")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="where the results go")
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.5,
-        help="calibrated score above which an image is defective (default 0.5, passed by one normal image in 20)",
-    )
+    add_threshold_options(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--batch_size", type=int, help="images the device takes at a time (default: the run's)")
     parser.add_argument("--data_path", type=Path, help="the run's images, for a run without calibration.json")
@@ -56,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse_args(separated(sys.argv[1:] if argv is None else argv))
     try:
         unreadable = _predict(args)
     except UserError as error:
@@ -76,12 +73,19 @@ def _predict(args: argparse.Namespace) -> list[str]:
 
     require_none_in(args.output)
     paths = list(dict.fromkeys(path for given in args.input for path in files_of(given)))
-    options = {"threshold": args.threshold, "batch_size": args.batch_size, "data_path": args.data_path}
-    detector = Detector.load(args.run, args.device, **options)
+    detector = Detector.load(
+        args.run,
+        args.device,
+        threshold=level_of(args.threshold, "--threshold"),
+        false_alarms=level_of(args.false_alarms, "--false_alarms"),
+        batch_size=args.batch_size,
+        data_path=args.data_path,
+    )
     try:
         with Output.in_folder(args.output, page=args.html, draws=not args.no_pictures) as output:
             unreadable = _write_all(detector, paths, output, args)
-            output.finish(f"{args.run.resolve().name}: {len(paths)} images", args.threshold)
+            thresholds = {limit.calibrated for limit in detector.limits.values()}
+            output.finish(f"{args.run.resolve().name}: {len(paths)} images", thresholds)
     except OSError as error:
         raise UserError(f"{args.output}: cannot be written ({error}); free some space or choose another -o") from error
     return unreadable
@@ -93,6 +97,8 @@ def _write_all(detector: Detector, paths: Sequence[Path], output: Output, args: 
 
     drawing = Drawing(detector.calibration, to_files=not args.no_pictures, to_page=args.html)
     console = RunConsole(args.quiet)
+    if args.threshold or args.false_alarms:
+        _say_limits(detector, console)
     labels: Counter[str] = Counter()
     unreadable = []
     with console.counting("images") as progress, closing(detector.stream_drawn(paths, drawing.side, drawing)) as stream:
@@ -106,6 +112,12 @@ def _write_all(detector: Detector, paths: Sequence[Path], output: Output, args: 
     console.say(f"{len(paths)} images: {counted}" + (f", {len(unreadable)} unreadable" if unreadable else ""))
     console.say(f"written to {args.output}")
     return unreadable
+
+
+def _say_limits(detector: Detector, console: RunConsole) -> None:
+    for task_id, limit in detector.limits.items():
+        names = ", ".join(detector.calibration.tasks[task_id].class_names)
+        console.say(f"{names}: defective above a score of {limit.score:.6g} (calibrated {limit.calibrated:.4f})")
 
 
 def _say_unreadable(errors: Sequence[str]) -> None:
