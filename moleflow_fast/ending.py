@@ -13,6 +13,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
+from moleflow_fast.errors import UserError
+
 _PATIENCE = 1.0  # seconds at exit for a thread that may be in the caller's code, which may never come back
 
 
@@ -48,6 +50,14 @@ class Crew:
     def start_callers(self, work: Callable[[], None], name: str) -> None:
         """As `start`, for a thread that runs code of the caller's."""
         self.start(work, name, _PATIENCE)
+
+    def require_own_process(self) -> None:
+        """
+        Raises:
+            UserError: this one was forked from that of the threads, which are not here.
+        """
+        if os.getpid() != self._process:
+            raise UserError("a stream does not survive a fork: start it in the process that takes its results")
 
     def stop(self) -> None:
         """Does not wait. A forked process has none of the threads, and their locks may be held for good."""

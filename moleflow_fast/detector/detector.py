@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -17,8 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from moleflow_fast.callers_state import as_at_start, plain_modes
+from moleflow_fast.config.requested import precision_chosen, use_backend
 from moleflow_fast.data.datasets import byte_transform
 from moleflow_fast.detector.calibration import LEVEL, Calibration
+from moleflow_fast.detector.forks import require_usable
 from moleflow_fast.detector.images import Decoded, Item, decode, file_item, items_of
 from moleflow_fast.detector.parts import TrainedParts
 from moleflow_fast.detector.pipeline import pipelined
@@ -87,6 +91,8 @@ class Detector:
     ) -> Detector:
         """The detector of a run directory.
 
+        The caller's random state, default dtype and modes of torch stay as they are.
+
         Args:
             device: auto, cpu, cuda or cuda:N.
             threshold: calibrated score above which an image is defective.
@@ -94,16 +100,24 @@ class Detector:
             data_path: where the run's images are now, for a run without `calibration.json`.
 
         Raises:
-            UserError: no run directory, no complete checkpoint, no calibration and no images to make one.
+            UserError: no run directory, no complete checkpoint, no calibration and no images to make one; or a process
+                that was forked from one with a detector.
         """
         directory = RunDirectory.open(Path(run))
-        parts = TrainedParts(directory, device, None if data_path is None else Path(data_path))
-        calibration = parts.calibration()
+        with as_at_start(device):
+            parts = TrainedParts(directory, device, None if data_path is None else Path(data_path))
+            calibration = parts.calibration()
         for warning in calibration.warnings:
             logger.warning(warning)
         if not parts.trainer.config.use_router:
             logger.warning("the run was evaluated under true task ids (--no_router); the detector has to route")
         return cls(parts, calibration, threshold, batch_size)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It is loaded again from its run, in whatever process that is."""
+        parts = self._parts
+        options = {"threshold": self.threshold, "batch_size": self.batch_size, "data_path": parts.options.data_path}
+        return _loaded_again, (parts.directory.path.absolute(), parts.options.device, parts.given, options)
 
     def predict(self, images: Any, *, product: str | None = None) -> list[Result]:
         """A result for each image, in order.
@@ -116,7 +130,8 @@ class Detector:
         Raises:
             UserError: none of these, or no such product; a file that cannot be read is a result with an `error`.
         """
-        items, task_id = items_of(images), self._task_of(product)
+        require_usable(self._parts.device)
+        items, task_id = items_of(images), self.task_of(product)
         some = list(islice(items, 2))
         if len(some) == 1:
             return [self._alone(some[0], task_id)]
@@ -144,7 +159,7 @@ class Detector:
             UserError: none of these, or no such product; a file that cannot be read, or an array that is no picture,
                 is a result with an `error`.
         """
-        return self._results(items_of(images, streamed=True), None, _without_picture, self._task_of(product))
+        return self._results(items_of(images, streamed=True), None, _without_picture, self.task_of(product))
 
     def stream_drawn(
         self,
@@ -159,16 +174,21 @@ class Detector:
             side: what the long side of pictures is shrunk to, pixels; None if no pictures are wanted.
             draw: called from several threads at once, with the picture in RGB, or None for an error.
         """
-        return self._results(map(file_item, map(Path, paths)), side, draw, self._task_of(product))
+        return self._results(map(file_item, map(Path, paths)), side, draw, self.task_of(product))
 
-    def _task_of(self, product: str | None) -> int | None:
+    def task_of(self, product: str | None) -> int | None:
+        """The task whose expert knows a product; None of None.
+
+        Raises:
+            UserError: none does.
+        """
         if product is None:
             return None
-        tasks = [t for t, task in self.calibration.tasks.items() if product in task.class_names]
-        if not tasks:
-            known = ", ".join(name for task in self.calibration.tasks.values() for name in task.class_names)
-            raise UserError(f"no product {product!r} in this run (--product); it knows {known}")
-        return tasks[-1]
+        for task_id, task in self.calibration.tasks.items():
+            if product in task.class_names:
+                return task_id
+        known = ", ".join(name for task in self.calibration.tasks.values() for name in task.class_names)
+        raise UserError(f"no product {product!r} in this run (--product); it knows {known}")
 
     def _results(
         self,
@@ -177,6 +197,7 @@ class Detector:
         draw: Callable[[Result, Image.Image | None], _T],
         task_id: int | None,
     ) -> Generator[_T, None, None]:
+        require_usable(self._parts.device)
         return pipelined(
             items,
             partial(decode, transform=self._transform, picture_side=picture_side),
@@ -221,7 +242,7 @@ class Detector:
         """
         parts = self._parts
         trainer = parts.trainer
-        with parts.as_chosen():
+        with plain_modes(), parts.as_chosen():
             images = images.to(parts.device)
             scored = trainer.executor.routed(images) if task_id is None else trainer.executor.known(images, task_id)
             pixel_maps = parts.scorer.pixel_maps(scored.maps).cpu().numpy()
@@ -262,6 +283,18 @@ class Detector:
             pixel_map=scored.pixel_map,
             view=view,
         )
+
+
+def _loaded_again(
+    run: Path, device: str, given: tuple[str | None, str | None], options: dict[str, Any]
+) -> Detector:
+    backend, precision = given
+    with ExitStack() as stack:
+        if backend is not None:
+            stack.enter_context(use_backend(backend))
+        if precision is not None:
+            stack.enter_context(precision_chosen(precision))
+        return Detector.load(run, device, **options)
 
 
 def _without_picture(result: Result, _: Image.Image | None) -> Result:

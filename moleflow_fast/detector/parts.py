@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.detector.calibrate import calibrate
 from moleflow_fast.detector.calibration import Calibration, CalibrationError
+from moleflow_fast.detector.forks import require_usable
 from moleflow_fast.errors import UserError
 from moleflow_fast.extractors import PatchExtractor
 from moleflow_fast.extractors.precision import dtype_of
@@ -27,6 +29,8 @@ class TrainedParts(RunParts):
 
     def __init__(self, directory: RunDirectory, device: str, data_path: Path | None) -> None:
         super().__init__(_options(directory, device, data_path), _LoggingConsole(quiet=True))
+        require_usable(self.device)
+        self.given = given_backend(), given_precision()
         self._leave_unavailable_backend()
         self._leave_unavailable_precision()
         self.directory = directory
@@ -63,7 +67,7 @@ class TrainedParts(RunParts):
 
     def _measured(self) -> Calibration:
         try:
-            with self.as_chosen():
+            with self.as_chosen(), closing(self):  # decoding processes, and what is written of the cache
                 return calibrate(self, self.active_tasks)
         except CalibrationError:
             raise

@@ -78,6 +78,7 @@ def pipelined(
             return
         for future in finished:
             yield future.result()
+            crew.require_own_process()
         if crew.stopped_at_exit:
             raise SystemExit  # in a daemon thread that still takes results: it ends without a word
         if problems:

@@ -48,6 +48,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.5,
         help="calibrated score above which an image is defective (default 0.5, passed by one normal image in 20)",
     )
+    parser.add_argument(
+        "--product",
+        metavar="NAME",
+        help="what all images show, where that is known: its expert scores them, wherever they would be routed "
+        "(default: each image is routed to the product that it is nearest to)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--batch_size", type=int, help="images the device takes at a time (default: the run's)")
     parser.add_argument("--data_path", type=Path, help="the run's images, for a run without calibration.json")
@@ -103,6 +109,7 @@ def _predict(args: argparse.Namespace, done: _Done) -> None:
     done.paths = list(dict.fromkeys(path for given in args.input for path in files_of(given)))
     options = {"threshold": args.threshold, "batch_size": args.batch_size, "data_path": args.data_path}
     detector = Detector.load(args.run, args.device, **options)
+    detector.task_of(args.product)  # an unknown one is said before anything is written
     name = args.run.resolve().name
     try:
         with Output.in_folder(args.output, page=args.html, draws=not args.no_pictures) as output:
@@ -124,7 +131,7 @@ def _write_all(detector: Detector, output: Output, args: argparse.Namespace, don
     drawing = Drawing(detector.calibration, to_files=not args.no_pictures, to_page=args.html)
     console = RunConsole(args.quiet)
     everything, labels, unreadable = done.paths, done.labels, done.unreadable
-    drawn_stream = detector.stream_drawn(everything, drawing.side, drawing)
+    drawn_stream = detector.stream_drawn(everything, drawing.side, drawing, args.product)
     with console.counting("images") as progress, closing(drawn_stream) as stream:
         for drawn in stream:
             with end_waits(""):  # no half of a row

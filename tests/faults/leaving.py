@@ -1,6 +1,6 @@
-"""Ways to leave a stream and end the program: `python leaving.py RUN IMAGE` tries each in a process of its own.
+"""Ways to leave a stream and end the program: `python leaving.py RUN IMAGE` prints each with its exit code.
 
-Each forks from a process that has a detector and has computed nothing yet, so that all of them take a second or two.
+All but the last are forked from a process that has a detector and has computed nothing yet: it takes half a second each.
 """
 
 import atexit
@@ -10,11 +10,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from moleflow_fast import Detector
+from moleflow_fast.detector.result import Result
 
 PATIENCE = 30  # seconds for each
+
+
+alive: list[Generator[Result, None, None]] = []  # when the interpreter ends
 
 
 def frames(image: str, count: int = 50) -> Iterator[str]:
@@ -27,29 +31,20 @@ def camera_without_frames(image: str) -> Iterator[str]:
     threading.Event().wait()
 
 
-def breaks(detector: Detector, image: str) -> None:
-    global stream  # alive when the interpreter ends
-    stream = detector.stream(frames(image))
-    for _, _ in zip(range(3), stream, strict=False):
+def left_in_any_way(detector: Detector, image: str) -> None:
+    alive.extend(detector.stream(frames(image)) for _ in range(4))
+    broken, closed, another, _never_started = alive
+    for _, _ in zip(range(3), broken, strict=False):
         pass
-
-
-def closes(detector: Detector, image: str) -> None:
-    stream = detector.stream(frames(image))
-    next(stream)
-    stream.close()
-
-
-def drops(detector: Detector, image: str) -> None:
-    next(detector.stream(frames(image)))
-    gc.collect()
-
-
-def in_a_cycle(detector: Detector, image: str) -> None:
-    stream = detector.stream(frames(image))
-    next(stream)
-    cycle = [stream]
+    next(closed)
+    closed.close()
+    next(another)
+    next(detector.stream(frames(image)))  # dropped
+    cycle = [detector.stream(frames(image))]
+    next(cycle[0])
     cycle.append(cycle)  # type: ignore[arg-type]
+    del cycle
+    gc.collect()
 
 
 def fails(detector: Detector, image: str) -> None:
@@ -57,27 +52,10 @@ def fails(detector: Detector, image: str) -> None:
         raise ZeroDivisionError
 
 
-def never_starts(detector: Detector, image: str) -> None:
-    global stream
-    stream = detector.stream(frames(image))
-
-
-def several(detector: Detector, image: str) -> None:
-    global stream
-    stream = [detector.stream(frames(image)) for _ in range(3)]  # type: ignore[assignment]
-    for one in stream:
-        next(one)
-
-
-def exits(detector: Detector, image: str) -> None:
-    for _ in detector.stream(frames(image)):
-        sys.exit(0)
-
-
 def camera_stands_still(detector: Detector, image: str) -> None:
-    global stream
-    stream = detector.stream(camera_without_frames(image))
-    next(stream)
+    alive.append(detector.stream(camera_without_frames(image)))
+    for _ in alive[0]:
+        sys.exit(3)
 
 
 def thread_goes_on(detector: Detector, image: str) -> None:
@@ -90,34 +68,29 @@ def thread_goes_on(detector: Detector, image: str) -> None:
     threading.Thread(target=work).start()
 
 
-def daemon_streams(detector: Detector, image: str) -> None:
-    threading.Thread(target=lambda: list(detector.stream(frames(image, 10_000))), daemon=True).start()
-    time.sleep(0.1)
-
-
-def daemon_predicts(detector: Detector, image: str) -> None:
-    def work() -> None:
-        while True:
-            detector.predict(image)
-
-    threading.Thread(target=work, daemon=True).start()
-    time.sleep(0.1)
-
-
 def at_exit(detector: Detector, image: str) -> None:
     """Handlers that run before and after what ends the threads."""
     next(detector.stream(frames(image)))
     atexit.register(lambda: print(len(detector.predict([image] * 3)), flush=True))
 
 
-WAYS: dict[str, Callable[[Detector, str], None]] = {
-    way.__name__: way
-    for way in (
-        breaks, closes, drops, in_a_cycle, fails, never_starts, several, exits, camera_stands_still, thread_goes_on,
-        daemon_streams, daemon_predicts, at_exit,
-    )
-}  # fmt: skip
-FAILS = {"fails": 1}
+def daemons(detector: Detector, image: str) -> None:
+    def work() -> None:
+        while True:
+            detector.predict(image)
+
+    threading.Thread(target=work, daemon=True).start()
+    threading.Thread(target=lambda: list(detector.stream(frames(image, 10_000))), daemon=True).start()
+    time.sleep(0.1)
+
+
+FORKED: dict[Callable[[Detector, str], None], int] = {
+    left_in_any_way: 0,
+    fails: 1,
+    camera_stands_still: 3,
+    thread_goes_on: 0,
+    at_exit: 0,
+}  # exit codes
 
 
 def main(run: str, image: str) -> None:
@@ -125,14 +98,14 @@ def main(run: str, image: str) -> None:
     early: list[Detector] = []
     atexit.register(lambda: [d.predict([image] * 3) for d in early])  # before ours: it runs after it
     detector = Detector.load(run, batch_size=1)
-    for name, way in WAYS.items():
+    for way in FORKED:
         child = os.fork()
         if child == 0:
             early.append(detector)
-            way(detector, image)
-            return  # and the interpreter ends as it does
-        print(name, _outcome(child), flush=True)
-    os._exit(0)
+            return way(detector, image)  # and the interpreter ends as it does
+        print(way.__name__, _outcome(child), flush=True)
+    daemons(detector, image)
+    print("daemons", 0, flush=True)
 
 
 def _outcome(child: int) -> int | str:
