@@ -38,14 +38,17 @@ def frames_of_capture(capture: Any) -> Iterator[np.ndarray]:
         capture.release()
 
 
-def frames_of_buffers(buffers: Iterable[Any]) -> Iterator[np.ndarray]:
-    """(H, W) or (H, W, channels) of each buffer, which has `data`, flat, `height`, `width` and `bits`.
+def frames_of_buffers(buffers: Iterable[Any], bits: int = 16) -> Iterator[np.ndarray]:
+    """(H, W, channels) of each buffer, which has `data`, flat, `height` and `width`.
 
-    A camera of 10 or 12 bits stores them in 16, of which a detector takes all: they are shifted up.
+    A buffer may be given back to the camera once the next is asked for: the detector has its own copy by then.
+
+    Args:
+        bits: of a value that is stored in 16; those of Mono10 and Mono12 are shifted up, for a detector reads 0..65535.
     """
     for buffer in buffers:
         frame = np.asarray(buffer.data).reshape(buffer.height, buffer.width, -1)
-        yield frame << (16 - buffer.bits) if frame.dtype == np.uint16 else frame
+        yield frame << (16 - bits) if frame.dtype == np.uint16 else frame
 
 
 def frames_of(source: str) -> Iterator[Any]:

@@ -33,7 +33,7 @@ class Crew:
         if not _state.ending:
             _crews.add(self)
 
-    def start(self, work: Callable[[], None], name: str, patience: float | None = None) -> None:
+    def start(self, work: Callable[[], None], name: str, patience: float | None = None) -> threading.Thread:
         """
         Args:
             patience: how long the thread is waited for at exit, seconds; None for as long as it takes.
@@ -46,6 +46,7 @@ class Crew:
         thread = threading.Thread(target=self._run, args=(work,), daemon=True, name=name)
         thread.start()
         self._threads.append((thread, patience))
+        return thread
 
     def start_callers(self, work: Callable[[], None], name: str) -> None:
         """As `start`, for a thread that runs code of the caller's."""

@@ -198,7 +198,8 @@ def _array_of(tensor: Tensor) -> np.ndarray:
 
 
 def _no_image(images: Any) -> UserError:
-    hint = "; of what a camera's read() gives, take the frame alone" if isinstance(images, tuple) else ""
+    camera = isinstance(images, tuple) or hasattr(images, "read")  # what read() gives, or who has it
+    hint = "; of a camera give its frames, see examples/frames.py" if camera else ""
     return UserError(
         f"no image: {type(images).__name__}; give a path, a folder, a PIL image, the bytes of a file, a NumPy array of "
         f"shape {SHAPES}, a torch tensor of these or with channels first, or an iterable of such{hint}"
