@@ -175,7 +175,7 @@ class RunParts:
 
     @cached_property
     def trainer(self) -> MoLEContinualTrainer:
-        torch.manual_seed(self.options.seed)
+        self._seed()
         model = MoLESpatialAwareNF(**self._model_options, device=self.device, ablation_config=self.options.ablation)
         return MoLEContinualTrainer(
             self.extractor,
@@ -187,6 +187,13 @@ class RunParts:
             self.options.slow_blocks_k,
             logger=self.logger,
         )
+
+    def _seed(self) -> None:
+        """The generators that a model is made with. Those of other devices are whoever's process this is."""
+        torch.default_generator.manual_seed(self.options.seed)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(self.options.seed)
 
     @cached_property
     def scorer(self) -> Scorer:

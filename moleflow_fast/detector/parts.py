@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from moleflow_fast.data.datasets import AnomalyImages
 from moleflow_fast.data.layouts import GOOD, Sample
 from moleflow_fast.detector.calibrate import NormalClass, calibrate
 from moleflow_fast.detector.calibration import Calibration, CalibrationError
+from moleflow_fast.detector.forks import require_usable
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.extractors import PatchExtractor
@@ -34,6 +36,8 @@ class TrainedParts(RunParts):
     def __init__(self, directory: RunDirectory, device: str, data_path: Path | None) -> None:
         console = _LoggingConsole(quiet=True)
         super().__init__(_options(directory, device, data_path), console, weights_of=directory)
+        require_usable(self.device)
+        self.given = given_backend(), given_precision()
         self._leave_unavailable_backend()
         self._leave_unavailable_precision()
         self.directory = directory
@@ -78,7 +82,7 @@ class TrainedParts(RunParts):
 
     def _measured(self) -> Calibration:
         try:
-            with self.as_chosen():
+            with self.as_chosen(), closing(self):  # decoding processes, and what is written of the cache
                 return calibrate(self, self.active_tasks)
         except CalibrationError:
             raise

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
+from moleflow_fast.callers_state import as_at_start
 from moleflow_fast.config.threshold_options import Level
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.errors import UserError
@@ -92,6 +93,11 @@ def export(request: Request) -> Exported:
         UserError: no run, no complete checkpoint or calibration, no images to check with, a package that is missing,
             an output that cannot be written, or a program that disagrees with the detector; nothing was written then.
     """
+    with as_at_start("cpu"):
+        return _export(request)
+
+
+def _export(request: Request) -> Exported:
     if request.format == "onnx":
         _require_packages()
     directory = RunDirectory.open(request.run)
