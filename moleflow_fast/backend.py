@@ -84,8 +84,8 @@ def _products_on_cpu_in_fp32() -> Iterator[None]:
         before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     except RuntimeError as error:
         raise BackendError(
-            "the precision of fp32 products was set through torch.backends...fp32_precision, which does not go with what "
-            "sets it here: set it by torch.set_float32_matmul_precision or allow_tf32 (here: MOLEFLOW_PRECISION=tf32)"
+            "the precision of fp32 products was set through torch.backends...fp32_precision, which does not go with how "
+            "it is set here: take torch.set_float32_matmul_precision or allow_tf32 (or MOLEFLOW_PRECISION=tf32)"
         ) from error
     loose = torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")  # type: ignore[attr-defined]
     if loose:
