@@ -81,10 +81,10 @@ def _products_on_cpu_in_fp32() -> Iterator[None]:
         BackendError: it has done so in a way that torch does not let others read, or undo.
     """
     try:
-        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        before, _ = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     except RuntimeError as error:
         raise BackendError(
-            "the precision of fp32 products was set through torch.backends...fp32_precision, which does not go with how "
+            "the precision of fp32 products was set by torch.backends...fp32_precision, which does not go with how "
             "it is set here: take torch.set_float32_matmul_precision or allow_tf32 (or MOLEFLOW_PRECISION=tf32)"
         ) from error
     loose = torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")  # type: ignore[attr-defined]
@@ -94,7 +94,7 @@ def _products_on_cpu_in_fp32() -> Iterator[None]:
         yield
     finally:
         if loose:
-            torch.set_float32_matmul_precision(before[0])
+            torch.set_float32_matmul_precision(before)
 
 
 def _set_tf32(flags: tuple[Any, ...], values: list[bool]) -> None:
