@@ -1,10 +1,12 @@
 """What a picture is, where one comes as numbers. This is the one place that says so.
 
-    NumPy arrays    (H, W) or (H, W, 1) grey, (H, W, 3) RGB, (H, W, 4) RGB and alpha; batches (N, H, W, 1 | 3 | 4)
-    torch tensors   the same, or channels first: (1 | 3 | 4, H, W), (N, 1 | 3 | 4, H, W)
+    (H, W), (H, W, 1)                 grey
+    (H, W, 3), (H, W, 4)              RGB, and RGB with alpha
+    (1, H, W), (3, H, W), (4, H, W)   the same with channels first
+    (N, H, W, C), (N, C, H, W)        a batch of either kind
 
-(1, H, W) is one grey picture. Other arrays of three dimensions are refused: they may be grey pictures, or channels.
-Alpha is left out, and that is said once. Values are never stretched to a picture's own range:
+Torch has channels first; of a NumPy array that is said once. Alpha is left out, and that is said once. Other shapes are
+refused: (N, H, W) may be grey pictures, or channels. Values are never stretched to a picture's own range:
 
     uint8            as they are
     bool             black and white
@@ -28,7 +30,7 @@ from .errors import DataError
 
 logger = logging.getLogger(__name__)
 
-SHAPES = "(H, W), (H, W, 1), (H, W, 3), (H, W, 4), or a batch (N, H, W, 1), (N, H, W, 3), (N, H, W, 4)"
+SHAPES = "(H, W), (H, W, C), (C, H, W), or a batch (N, H, W, C), (N, C, H, W), with C of 1, 3 or 4"
 _CHANNELS = (1, 3, 4)
 _FULL_16_BIT = 65535
 _SURELY_BYTES = 16  # a picture of 0..255 with no higher value is black to the eye
@@ -39,11 +41,11 @@ class NoPicture(DataError):
     """Numbers that are no picture, or that may be one in more than one way; names no file."""
 
 
-def pictures_of(array: NDArray, channels_anywhere: bool = False) -> list[NDArray]:
+def pictures_of(array: NDArray, torchs: bool = False) -> list[NDArray]:
     """Views (H, W) or (H, W, 3) of the pictures in an array.
 
     Args:
-        channels_anywhere: they may come first too, as torch has them.
+        torchs: of torch, where channels come first unless they cannot.
 
     Raises:
         NoPicture: it has another shape.
@@ -52,13 +54,14 @@ def pictures_of(array: NDArray, channels_anywhere: bool = False) -> list[NDArray
         return [array]
     if array.ndim not in (3, 4) or not array.size:
         raise _other_shape(array)
-    if channels_anywhere and array.shape[-3] in _CHANNELS:
-        array = np.moveaxis(array, -3, -1)
-    if array.shape[-1] in _CHANNELS:
-        return [_without_alpha(picture) for picture in (array if array.ndim == 4 else [array])]
-    if array.ndim == 3 and len(array) == 1:
-        return [array[0]]
-    raise _other_shape(array)
+    last = array.shape[-1] in _CHANNELS
+    if array.shape[-3] in _CHANNELS and (torchs or not last):
+        if not torchs and array.shape[-3] > 1:
+            _say_channels_first()
+        array, last = np.moveaxis(array, -3, -1), True
+    if not last:
+        raise _other_shape(array)
+    return [_without_alpha(picture) for picture in (array if array.ndim == 4 else [array])]
 
 
 def conversion_of(array: NDArray) -> Callable[[NDArray], NDArray[np.uint8]]:
@@ -151,9 +154,14 @@ def _say_alpha() -> None:
     logger.warning("pictures of four channels: the first three are taken for RGB, the fourth, alpha, is left out")
 
 
+@cache
+def _say_channels_first() -> None:
+    logger.warning(
+        "NumPy arrays whose first of three last dimensions is 3 or 4 are taken for pictures with channels first; of "
+        "grey pictures give a list, or array[..., None]"
+    )
+
+
 def _other_shape(array: NDArray) -> NoPicture:
     grey = "; of grey pictures give a list, or array[..., None]" if array.ndim == 3 and array.size else ""
-    if array.ndim in (3, 4) and array.size and array.shape[-3] in _CHANNELS:
-        order = "(1, 2, 0)" if array.ndim == 3 else "(0, 2, 3, 1)"
-        return NoPicture(f"shape {array.shape} is no picture's: channels come last, array.transpose{order}{grey}")
     return NoPicture(f"shape {array.shape} is no picture's: it must be {SHAPES}{grey}")

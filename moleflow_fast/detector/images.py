@@ -176,14 +176,14 @@ def _loaders(images: Any) -> list[_Loader] | None:
     if hasattr(images, "read") and hasattr(images, "seek"):
         return [partial(load_encoded, images.read())]
     if isinstance(images, Tensor):
-        return _loaders_of_array(_array_of(images), channels_anywhere=True)
+        return _loaders_of_array(_array_of(images), torchs=True)
     if hasattr(images, "__array__"):
-        return _loaders_of_array(np.asarray(images), channels_anywhere=False)
+        return _loaders_of_array(np.asarray(images), torchs=False)
     return None
 
 
-def _loaders_of_array(array: np.ndarray, channels_anywhere: bool) -> list[_Loader]:
-    pictures = pictures_of(array, channels_anywhere)
+def _loaders_of_array(array: np.ndarray, torchs: bool) -> list[_Loader]:
+    pictures = pictures_of(array, torchs)
     to_bytes = conversion_of(array)
     return [partial(_picture_of, picture, to_bytes) for picture in pictures]
 
@@ -201,8 +201,8 @@ def _no_image(images: Any) -> UserError:
     camera = isinstance(images, tuple) or hasattr(images, "read")  # what read() gives, or who has it
     hint = "; of a camera give its frames, see examples/frames.py" if camera else ""
     return UserError(
-        f"no image: {type(images).__name__}; give a path, a folder, a PIL image, the bytes of a file, a NumPy array of "
-        f"shape {SHAPES}, a torch tensor of these or with channels first, or an iterable of such{hint}"
+        f"no image: {type(images).__name__}; give a path, a folder, a PIL image, the bytes of a file, a NumPy array or "
+        f"torch tensor of shape {SHAPES}, or an iterable of such{hint}"
     )
 
 
