@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from moleflow_fast.backend import flow_backend, runs_compiled, why_not_precision
+from moleflow_fast.callers_state import as_at_start
 from moleflow_fast.config.known_bad import known_bad
 from moleflow_fast.config.method import method
 from moleflow_fast.config.options import RunOptions
@@ -37,7 +38,6 @@ from moleflow_fast.run_parts import RunParts
 from moleflow_fast.run_ways import keep_ways, stored_ways
 from moleflow_fast.task_training import train_task
 from moleflow_fast.tensorboard import TensorBoardLog, summary_writer_class
-from moleflow_fast.torch_modes import own_modes
 from moleflow_fast.trainer import checkpoint, partial_state
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.published import load_published
@@ -77,13 +77,13 @@ class ContinualRun(RunParts):
 
     def execute(self) -> RunResult:
         """Train every task, evaluate after each, write everything down."""
-        with own_modes(), counting() as self._phases, self.as_chosen(), closing(self):
+        with as_at_start(self.options.device), counting() as self._phases, self.as_chosen(), closing(self):
             return self._execute()
 
     def evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
         """Routed and oracle evaluation of a finished or interrupted run's last complete task."""
         self.weights_of = directory
-        with own_modes(), self.as_chosen(), closing(self), stored_ways(directory, self.device):
+        with as_at_start(self.options.device), self.as_chosen(), closing(self), stored_ways(directory, self.device):
             return self._evaluate_again(directory)
 
     def _execute(self) -> RunResult:
@@ -128,13 +128,20 @@ class ContinualRun(RunParts):
         return self._finish(directory)
 
     def _evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
+        self._leave_unfinished_again(directory)
         with self._data_checked():
             _ = self.trainer
         self.console.say(f"flow           {self._flow}")
-        tests = self.tests_until(self._load(directory)[-1])
+        tests = self.tests_until(self._load(directory, len(self.tasks))[-1])
         if not tests:
             raise UserError(f"images of {directory.path} are not where they were: give their folder with --data_path")
         return evaluate_all_tasks(self.scorer, tests)
+
+    def _leave_unfinished_again(self, directory: RunDirectory) -> None:
+        """Products that are being learned again count as they were learned before."""
+        *before, last = self.options.extensions or (None,)
+        if last is not None and last.again and len(checkpoint.completed_tasks(directory.checkpoints)) < len(self.tasks):
+            self.options = replace(self.options, extensions=tuple(before))
 
     def _load(self, directory: RunDirectory, tasks: int | None = None) -> list[int]:
         """Bring back all complete tasks, or the first `tasks` of them; returns their ids."""
@@ -215,7 +222,8 @@ class ContinualRun(RunParts):
             self.console.warn(f"images of {self._names(missing)} are not there: they are not evaluated again")
         by_source: dict[tuple[str, Path], list[list[str]]] = {}
         for task in (self.tasks[t] for t in self.active_tasks if t not in missing):
-            by_source.setdefault(self.source_of(task[0]), []).append(task)
+            for source in self.sources_of(task[0]):
+                by_source.setdefault(source, []).append(task)
         checks = [
             DataCheck(layout, root, tasks, self.decoder, self.frame, self.wants_pictures)
             for (layout, root), tasks in by_source.items()
