@@ -29,6 +29,7 @@ from moleflow_fast.evaluation.confusion import draw_confusion
 from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, evaluate_routing_performance
 from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
 from moleflow_fast.evaluation.scorer import TestClass
+from moleflow_fast.loggers.curves import Curves, require
 from moleflow_fast.parallel_tasks import TasksOnWorkers
 from moleflow_fast.phases import Phases, counting, phase
 from moleflow_fast.ray_session import ray_module, ray_session
@@ -37,7 +38,6 @@ from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.run_parts import RunParts
 from moleflow_fast.run_ways import keep_ways, stored_ways
 from moleflow_fast.task_training import train_task
-from moleflow_fast.tensorboard import TensorBoardLog, summary_writer_class
 from moleflow_fast.trainer import checkpoint, partial_state
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.published import load_published
@@ -64,11 +64,16 @@ class ContinualRun(RunParts):
         self, options: RunOptions, console: RunConsole | None = None, decoder: Decoder | None = None
     ) -> None:
         super().__init__(options, console, decoder, _drawn_before(options))
-        self._board: TensorBoardLog | None = None
+        self._curves: Curves | None = None
         self._sheets: ClassSheets | None = None
         self._phases = Phases()
         self._first_loader: FeatureLoader | None = None
         self.directory: RunDirectory | None = None
+
+    def close(self) -> None:
+        if self._curves is not None:
+            self._curves.close()
+        super().close()
 
     @property
     def way_on(self) -> str:
@@ -111,8 +116,8 @@ class ContinualRun(RunParts):
             yield
 
     def _learn_and_finish(self, directory: RunDirectory) -> RunResult:
-        if self.options.tensorboard:
-            self._board = TensorBoardLog(directory.path / "tensorboard")
+        if self.options.loggers:
+            self._curves = Curves(self.options.loggers, directory, self.options)
         base_is_frozen = self.trainer.promises_zero_forgetting
         complete = checkpoint.keep_valid(directory.checkpoints, len(self.tasks), base_is_frozen)
         directory.keep_epochs_of(complete)
@@ -153,8 +158,7 @@ class ContinualRun(RunParts):
 
     def _check(self) -> None:
         """Everything that can be wrong before the first file is written."""
-        if self.options.tensorboard:
-            summary_writer_class()
+        require(self.options.loggers)
         for warning in (*self.options.ablation.warnings, *known_bad(self.options)):
             self.console.warn(warning)
         with self._data_checked():
@@ -374,8 +378,8 @@ class ContinualRun(RunParts):
 
             def listen(record: EpochRecord | BatchRecord) -> None:
                 show(record)
-                if isinstance(record, EpochRecord) and self._board:
-                    self._board.epoch(record)
+                if isinstance(record, EpochRecord) and self._curves:
+                    self._curves.epoch(record)
 
             started = time.perf_counter()
             train_task(self, directory, task_id, loader, listen)
@@ -387,9 +391,9 @@ class ContinualRun(RunParts):
             checkpoint.load_task(directory.checkpoints, self.trainer, task_id, self.checkpoint_options)
         self._require_own_classes(directory.checkpoints)
         self.retire()
-        if self._board:
+        if self._curves:
             for record in directory.epochs_of(task_id):
-                self._board.epoch(record)
+                self._curves.epoch(record)
 
     def _say_trained(self, directory: RunDirectory, task_id: int, total: float | None = None) -> None:
         """Args: total: seconds from cached features to the checkpoint, where they were measured here."""
@@ -420,9 +424,9 @@ class ContinualRun(RunParts):
         routed, oracle = evaluate_all_tasks(self.scorer, tests)
         with phase("tables"):
             directory.write_evaluation(task_id, (routed, oracle))
-        if self._board:
-            self._board.evaluation(task_id, routed)
-            self._board.evaluation(task_id, oracle)
+        if self._curves:
+            self._curves.evaluation(task_id, routed)
+            self._curves.evaluation(task_id, oracle)
         self.console.evaluation(f"after task {task_id}", routed, oracle)
         with phase("pictures"):  # drawn while the next task trains
             self._draw_classes([test for test in tests if test.task_id == task_id])
@@ -469,8 +473,6 @@ class ContinualRun(RunParts):
                 "seconds": {name: round(seconds, 3) for name, seconds in self._phases.seconds().items()},
             }
         )
-        if self._board:
-            self._board.close()
         self.console.phases(self._phases.seconds())
         self.console.say(f"written to     {directory.path} (tables, checkpoints, heatmaps/, routing_confusion.png)")
         return RunResult(directory, routed, oracle)

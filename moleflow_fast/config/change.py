@@ -60,7 +60,8 @@ class Change:
 _MACHINE = frozenset(
     {
         "device", "num_workers", "cache_dir", "cache_limit_gb", "device_cache_gb", "no_feature_cache", "heatmaps",
-        "state_seconds", "run_diagnostics", "parallel_tasks", "ray_address", "tensorboard", "quiet",
+        "state_seconds", "run_diagnostics", "parallel_tasks", "ray_address", "logger", "tensorboard",
+        "quiet",
     }
 )  # fmt: skip
 _OF_THE_CHANGE = frozenset({"extend", "remove", "task_classes", "dataset", "data_path", "again"})

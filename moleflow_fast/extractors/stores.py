@@ -142,7 +142,8 @@ class JoinedStore:
 
     @property
     def origin(self) -> str:
-        return self._stores[-1].origin
+        origins = {store.origin for store in self._stores}
+        return next(origin for origin in ("backbone", "file", "memory", "device") if origin in origins)
 
     @property
     def nbytes(self) -> int:
