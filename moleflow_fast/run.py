@@ -175,8 +175,8 @@ class ContinualRun(RunParts):
         asked, width = self.options.embed_dim, self.extractor.embed_dim
         if asked not in (None, width) and not self.options.resume:  # runs of older versions passed it over
             raise UserError(
-                f"--embed_dim {asked}: {self.options.backbone_name} is a ViT, whose patches keep their own width of {width}: "
-                "drop the option"
+                f"--embed_dim {asked}: {self.options.backbone_name} is a ViT, whose patches keep their own width of "
+                f"{width}: drop the option"
             )
 
     def _check_parallel(self) -> None:

@@ -20,8 +20,8 @@ from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.scenario import split_into_tasks
 from moleflow_fast.console import RunConsole
 from moleflow_fast.data import AnomalyImages, Sample, create_task_dataset, get_class_names, get_dataset_class
-from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.data.datasets import joined
+from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.data.demo import is_demo, write_demo
 from moleflow_fast.data.requests import Frame
 from moleflow_fast.errors import UserError
@@ -149,7 +149,7 @@ class RunParts:
         if self.options.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if not re.fullmatch(r"(cpu|cuda)(:\d+)?", self.options.device):
-            raise UserError(f"--device {self.options.device} is none of auto, cpu, cuda and cuda:N: use auto or cpu")
+            raise UserError(f"--device {self.options.device} does not work here: it must be auto, cpu, cuda or cuda:N")
         try:
             device = torch.device(self.options.device)
             torch.empty(0, device=device)

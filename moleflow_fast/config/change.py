@@ -84,9 +84,9 @@ def add_change_args(parser: argparse.ArgumentParser) -> None:
         "--again",
         action="store_const",
         const=True,
-        help="with --extend: the run knows --task_classes, and learns them anew from the images in --data_path and those "
-        "that it learned them from, whose features are cached. Until that is done detectors go on with what was learned "
-        "before",
+        help="with --extend: the run knows --task_classes, and learns them anew from the images in --data_path and "
+        "those that it learned them from, whose features are cached. Until that is done detectors go on with what was "
+        "learned before",
     )
     group.add_argument("--remove", metavar="RUN", help="take --task_classes out: no image is routed to them any more")
 

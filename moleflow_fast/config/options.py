@@ -260,16 +260,16 @@ _GROUPS: dict[str, dict[str, str]] = {
         "start from 'line', which detects well after one pass, unless it is 'published' or another one",
         "log_dir": "where run directories go",
         "experiment_name": "name of this run's directory",
-        "resume": "go on with the interrupted run --experiment_name (in --log_dir), after its last complete task or inside "
-        "the next; what decides its numbers is stored with it and need not be given again",
+        "resume": "go on with the interrupted run --experiment_name (in --log_dir), after its last complete task or "
+        "inside the next; what decides its numbers is stored with it and need not be given again",
         "state_seconds": "between two states of a task in training, written after an epoch, from which a killed run "
         "goes on",
         "load_checkpoint": "start from a checkpoint: a run directory, or one of the published implementation",
         "final_eval_only": "evaluate that checkpoint and stop",
         "run_diagnostics": "write diagnostics/task_<t>.json: densities, log-determinants, norms of the expert's parts",
-        "logger": "programs that get the run's curves and options: tensorboard (files in the run's directory), wandb (without "
-        "a key files there, for `wandb sync`), mlflow (a database in --log_dir where MLFLOW_TRACKING_URI names no server). Each "
-        "is an extra of its name: pip install 'moleflow_fast[wandb]'",
+        "logger": "programs that get the run's curves and options: tensorboard (files in the run's directory), wandb "
+        "(without a key files there, for `wandb sync`), mlflow (mlflow.db in --log_dir where MLFLOW_TRACKING_URI names "
+        "no server). Each is an extra of its name: pip install 'moleflow_fast[wandb]'",
         "tensorboard": "the same as --logger tensorboard",
         "quiet": "no progress bars",
     },

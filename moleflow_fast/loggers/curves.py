@@ -50,7 +50,8 @@ class Curves:
             try:
                 self._loggers[name] = getattr(_module(name), _LOGGERS[name])(directory, options)
             except Exception as error:  # each has its own types, for its network, its store and its login
-                raise UserError(f"--logger {name} does not start ({_line(error)}): mend that, or leave it out") from error
+                what = f"--logger {name} does not start ({_line(error)})"
+                raise UserError(f"{what}: mend that, or leave it out") from error
 
     def epoch(self, record: EpochRecord) -> None:
         """Loss, learning rate and images per second against the epoch, a group of curves per task."""

@@ -42,8 +42,8 @@ def extended(options: RunOptions, change: Change, tasks: list[list[str]]) -> Run
     known = [name for name in change.classes if any(name in task for task in active.values())]
     if known:
         raise UserError(
-            f"{change.run} knows {', '.join(known)} already: add --again to learn it anew with these images too, leave that "
-            "out, give the folder another name, or take the old one out first (--remove)"
+            f"{change.run} knows {', '.join(known)} already: add --again to learn it anew with these images too, leave "
+            "that out, give the folder another name, or take the old one out first (--remove)"
         )
     return replace(options, extensions=(*options.extensions, asked))
 
@@ -96,5 +96,6 @@ def _being_extended(change: Change, options: RunOptions) -> str:
     names = " ".join(last.task_classes)
     return (
         f"{change.run} is being extended: finish that first (--extend {change.run} --data_path {last.data_path} "
-        f"--task_classes {names}{' --again' if last.again else ''}), or give it up (--remove {change.run} --task_classes {names})"
+        f"--task_classes {names}{' --again' if last.again else ''}), or give it up "
+        f"(--remove {change.run} --task_classes {names})"
     )

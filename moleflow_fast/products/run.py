@@ -124,12 +124,14 @@ class ExtendedRun(ChangedRun):
         return super()._fill(directory)
 
     def _check(self) -> None:
-        for name in [name for extension in self.options.extensions[-1:] if extension.again for name in extension.task_classes]:
+        last = self.options.extensions[-1]
+        for name in last.task_classes if last.again else ():
             gone = [str(root / name) for _, root in self.sources_of(name) if not (root / name).is_dir()]
             if gone:
                 raise UserError(
-                    f"{name} is to be learned again, but images that it was learned from are not there: {', '.join(gone)}; "
-                    "put them back, or learn it from the new ones alone: --remove it, then --extend without --again"
+                    f"{name} is to be learned again, but images that it was learned from are not there: "
+                    f"{', '.join(gone)}; put them back, or learn it from the new ones alone: --remove it, then "
+                    "--extend without --again"
                 )
         super()._check()
 
@@ -145,7 +147,8 @@ class ExtendedRun(ChangedRun):
         self._images_compared = self._require_unchanged(directory)
         if others := [t for t in self._learned if t in self.active_tasks]:
             self.console.say(
-                f"unchanged      {self._names(others)}: {self._images_compared} maps are equal to the bit, prototypes too"
+                f"unchanged      {self._names(others)}: {self._images_compared} maps are equal to the bit, prototypes "
+                "too"
             )
         return super()._finish(directory)
 
