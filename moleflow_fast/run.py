@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from moleflow_fast.backend import flow_backend, runs_compiled, why_not_precision
+from moleflow_fast.callers_state import as_at_start
 from moleflow_fast.config.known_bad import known_bad
 from moleflow_fast.config.method import method
 from moleflow_fast.config.options import RunOptions
@@ -29,6 +30,7 @@ from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, e
 from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
 from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.evaluation.twins import twins
+from moleflow_fast.loggers.curves import Curves, require
 from moleflow_fast.parallel_tasks import TasksOnWorkers
 from moleflow_fast.phases import Phases, counting, phase
 from moleflow_fast.ray_session import ray_module, ray_session
@@ -37,8 +39,6 @@ from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.run_parts import RunParts
 from moleflow_fast.run_ways import keep_ways, stored_ways
 from moleflow_fast.task_training import train_task
-from moleflow_fast.tensorboard import TensorBoardLog, summary_writer_class
-from moleflow_fast.torch_modes import own_modes
 from moleflow_fast.trainer import checkpoint, partial_state
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.published import load_published
@@ -65,11 +65,16 @@ class ContinualRun(RunParts):
         self, options: RunOptions, console: RunConsole | None = None, decoder: Decoder | None = None
     ) -> None:
         super().__init__(options, console, decoder, _drawn_before(options))
-        self._board: TensorBoardLog | None = None
+        self._curves: Curves | None = None
         self._sheets: ClassSheets | None = None
         self._phases = Phases()
         self._first_loader: FeatureLoader | None = None
         self.directory: RunDirectory | None = None
+
+    def close(self) -> None:
+        if self._curves is not None:
+            self._curves.close()
+        super().close()
 
     @property
     def way_on(self) -> str:
@@ -78,13 +83,13 @@ class ContinualRun(RunParts):
 
     def execute(self) -> RunResult:
         """Train every task, evaluate after each, write everything down."""
-        with own_modes(), counting() as self._phases, self.as_chosen(), closing(self):
+        with as_at_start(self.options.device), counting() as self._phases, self.as_chosen(), closing(self):
             return self._execute()
 
     def evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
         """Routed and oracle evaluation of a finished or interrupted run's last complete task."""
         self.weights_of = directory
-        with own_modes(), self.as_chosen(), closing(self), stored_ways(directory, self.device):
+        with as_at_start(self.options.device), self.as_chosen(), closing(self), stored_ways(directory, self.device):
             return self._evaluate_again(directory)
 
     def _execute(self) -> RunResult:
@@ -112,8 +117,8 @@ class ContinualRun(RunParts):
             yield
 
     def _learn_and_finish(self, directory: RunDirectory) -> RunResult:
-        if self.options.tensorboard:
-            self._board = TensorBoardLog(directory.path / "tensorboard")
+        if self.options.loggers:
+            self._curves = Curves(self.options.loggers, directory, self.options)
         base_is_frozen = self.trainer.promises_zero_forgetting
         complete = checkpoint.keep_valid(directory.checkpoints, len(self.tasks), base_is_frozen)
         directory.keep_epochs_of(complete)
@@ -129,13 +134,20 @@ class ContinualRun(RunParts):
         return self._finish(directory)
 
     def _evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
+        self._leave_unfinished_again(directory)
         with self._data_checked():
             _ = self.trainer
         self.console.say(f"flow           {self._flow}")
-        tests = self.tests_until(self._load(directory)[-1])
+        tests = self.tests_until(self._load(directory, len(self.tasks))[-1])
         if not tests:
             raise UserError(f"images of {directory.path} are not where they were: give their folder with --data_path")
         return evaluate_all_tasks(self.scorer, tests)
+
+    def _leave_unfinished_again(self, directory: RunDirectory) -> None:
+        """Products that are being learned again count as they were learned before."""
+        *before, last = self.options.extensions or (None,)
+        if last is not None and last.again and len(checkpoint.completed_tasks(directory.checkpoints)) < len(self.tasks):
+            self.options = replace(self.options, extensions=tuple(before))
 
     def _load(self, directory: RunDirectory, tasks: int | None = None) -> list[int]:
         """Bring back all complete tasks, or the first `tasks` of them; returns their ids."""
@@ -147,8 +159,7 @@ class ContinualRun(RunParts):
 
     def _check(self) -> None:
         """Everything that can be wrong before the first file is written."""
-        if self.options.tensorboard:
-            summary_writer_class()
+        require(self.options.loggers)
         for warning in (*self.options.ablation.warnings, *known_bad(self.options)):
             self.console.warn(warning)
         with self._data_checked():
@@ -165,8 +176,8 @@ class ContinualRun(RunParts):
         asked, width = self.options.embed_dim, self.extractor.embed_dim
         if asked not in (None, width) and not self.options.resume:  # runs of older versions passed it over
             raise UserError(
-                f"--embed_dim {asked}: {self.options.backbone_name} is a ViT, whose patches keep their own width of {width}: "
-                "drop the option"
+                f"--embed_dim {asked}: {self.options.backbone_name} is a ViT, whose patches keep their own width of "
+                f"{width}: drop the option"
             )
 
     def _check_parallel(self) -> None:
@@ -216,7 +227,8 @@ class ContinualRun(RunParts):
             self.console.warn(f"images of {self._names(missing)} are not there: they are not evaluated again")
         by_source: dict[tuple[str, Path], list[list[str]]] = {}
         for task in (self.tasks[t] for t in self.active_tasks if t not in missing):
-            by_source.setdefault(self.source_of(task[0]), []).append(task)
+            for source in self.sources_of(task[0]):
+                by_source.setdefault(source, []).append(task)
         checks = [
             DataCheck(layout, root, tasks, self.decoder, self.frame, self.wants_pictures)
             for (layout, root), tasks in by_source.items()
@@ -367,8 +379,8 @@ class ContinualRun(RunParts):
 
             def listen(record: EpochRecord | BatchRecord) -> None:
                 show(record)
-                if isinstance(record, EpochRecord) and self._board:
-                    self._board.epoch(record)
+                if isinstance(record, EpochRecord) and self._curves:
+                    self._curves.epoch(record)
 
             started = time.perf_counter()
             train_task(self, directory, task_id, loader, listen)
@@ -380,9 +392,9 @@ class ContinualRun(RunParts):
             checkpoint.load_task(directory.checkpoints, self.trainer, task_id, self.checkpoint_options)
         self._require_own_classes(directory.checkpoints)
         self.retire()
-        if self._board:
+        if self._curves:
             for record in directory.epochs_of(task_id):
-                self._board.epoch(record)
+                self._curves.epoch(record)
 
     def _say_trained(self, directory: RunDirectory, task_id: int, total: float | None = None) -> None:
         """Args: total: seconds from cached features to the checkpoint, where they were measured here."""
@@ -413,9 +425,9 @@ class ContinualRun(RunParts):
         routed, oracle = evaluate_all_tasks(self.scorer, tests)
         with phase("tables"):
             directory.write_evaluation(task_id, (routed, oracle))
-        if self._board:
-            self._board.evaluation(task_id, routed)
-            self._board.evaluation(task_id, oracle)
+        if self._curves:
+            self._curves.evaluation(task_id, routed)
+            self._curves.evaluation(task_id, oracle)
         self.console.evaluation(f"after task {task_id}", routed, oracle)
         with phase("pictures"):  # drawn while the next task trains
             self._draw_classes([test for test in tests if test.task_id == task_id])
@@ -464,8 +476,6 @@ class ContinualRun(RunParts):
                 "seconds": {name: round(seconds, 3) for name, seconds in self._phases.seconds().items()},
             }
         )
-        if self._board:
-            self._board.close()
         self.console.phases(self._phases.seconds())
         self.console.say(f"written to     {directory.path} (tables, checkpoints, heatmaps/, routing_confusion.png)")
         return RunResult(directory, routed, oracle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 
 from moleflow_fast.backend import use_backend, use_precision
+from moleflow_fast.config.change import learned_again
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.scenario import split_into_tasks
 from moleflow_fast.console import RunConsole
 from moleflow_fast.data import AnomalyImages, Sample, create_task_dataset, get_class_names, get_dataset_class
+from moleflow_fast.data.datasets import joined
 from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.data.demo import is_demo, write_demo
 from moleflow_fast.data.requests import Frame
@@ -32,7 +35,7 @@ from moleflow_fast.extractors import (
     reduce_precision,
 )
 from moleflow_fast.extractors.cache import FeatureCache
-from moleflow_fast.extractors.stores import FeatureStore
+from moleflow_fast.extractors.stores import FeatureStore, JoinedStore
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.phases import phase
@@ -108,26 +111,33 @@ class RunParts:
 
     @property
     def active_tasks(self) -> list[int]:
-        """Those that have not been removed."""
-        return [t for t in range(len(self.tasks)) if t not in self.options.removed_tasks]
+        """Those that have not been removed, nor learned again by a later one."""
+        gone = learned_again(self.options.extensions, self.tasks) | set(self.options.removed_tasks)
+        return [t for t in range(len(self.tasks)) if t not in gone]
 
     @property
     def classes(self) -> list[str]:
         """Of the active tasks."""
         return [name for t in self.active_tasks for name in self.tasks[t]]
 
-    def source_of(self, name: str) -> tuple[str, Path]:
-        """Layout and folder of a class's images."""
-        for extension in reversed(self.options.extensions):  # a class that was removed may have been learned again
-            if name in extension.task_classes:
-                return extension.dataset, Path(extension.data_path)
-        return self.options.layout, self.data_root
+    def sources_of(self, name: str) -> list[tuple[str, Path]]:
+        """Layouts and folders of a class's images, in the order in which they were learned."""
+        later: list[tuple[str, Path]] = []
+        for extension in reversed(self.options.extensions):  # a class that was removed may have been learned anew
+            if name not in extension.task_classes:
+                continue
+            later.insert(0, (extension.dataset, Path(extension.data_path)))
+            if not extension.again:
+                break
+        else:
+            later.insert(0, (self.options.layout, self.data_root))
+        return list({(layout, os.path.realpath(root)): (layout, root) for layout, root in later}.values())
 
     def has_images(self, task_id: int) -> bool:
         """Whether a task's images are there, which those of a finished run need not be once it is changed."""
         if not (self.options.extensions or self.options.removed_tasks):
             return True
-        return all((self.source_of(name)[1] / name).is_dir() for name in self.tasks[task_id])
+        return all((root / name).is_dir() for name in self.tasks[task_id] for _, root in self.sources_of(name))
 
     def retire(self) -> None:
         """Have the router forget tasks that are not active."""
@@ -139,7 +149,7 @@ class RunParts:
         if self.options.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if not re.fullmatch(r"(cpu|cuda)(:\d+)?", self.options.device):
-            raise UserError(f"--device {self.options.device} is none of auto, cpu, cuda and cuda:N: use auto or cpu")
+            raise UserError(f"--device {self.options.device} does not work here: it must be auto, cpu, cuda or cuda:N")
         try:
             device = torch.device(self.options.device)
             torch.empty(0, device=device)
@@ -245,12 +255,18 @@ class RunParts:
 
     def training_features(self, classes: list[str], rotated: bool = True) -> FeatureStore:
         """Features of the training images of a task, see `training_dataset`."""
-        return self._features_of(self.training_dataset(classes, rotated), f"features {', '.join(classes)} train")
+        return self._joint_features(self._training_datasets(classes, rotated), f"features {', '.join(classes)} train")
 
     def training_loader(self, task_id: int) -> FeatureLoader:
         """Its training images as the task goes through them."""
         features = self.training_features(self.tasks[task_id])
         return FeatureLoader(features, self.options.batch_size, self.options.seed + task_id)
+
+    def _joint_features(self, datasets: Sequence[Any], title: str) -> FeatureStore:
+        """Of all images; those of each data set are cached by themselves, so that adding one leaves them known."""
+        if len(datasets) == 1 or datasets[0].augmented:
+            return self._features_of(joined(datasets), title)
+        return JoinedStore([self._features_of(dataset, title) for dataset in datasets])
 
     def _features_of(self, dataset: Any, title: str) -> FeatureStore:
         options = self.options
@@ -269,9 +285,9 @@ class RunParts:
 
     def read_ahead(self, tests: Sequence[str], task_id: int | None) -> None:
         """Have images read that classes are tested on and a task trains on, where they are not in memory yet."""
-        datasets = [self.test_dataset(name) for name in tests if name not in self._tests]
+        datasets = [dataset for name in tests if name not in self._tests for dataset in self._test_datasets(name)]
         if task_id is not None:
-            datasets.append(self.training_dataset(self.tasks[task_id]))
+            datasets += self._training_datasets(self.tasks[task_id])
         for dataset in datasets:
             if self.wants_pictures(dataset.samples, train=dataset.augmented):
                 self.decoder.read_ahead(dataset.pictures)
@@ -295,7 +311,7 @@ class RunParts:
             dataset = self.test_dataset(name)
             labels = torch.tensor([sample.label for sample in dataset.samples])
             masks = self._masks_of(dataset) if dataset.has_masks else None
-            source = self._features_of(dataset, f"features {name} test")
+            source = self._joint_features(self._test_datasets(name), f"features {name} test")
             self._tests[name] = TestClass(name, task_id, source, labels, masks)
         return self._tests[name]
 
@@ -317,15 +333,24 @@ class RunParts:
 
     def training_dataset(self, classes: list[str], rotated: bool = True) -> Any:
         """Training images of a task, rotated where the run does so, unless they are wanted as they are."""
+        return joined(self._training_datasets(classes, rotated))
+
+    def _training_datasets(self, classes: list[str], rotated: bool = True) -> list[AnomalyImages]:
+        """One for each place that images of the task lie in."""
         indices = {name: i for i, name in enumerate(self.classes)}
-        return create_task_dataset(self._data_options(classes[0], rotated), classes, indices, train=True)
+        options = [self._data_options(source, rotated) for source in self.sources_of(classes[0])]
+        return [create_task_dataset(one, classes, indices, train=True) for one in options]
 
     def test_dataset(self, name: str) -> Any:
+        return joined(self._test_datasets(name))
+
+    def _test_datasets(self, name: str) -> list[AnomalyImages]:
+        """One for each place that test images of a class lie in."""
         size = self.options.img_size
-        layout, root = self.source_of(name)
-        return get_dataset_class(layout)(
-            root, name, train=False, img_size=size, crp_size=size, msk_size=self.options.mask_size
-        )
+        shapes = {"img_size": size, "crp_size": size, "msk_size": self.options.mask_size}
+        sources = self.sources_of(name)
+        datasets = [get_dataset_class(layout)(root, name, train=False, **shapes) for layout, root in sources]
+        return [dataset for dataset in datasets if len(dataset)] or datasets[:1]
 
     # -- options in the shapes that the parts take ---------------------------------------------------
 
@@ -353,9 +378,9 @@ class RunParts:
             self.parity = reduce_precision(extractor, precision, images)
         return extractor
 
-    def _data_options(self, name: str, rotated: bool) -> SimpleNamespace:
+    def _data_options(self, source: tuple[str, Path], rotated: bool) -> SimpleNamespace:
         options = self.options
-        layout, root = self.source_of(name)
+        layout, root = source
         return SimpleNamespace(
             dataset=layout,
             data_path=root,

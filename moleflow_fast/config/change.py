@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,19 @@ class Extension:
     data_path: str
     """Absolute: the folder that holds their class folders."""
     task_classes: tuple[str, ...]
+    again: bool = False
+    """Whether the run knew them: each is learned anew, from these images and those it was learned from."""
+
+
+def learned_again(extensions: Sequence[Extension], tasks: Sequence[Sequence[str]]) -> frozenset[int]:
+    """Ids of the tasks whose products a later one has learned anew; `tasks` are those of the extensions too."""
+    task_id = len(tasks) - sum(len(extension.task_classes) for extension in extensions)
+    replaced: set[int] = set()
+    for extension in extensions:
+        for name in extension.task_classes:
+            replaced |= {t for t in range(task_id) if extension.again and name in tasks[t]}
+            task_id += 1
+    return frozenset(replaced)
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,7 @@ class Change:
         removes: whether they are taken out.
         dataset: layout of the new images; the run's own if None.
         data_path: where they are.
+        again: whether the products are known, and learned anew.
         machine: options that decide nothing of the result, and are not the run's own.
     """
 
@@ -39,16 +53,18 @@ class Change:
     dataset: str | None
     data_path: str | None
     machine: Mapping[str, Any]
+    again: bool = False
 
 
 # What may be said beside --extend and --remove: everything else is the run's own.
 _MACHINE = frozenset(
     {
         "device", "num_workers", "cache_dir", "cache_limit_gb", "device_cache_gb", "no_feature_cache", "heatmaps",
-        "state_seconds", "run_diagnostics", "parallel_tasks", "ray_address", "tensorboard", "quiet",
+        "state_seconds", "run_diagnostics", "parallel_tasks", "ray_address", "logger", "tensorboard",
+        "quiet",
     }
 )  # fmt: skip
-_OF_THE_CHANGE = frozenset({"extend", "remove", "task_classes", "dataset", "data_path"})
+_OF_THE_CHANGE = frozenset({"extend", "remove", "task_classes", "dataset", "data_path", "again"})
 
 
 def add_change_args(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +80,14 @@ def add_change_args(parser: argparse.ArgumentParser) -> None:
         "to the bit, which is checked, and their images need not be there. A detector sees the new products when all "
         "are learned; interrupted, the same command goes on",
     )
+    group.add_argument(
+        "--again",
+        action="store_const",
+        const=True,
+        help="with --extend: the run knows --task_classes, and learns them anew from the images in --data_path and "
+        "those that it learned them from, whose features are cached. Until that is done detectors go on with what was "
+        "learned before",
+    )
     group.add_argument("--remove", metavar="RUN", help="take --task_classes out: no image is routed to them any more")
 
 
@@ -73,6 +97,8 @@ def change_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Chan
     Raises:
         ValueError: options that do not go together.
     """
+    if args.again and args.extend is None:
+        raise ValueError("--again goes with --extend RUN, the run that learns --task_classes anew")
     if args.extend is None and args.remove is None:
         return None
     given = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
@@ -95,4 +121,5 @@ def change_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Chan
         dataset=args.dataset,
         data_path=args.data_path,
         machine={option: value for option, value in given.items() if option in _MACHINE},
+        again=bool(args.again),
     )

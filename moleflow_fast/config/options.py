@@ -28,6 +28,7 @@ from moleflow_fast.experiments.presets import LINE, OUR_NAMES, get_preset, listi
 DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder")
 INTERPOLATIONS = ("bilinear", "bicubic")
 PARALLEL_TASKS = ("off", "ray")
+LOGGERS = ("tensorboard", "wandb", "mlflow")
 BACKEND_HELP = (
     "what runs the flow: plain PyTorch (eager), the compiled part (cpp, on a CPU), Triton kernels (triton, on a GPU), "
     "or auto, which takes Triton kernels on a GPU and the compiled part on a CPU, where they can run"
@@ -85,6 +86,7 @@ class RunOptions:
     load_checkpoint: str | None = None
     final_eval_only: bool = False
     run_diagnostics: bool = False
+    logger: tuple[str, ...] | None = None
     tensorboard: bool = False
     quiet: bool = False
 
@@ -111,6 +113,9 @@ class RunOptions:
         _one_of(tuple(PRECISIONS), self, "precision")
         _one_of(tuple(BACKBONE_PRECISIONS), self, "backbone_precision")
         _one_of(PARALLEL_TASKS, self, "parallel_tasks")
+        for name in self.logger or ():
+            if name not in LOGGERS:
+                raise ValueError(f"--logger must be among {', '.join(LOGGERS)}, got {name!r}")
         if self.lr <= 0:
             raise ValueError(f"--lr must be positive, got {self.lr}")
         if self.num_epochs == 0 and not self.ablation.has_front:
@@ -146,6 +151,11 @@ class RunOptions:
     def mask_size(self) -> int:
         """Side of masks and pixel maps: `--msk_size`, or the image size as in the published evaluation."""
         return self.msk_size or self.img_size
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """Programs that get the run's curves, each once."""
+        return tuple(dict.fromkeys([*(self.logger or ()), *(["tensorboard"] if self.tensorboard else [])]))
 
     @property
     def run_name(self) -> str:
@@ -191,7 +201,7 @@ DEMO_DEFAULTS: dict[str, Any] = {
 NOT_PART_OF_THE_RESULT = frozenset(
     {
         "preset", "log_dir", "experiment_name", "resume", "quiet", "num_workers", "cache_dir", "cache_limit_gb",
-        "device_cache_gb", "tensorboard", "heatmaps", "no_feature_cache", "run_diagnostics",
+        "device_cache_gb", "logger", "tensorboard", "heatmaps", "no_feature_cache", "run_diagnostics",
         "parallel_tasks", "ray_address", "state_seconds",
     }
 )  # fmt: skip
@@ -202,7 +212,7 @@ PATHS = ("data_path", "backbone_weights", "load_checkpoint")
 # Runs whose options do not say, whatever is asked for now.
 _BEFORE_THEY_WERE_STORED = {"backend": "auto", "precision": "fp32", "extensions": [], "removed_tasks": []}
 
-_LISTS = {"task_classes": str, "backbone_layers": str, "vit_blocks": int}
+_LISTS = {"task_classes": str, "backbone_layers": str, "vit_blocks": int, "logger": str}
 
 _GROUPS: dict[str, dict[str, str]] = {
     "data": {
@@ -250,14 +260,17 @@ _GROUPS: dict[str, dict[str, str]] = {
         "start from 'line', which detects well after one pass, unless it is 'published' or another one",
         "log_dir": "where run directories go",
         "experiment_name": "name of this run's directory",
-        "resume": "go on with the interrupted run --experiment_name (in --log_dir), after its last complete task or inside "
-        "the next; what decides its numbers is stored with it and need not be given again",
+        "resume": "go on with the interrupted run --experiment_name (in --log_dir), after its last complete task or "
+        "inside the next; what decides its numbers is stored with it and need not be given again",
         "state_seconds": "between two states of a task in training, written after an epoch, from which a killed run "
         "goes on",
         "load_checkpoint": "start from a checkpoint: a run directory, or one of the published implementation",
         "final_eval_only": "evaluate that checkpoint and stop",
         "run_diagnostics": "write diagnostics/task_<t>.json: densities, log-determinants, norms of the expert's parts",
-        "tensorboard": "also log to TensorBoard (pip install 'moleflow_fast[tensorboard]')",
+        "logger": "programs that get the run's curves and options: tensorboard (files in the run's directory), wandb "
+        "(without a key files there, for `wandb sync`), mlflow (mlflow.db in --log_dir where MLFLOW_TRACKING_URI names "
+        "no server). Each is an extra of its name: pip install 'moleflow_fast[wandb]'",
+        "tensorboard": "the same as --logger tensorboard",
         "quiet": "no progress bars",
     },
     "machine": {
@@ -279,6 +292,7 @@ _GROUPS: dict[str, dict[str, str]] = {
 _CHOICES = {
     "dataset": DATASETS, "interp_mode": INTERPOLATIONS, "backend": BACKENDS, "precision": tuple(PRECISIONS),
     "backbone_precision": tuple(BACKBONE_PRECISIONS), "parallel_tasks": PARALLEL_TASKS,
+    "logger": LOGGERS,
 }  # fmt: skip
 
 EXAMPLES = """\
@@ -409,7 +423,8 @@ def _add_option(group: Any, name: str, text: str, default: Any) -> None:
         shown = f" (default {default}; demo {DEMO_DEFAULTS[name]})"
     help_text = re.sub("%", "%%", text + shown)
     if name in _LISTS:
-        group.add_argument(f"--{name}", nargs="+", type=_LISTS[name], default=None, help=help_text)
+        kind, choices = _LISTS[name], _CHOICES.get(name)
+        group.add_argument(f"--{name}", nargs="+", type=kind, choices=choices, default=None, help=help_text)
         return
     kind = {"embed_dim": int, "msk_size": int}.get(name, str if default is None else type(default))
     group.add_argument(f"--{name}", type=kind, choices=_CHOICES.get(name), default=None, help=help_text)

@@ -45,8 +45,8 @@ def require_alike(path: Path, before: Mapping[str, Any], now: Mapping[str, Any])
     ]
     if changed:
         raise RunDirectoryError(
-            f"{path} was started with other options: {'; '.join(changed)}. Leave them out to go on as it was started, or "
-            "start another run under another --experiment_name"
+            f"{path} was started with other options: {'; '.join(changed)}. Leave them out to go on as it was started, "
+            "or start another run under another --experiment_name"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -229,6 +230,17 @@ def create_task_dataset(
         use_rotation_aug=train and args.use_rotation_aug,
         rotation_degrees=args.rotation_degrees,
     )
+
+
+def joined(datasets: Sequence[AnomalyImages]) -> AnomalyImages:
+    """Data sets that see their images alike as one."""
+    if len(datasets) == 1:
+        return datasets[0]
+    whole = copy(datasets[0])
+    whole.samples = [sample for dataset in datasets for sample in dataset.samples]
+    # One of normal images alone needs no masks.
+    whole.has_masks = all(d.has_masks or not any(sample.label for sample in d.samples) for d in datasets)
+    return whole
 
 
 def with_class_indices(samples: Sequence[Sample], class_to_idx: dict[str, int]) -> list[Sample]:

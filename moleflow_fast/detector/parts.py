@@ -55,7 +55,9 @@ class TrainedParts(RunParts):
     @property
     def active_tasks(self) -> list[int]:
         """Those that are calibrated, if any is: a run whose products are changing has others already, or still."""
-        return [t for t in super().active_tasks if self._written is None or t in self._written.tasks]
+        if self._written is None:
+            return super().active_tasks
+        return [t for t in sorted(self._written.tasks) if t < len(self.tasks) and t not in self.options.removed_tasks]
 
     def calibration(self) -> Calibration:
         """As the run wrote it; else measured on its images, and written for the next time.

@@ -42,7 +42,7 @@ def restore(model: nn.Module, file: Path) -> None:
         DamagedWeights: the file is none of ours, or of another backbone.
     """
     try:
-        with reading(file):
+        with reading(file), file.open("rb"):  # the library calls a file without rights none at all
             state = load_file(file)
         left_out = model.load_state_dict(state, strict=False)
         if left_out.unexpected_keys:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -126,6 +128,44 @@ class TensorStore:
 
     def _arriving(self, rows: Tensor) -> Tensor:
         return rows.to(self.device, non_blocking=True).float()
+
+
+class JoinedStore:
+    """Stores of one grid and width as one, images in their order."""
+
+    def __init__(self, stores: Sequence[FeatureStore]) -> None:
+        self._stores = stores
+        self._starts = list(accumulate(map(len, stores), initial=0))
+        self.device = stores[0].device
+        self.grid = stores[0].grid
+        self.dim = stores[0].dim
+
+    @property
+    def origin(self) -> str:
+        origins = {store.origin for store in self._stores}
+        return next(origin for origin in ("backbone", "file", "memory", "device") if origin in origins)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(store.nbytes for store in self._stores)
+
+    @cached_property
+    def image_features(self) -> Tensor:
+        return torch.cat([store.image_features for store in self._stores])
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def patches(self, indices: Tensor) -> Tensor:
+        found = torch.empty(len(indices), *self.grid, self.dim, device=self.device)
+        for store, start in zip(self._stores, self._starts, strict=False):
+            here = ((indices >= start) & (indices < start + len(store))).nonzero().flatten()
+            found[_sent(here, self.device)] = store.patches(indices[here] - start)
+        return found
+
+    def batches(self, index_batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        for indices in index_batches:
+            yield self.patches(indices), self.image_features[_sent(indices, self.device)]
 
 
 def _sent(indices: Tensor, device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from moleflow_fast.config.change import Change
+from moleflow_fast.config.change import Change, learned_again
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.detector.calibrate import calibrate_new, rescaled
@@ -98,6 +98,14 @@ class ChangedRun(ContinualRun):
         checkpoint.load_tasks(directory.checkpoints, parts.trainer, self.checkpoint_options, tasks)
         return parts
 
+    def _of_active(self, directory: RunDirectory, calibration: Calibration) -> Calibration:
+        """Without the tasks that are taken out or learned again, whose part in a shared covariance goes with them."""
+        kept = calibration.of(self.active_tasks)
+        if len(kept.tasks) == len(calibration.tasks) or not self.trainer.router.compares_distances:
+            return kept
+        before = self._loaded_apart(directory, max(calibration.tasks) + 1)
+        return rescaled(before.trainer.router, calibration, kept.tasks)
+
     def _say_rescaled(self, known: Calibration) -> None:
         """Of which tasks the limits are not measured among the products that there are now."""
         absent = [t for t in known.tasks if not self.has_images(t)]
@@ -115,6 +123,18 @@ class ExtendedRun(ChangedRun):
         directory.write_options(self.options)
         return super()._fill(directory)
 
+    def _check(self) -> None:
+        last = self.options.extensions[-1]
+        for name in last.task_classes if last.again else ():
+            gone = [str(root / name) for _, root in self.sources_of(name) if not (root / name).is_dir()]
+            if gone:
+                raise UserError(
+                    f"{name} is to be learned again, but images that it was learned from are not there: "
+                    f"{', '.join(gone)}; put them back, or learn it from the new ones alone: --remove it, then "
+                    "--extend without --again"
+                )
+        super()._check()
+
     @property
     def _learned(self) -> range:
         return range(len(self._before["tasks"]))
@@ -125,10 +145,11 @@ class ExtendedRun(ChangedRun):
 
     def _finish(self, directory: RunDirectory) -> RunResult:
         self._images_compared = self._require_unchanged(directory)
-        self.console.say(
-            f"unchanged      {self._names(self._learned)}: {self._images_compared} maps are equal to the bit, "
-            "prototypes too"
-        )
+        if others := [t for t in self._learned if t in self.active_tasks]:
+            self.console.say(
+                f"unchanged      {self._names(others)}: {self._images_compared} maps are equal to the bit, prototypes "
+                "too"
+            )
         return super()._finish(directory)
 
     def _calibration(self, directory: RunDirectory) -> Calibration:
@@ -136,8 +157,10 @@ class ExtendedRun(ChangedRun):
         if known is None:
             return super()._calibration(directory)
         active = self.active_tasks
+        if known.tasks.keys() == set(active):  # written before the run was killed
+            return known
         new = [t for t in active if t not in self._learned]
-        old = known.of(t for t in active if t in self._learned)
+        old = self._of_active(directory, known.of(self._learned))
         calibration = calibrate_new(self, new, old)
         self._say_limits(known, calibration)
         self._say_rescaled(old)
@@ -155,7 +178,8 @@ class ExtendedRun(ChangedRun):
                 )
 
     def _notes(self) -> dict[str, Any]:
-        return {"unchanged": {"tasks": list(self._learned), "images": self._images_compared}}
+        others = [t for t in self._learned if t not in learned_again(self.options.extensions, self.tasks)]
+        return {"unchanged": {"tasks": others, "images": self._images_compared}}
 
     def _require_unchanged(self, directory: RunDirectory) -> int:
         """Compare the outputs of the tasks learned before with those of their checkpoints alone, to the bit.
@@ -185,7 +209,7 @@ class ExtendedRun(ChangedRun):
     def _say_routes(self, before: PrototypeRouter) -> None:
         """How many images are nearest to another of the old products, now that the new ones share the covariance."""
         router = self.trainer.router
-        if not router.compares_distances:
+        if not (router.compares_distances and before.prototypes):
             return
         tests = self.tests_until(len(self.tasks) - 1)
         chosen = [t for t in tests if t.task_id in self._learned] or tests
@@ -205,7 +229,7 @@ class ExtendedRun(ChangedRun):
         return torch.cat(first)
 
     def _same_prototype(self, before: RunParts, task_id: int) -> bool:
-        if task_id in self.options.removed_tasks:
+        if task_id not in self.active_tasks:
             return True
         old, new = (parts.trainer.router.prototypes[task_id].state_dict() for parts in (before, self))
         return all(torch.equal(old[name], new[name]) for name in old)
@@ -218,7 +242,10 @@ class ReducedRun(ChangedRun):
         self._announce(directory)
         calibration = directory.read_calibration()
         if calibration is not None:
-            directory.write_calibration(self._of_active(directory, calibration))
+            kept = self._of_active(directory, calibration)
+            if len(kept.tasks) < len(calibration.tasks):
+                self._say_rescaled(kept)
+            directory.write_calibration(kept)
         self._give_up(directory)
         directory.write_options(self.options)
         last = self._load(directory)[-1]
@@ -239,15 +266,6 @@ class ReducedRun(ChangedRun):
         partial_state.remove(directory.checkpoints, tasks)
         directory.forget_evaluations_of(tasks)
         directory.keep_epochs_of(range(first))
-
-    def _of_active(self, directory: RunDirectory, calibration: Calibration) -> Calibration:
-        """Without the tasks that are taken out, whose part in a shared covariance goes with them."""
-        kept = calibration.of(self.active_tasks)
-        if len(kept.tasks) == len(calibration.tasks) or not self.trainer.router.compares_distances:
-            return kept
-        self._say_rescaled(kept)
-        before = self._loaded_apart(directory, max(calibration.tasks) + 1)
-        return rescaled(before.trainer.router, calibration, kept.tasks)
 
     def _calibration(self, directory: RunDirectory) -> Calibration:
         known = directory.read_calibration()

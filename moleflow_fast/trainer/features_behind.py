@@ -8,7 +8,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from moleflow_fast.extractors.stores import TensorStore
+from moleflow_fast.extractors.stores import JoinedStore, TensorStore
 from moleflow_fast.models.gaussian_front import GaussianFront
 from moleflow_fast.trainer.cross_fitting import cross_fitted
 from moleflow_fast.trainer.feature_loader import FeatureSource, ImageBatchSource
@@ -40,8 +40,8 @@ class BatchesBehind(ImageBatchSource):
         return ((self.front(patches), features) for patches, features in super().__iter__())
 
 
-def in_memory(source: FeatureSource) -> TypeGuard[TensorStore]:
-    return isinstance(source, TensorStore) and source.origin in ("device", "memory")
+def in_memory(source: FeatureSource) -> TypeGuard[TensorStore | JoinedStore]:
+    return isinstance(source, TensorStore | JoinedStore) and source.origin in ("device", "memory")
 
 
 def behind(source: FeatureSource, front: GaussianFront, prepare: Front) -> FeatureSource:
@@ -56,7 +56,7 @@ def behind(source: FeatureSource, front: GaussianFront, prepare: Front) -> Featu
     return SourceBehind(source, lambda x: front(prepare(x)))
 
 
-def _computed(source: TensorStore, front: GaussianFront, prepare: Front) -> TensorStore:
+def _computed(source: TensorStore | JoinedStore, front: GaussianFront, prepare: Front) -> TensorStore:
     place = source.device if source.origin == "device" else torch.device("cpu")
     patches = torch.empty(len(source), *source.grid, source.dim, device=place)
     with torch.no_grad():

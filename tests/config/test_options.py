@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +94,10 @@ def test_json_round_trip() -> None:
     [
         (["--dataset", "mvtec"], "--dataset mvtec needs --data_path"),
         (["--lr", "0"], "--lr must be positive"),
+        (["--msk_size", "-5"], "--msk_size must be at least 1, got -5"),
+        (["--msk_size", "0"], "--msk_size must be at least 1, got 0"),
+        (["--embed_dim", "0"], "--embed_dim must be at least 1, got 0"),
+        (["--logger", "neptune"], "invalid choice"),
         (["--num_epochs", "-1"], "--num_epochs must be at least 0"),
         (["--num_epochs", "0", "--preset", "published"], "add --adapter_mode gaussian, or train"),
         (["--embed_dim", "30"], "--embed_dim must be a multiple of 4"),
@@ -114,6 +119,25 @@ def test_contradictions_are_named(argv: list[str], message: str, capsys: pytest.
         parse_options(argv)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_mask_size_of_0_meant_left_out_once() -> None:
+    stored = json.loads(json.dumps(parse_options(MVTEC).to_json()))
+    assert RunOptions.from_json({**stored, "msk_size": 0}).mask_size == 224
+
+
+def test_loggers_are_named_once() -> None:
+    assert parse_options(["--tensorboard"]).loggers == ("tensorboard",)
+    assert parse_options(["--logger", "wandb", "tensorboard", "--tensorboard"]).loggers == ("wandb", "tensorboard")
+    assert parse_options([]).loggers == ()
+
+
+def test_spelling_of_a_path_is_not_part_of_what_a_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "somewhere")
+    spelled = [identity(parse_options([*MVTEC[:3], path])) for path in ("somewhere", "./somewhere/", "link")]
+    assert len(set(spelled)) == 1
+    assert parse_options(MVTEC).in_full().data_path == str(tmp_path / "somewhere")
 
 
 def test_runs_from_before_the_router_had_kinds_are_published_ones() -> None:

@@ -22,7 +22,7 @@ def test_pickled(finished: RunResult, photo: Path, monkeypatch: pytest.MonkeyPat
     assert len(content) < 2000
     monkeypatch.chdir("/")
     again = pickle.loads(content)
-    assert (again.threshold, again.batch_size, again.calibration) == (0.25, 3, detector.calibration)
+    assert (again.limits, again.batch_size, again.calibration) == (detector.limits, 3, detector.calibration)
     assert again._parts.options == detector._parts.options and again._parts.options.backend == "eager"
     assert again.predict(photo)[0].score == detector.predict(photo)[0].score
     monkeypatch.setattr(Path, "exists", lambda self: False)

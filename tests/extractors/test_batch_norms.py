@@ -1,8 +1,10 @@
 """Batch norms of random backbones."""
 
+import pytest
 import torch
 from torch import nn
 
+from moleflow_fast.extractors import BackboneError, create_backbone
 from moleflow_fast.extractors.batch_norms import settle_batch_norms
 
 
@@ -21,6 +23,14 @@ def test_features_of_unseen_noise_become_centred_and_scaled():
     assert features.mean((0, 2, 3)).abs().max() < 1.0
     assert features.std((0, 2, 3)).min() > 0.2 and features.std((0, 2, 3)).max() < 5
     assert all(norm.momentum == 0.1 for norm in model if isinstance(norm, nn.BatchNorm2d))
+
+
+def test_a_hybrid_that_takes_images_of_one_size_alone():
+    model, _ = create_backbone("levit_128s", pretrained=False)
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms and all((norm.running_mean != 0).any() for norm in norms[:8])
+    with pytest.raises(BackboneError, match=r"takes only images of \(224, 224\) pixels, not \(64, 64\)"):
+        create_backbone("levit_conv_128s", pretrained=False, input_shape=(3, 64, 64))
 
 
 def test_a_model_without_batch_norms_is_left_alone():

@@ -507,6 +507,18 @@ def test_non_finite_features_name_the_image(data, make_cache):
         make_cache(dtype=torch.float16).features(FileImages(data), CountingExtractor(), 3)
 
 
+def test_a_change_that_keeps_size_and_time(data, make_cache):
+    extractor = CountingExtractor()
+    make_cache().features(FileImages(data), extractor, 3)
+    known, file = extractor.images, data / "4.txt"
+    before = file.stat()
+    file.write_text("9")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    make_cache().features(FileImages(data), extractor, 3)
+    assert extractor.images == 2 * known
+
+
 def test_empty_data_set(data, make_cache):
     with pytest.raises(ValueError, match="no images"):
         make_cache().features(FileImages(data, count=0), CountingExtractor(), 3)

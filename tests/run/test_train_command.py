@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from run.small_runs import CLASSES, command_line, rows
 
 from moleflow_fast.train import main
@@ -156,6 +157,27 @@ def test_tensorboard_missing(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     error = refused(command_line(data, tmp_path / "logs", tensorboard=True), tmp_path / "logs", capsys)
     assert "pip install 'moleflow_fast[tensorboard]'" in error
+
+
+def test_gradients_that_the_caller_switched_off(data: Path, tmp_path: Path) -> None:
+    argv = command_line(data, tmp_path, task_classes=CLASSES[:1], heatmaps=0)
+    assert main([*argv, "--experiment_name", "plain"]) == 0
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            assert main([*argv, "--experiment_name", "odd"]) == 0
+            assert torch.is_inference_mode_enabled() and torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    plain, odd = (tmp_path / name / "checkpoints" / "task_0.safetensors" for name in ("plain", "odd"))
+    assert plain.read_bytes() == odd.read_bytes()
+
+
+def test_what_a_backbone_does_not_take(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vit = command_line(data, tmp_path / "logs", backbone_name="vit_tiny_patch16_224", embed_dim=64)
+    assert "keep their own width of 192: drop the option" in refused(vit, tmp_path / "logs", capsys)
+    mps = refused(command_line(data, tmp_path / "logs", device="mps"), tmp_path / "logs", capsys)
+    assert mps == "error: --device mps does not work here: it must be auto, cpu, cuda or cuda:N\n"
 
 
 def test_help_in_groups() -> None:

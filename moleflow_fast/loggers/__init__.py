@@ -1,0 +1,1 @@
+"""A run's curves for programs that show them; each is an optional dependency."""
