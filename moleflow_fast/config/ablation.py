@@ -104,8 +104,10 @@ class AblationConfig:
 
     @property
     def effective_adapter_mode(self) -> str:
-        """The adapter that is built: `use_whitening_adapter` wins over `adapter_mode`."""
-        return "whitening" if self.use_whitening_adapter else self.adapter_mode
+        """The adapter that is built: `use_whitening_adapter` wins over `adapter_mode`; soft_ln if neither names one."""
+        if self.use_whitening_adapter:
+            return "whitening"
+        return "soft_ln" if self.adapter_mode == "whitening" else self.adapter_mode
 
     @property
     def has_front(self) -> bool:
@@ -147,7 +149,7 @@ ABLATION_PRESETS: Mapping[str, AblationConfig] = MappingProxyType(
             use_pos_embedding=False,
             use_task_bias=False,
         ),
-        "lora_only": AblationConfig(use_router=False, use_task_adapter=False, use_pos_embedding=False),
+        "lora_only": AblationConfig(use_router=False, use_task_adapter=False),
     }
 )
 
@@ -173,7 +175,7 @@ _SWITCHES: tuple[tuple[str, str, bool, str], ...] = (
     ("--no_task_bias", "use_task_bias", False, "no bias per task in the LoRA layers"),
     ("--no_mahalanobis", "use_mahalanobis", False, "route by Euclidean instead of Mahalanobis distance"),
     ("--use_whitening_adapter", "use_whitening_adapter", True, "whitening input adapter (the default)"),
-    ("--no_whitening_adapter", "use_whitening_adapter", False, "use the adapter named by --adapter_mode"),
+    ("--no_whitening_adapter", "use_whitening_adapter", False, "use the adapter named by --adapter_mode, or soft_ln"),
     ("--use_dia", "use_dia", True, "a small invertible flow per task after the base flow (the default)"),
     ("--no_dia", "use_dia", False, "no small flow per task"),
     ("--no_spatial_context", "use_spatial_context", False, "no spatial mixing before the flow"),

@@ -390,8 +390,11 @@ class MoLESpatialAwareNF(nn.Module):
         return super().load_state_dict(state, strict=strict, assign=assign)
 
     def reference_state_dict(self) -> dict[str, Tensor]:
-        """The state under the published names, with dense `w_perm` and `w_perm_inv`."""
-        return reference_format.to_reference(self.state_dict())
+        """The state under the published names, with dense `w_perm` and `w_perm_inv`, for a strict load there."""
+        state = reference_format.to_reference(self.state_dict())
+        if not self.config.use_lora:
+            return state
+        return state | reference_format.inert_adapters(state, self.lora_rank, self.config.use_task_bias)
 
     # -- construction --------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ def test_presets(name: str) -> None:
 
 def test_another_adapter_takes_effect() -> None:
     assert parse_options(["--adapter_mode", "soft_ln"]).ablation.effective_adapter_mode == "soft_ln"
-    assert parse_options(["--no_whitening_adapter"]).ablation.effective_adapter_mode == "whitening"
+    assert parse_options(["--no_whitening_adapter"]).ablation.effective_adapter_mode == "soft_ln"
 
 
 def test_json_round_trip() -> None:
