@@ -7,10 +7,13 @@ configurations (and `--ablation_preset` names) keep their meaning.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
+
+from moleflow_fast.config import published_experiments
 
 ADAPTER_MODES = ("whitening", "whitening_no_ln", "soft_ln", "standard", "no_ln", "no_ln_after_task0", "gaussian")
 SPATIAL_CONTEXT_MODES = ("depthwise", "depthwise_residual", "local_stats", "full")
@@ -23,9 +26,9 @@ def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-@dataclass(frozen=True)
-class AblationConfig:
-    """One configuration of the method; immutable, so that a preset can never be changed in place."""
+@dataclass
+class Switches:
+    """The fields that decide something, and what they must be."""
 
     use_lora: bool = True
     use_router: bool = True
@@ -70,6 +73,10 @@ class AblationConfig:
     no_freeze_base: bool = False
 
     def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError, naming the fields, unless the values are possible and go together."""
         _require_choice("adapter_mode", self.adapter_mode, ADAPTER_MODES)
         _require_choice("spatial_context_mode", self.spatial_context_mode, SPATIAL_CONTEXT_MODES)
         _require_choice("router_covariance", self.router_covariance, ROUTER_COVARIANCES)
@@ -131,10 +138,80 @@ class AblationConfig:
         return found
 
 
+class AblationConfig(Switches):
+    """One configuration of the method.
+
+    Fields may be assigned until a model is built from it: `config.use_lora = False`. Each assignment is checked, and
+    one that is refused changes nothing. The fields of `published_experiments` are there at their defaults.
+
+    Raises:
+        ValueError: a value that is not possible or does not go with the others.
+        AttributeError: an assignment to a field that does not exist.
+        TypeError: such a field given to the constructor.
+    """
+
+    def __init__(self, *values: Any, **switches: Any) -> None:
+        unused = switches.keys() & published_experiments.DEFAULTS.keys()
+        for name in sorted(unused):
+            published_experiments.require_default(name, switches.pop(name))
+        super().__init__(*values, **switches)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in published_experiments.DEFAULTS:
+            return published_experiments.DEFAULTS[name]
+        raise AttributeError(f"AblationConfig has no field {name!r}{_near(name)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in published_experiments.DEFAULTS:
+            published_experiments.require_default(name, value)
+            return
+        if name not in _FIELDS:
+            raise AttributeError(f"AblationConfig has no field {name!r}{_near(name)}")
+        before = dict(vars(self))
+        super().__setattr__(name, value)
+        if len(before) < len(_FIELDS):  # in the making: checked at its end
+            return
+        try:
+            self.check()
+        except ValueError:
+            super().__setattr__(name, before[name])
+            raise
+
+    def get_experiment_name(self) -> str:
+        """What differs from the full method, for the name of a folder: `full`, `use_lora-False_dia_n_blocks-4`."""
+        full = Switches()
+        changed = {name: value for name, value in vars(self).items() if value != getattr(full, name)}
+        return "_".join(f"{name}-{value}" for name, value in changed.items()) or "full"
+
+
+_FIELDS = frozenset(field.name for field in fields(AblationConfig))
+
+
+def _near(name: str) -> str:
+    found = difflib.get_close_matches(name, [*_FIELDS, *published_experiments.DEFAULTS], 1)
+    return f": did you mean {found[0]}?" if found else ""
+
+
+class _Presets(Mapping[str, AblationConfig]):
+    """Presets by name; each access gives a configuration of one's own."""
+
+    def __init__(self, presets: Mapping[str, AblationConfig]) -> None:
+        self._presets = presets
+
+    def __getitem__(self, name: str) -> AblationConfig:
+        return replace(self._presets[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._presets)
+
+    def __len__(self) -> int:
+        return len(self._presets)
+
+
 # What `MoLESpatialAwareNF(ablation_config=None)` means in the published code.
 BARE_MODEL_CONFIG = AblationConfig(adapter_mode="soft_ln", use_whitening_adapter=False, use_dia=False)
 
-ABLATION_PRESETS: Mapping[str, AblationConfig] = MappingProxyType(
+ABLATION_PRESETS: Mapping[str, AblationConfig] = _Presets(
     {
         "full": AblationConfig(),
         "wo_lora": AblationConfig(use_lora=False),
@@ -154,13 +231,14 @@ ABLATION_PRESETS: Mapping[str, AblationConfig] = MappingProxyType(
 )
 
 
-def get_ablation_config(name: str = "full", **overrides: Any) -> AblationConfig:
-    """The preset `name` with fields replaced by `overrides`.
+def get_ablation_config(preset_name: str | None = None, **overrides: Any) -> AblationConfig:
+    """A preset (None: the full method) with fields replaced by `overrides`.
 
     Raises:
         ValueError: an unknown preset, or a value outside its range.
         TypeError: an override that is no field of `AblationConfig`.
     """
+    name = preset_name or "full"
     if name not in ABLATION_PRESETS:
         raise ValueError(f"unknown ablation preset {name!r}; choose one of {', '.join(ABLATION_PRESETS)}")
     return replace(ABLATION_PRESETS[name], **overrides)
@@ -231,6 +309,17 @@ def add_ablation_args(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{field}", type=kind, choices=choices, default=None, help=f"{text} (default {default})"
         )
+    for field, default in published_experiments.DEFAULTS.items():
+        if field not in published_experiments.ELSEWHERE and default is not True:
+            group.add_argument(f"--{field}", default=None, help=argparse.SUPPRESS, **_kind(default))
+
+
+def _kind(default: Any) -> dict[str, Any]:
+    if default is False:
+        return {"action": "store_const", "const": True}
+    if isinstance(default, tuple):
+        return {"nargs": "+", "type": type(default[0])}
+    return {"type": type(default)}
 
 
 # The published command line has a smaller default than the dataclass.
@@ -239,6 +328,9 @@ _COMMAND_LINE_DEFAULTS: Mapping[str, Any] = MappingProxyType({"lambda_logdet": 1
 
 def parse_ablation_args(args: argparse.Namespace) -> AblationConfig:
     """The configuration that parsed options name: preset, then command-line defaults, then options."""
+    for name in published_experiments.DEFAULTS.keys() - published_experiments.ELSEWHERE.keys():
+        if getattr(args, name, None) is not None:
+            published_experiments.require_default(name, getattr(args, name))
     overrides = dict(_COMMAND_LINE_DEFAULTS)
     for field in fields(AblationConfig):
         value = getattr(args, field.name, None)

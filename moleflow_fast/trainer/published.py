@@ -22,9 +22,10 @@ _MOST_TASKS = 1000  # an expert is made for every task that a file names, before
 def load_published(path: Path, trainer: MoLEContinualTrainer) -> list[int]:
     """Import a checkpoint of the published implementation; returns its task ids.
 
-    Accepts a state dict (`*.pth`), bare or under one of the names that training scripts use, a directory `task_<t>/` with `nf_model.pth`, or a run directory holding
-    several, of which the last is taken: its state dict contains every earlier expert. Routing prototypes are not
-    part of that state dict; the caller builds them from training images (`build_prototype`).
+    Accepts a state dict (`*.pth`), bare or under a name that training scripts use, a directory `task_<t>/` with
+    `nf_model.pth`, or a run directory holding several, of which the last is taken: its state dict contains every
+    earlier expert. Routing prototypes are not part of that state dict; the caller builds them from training images
+    (`build_prototype`).
 
     Raises:
         CheckpointError: not a checkpoint, needs pickled code, or does not fit the model.
