@@ -165,9 +165,9 @@ class MoLESpatialAwareNF(nn.Module):
             return [*self.task_flows[str(task_id)].parameters(), *self.get_fast_params(task_id)]
         return self.get_fast_params(task_id)
 
-    def get_slow_params(self, blocks: int) -> list[nn.Parameter]:
-        """Base weights and biases of the last `blocks` coupling blocks (the slow stage)."""
-        chosen = list(self.flow.module_list)[-blocks:] if blocks > 0 else []
+    def get_base_params_for_slow_update(self, k: int = 2) -> list[nn.Parameter]:
+        """Base weights and biases of the last `k` coupling blocks (the slow stage)."""
+        chosen = list(self.flow.module_list)[-k:] if k > 0 else []
         layers = [m for block in chosen for m in block.modules() if isinstance(m, LoRALinear)]
         return [p for layer in layers for p in layer.base_linear.parameters()]
 

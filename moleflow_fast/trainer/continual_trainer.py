@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +27,7 @@ from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.phases import phase
 from moleflow_fast.trainer.cross_fitting import cross_fitted
 from moleflow_fast.trainer.feature_loader import FeatureLoader, FeatureSource, ImageBatchSource
+from moleflow_fast.trainer.loader_features import batches_of
 from moleflow_fast.trainer.features_behind import BatchesBehind, Front, behind, in_memory
 from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
@@ -68,7 +69,7 @@ class MoLEContinualTrainer:
         logger: logging.Logger | None = None,
         listener: Listener | None = None,
     ) -> None:
-        self.extractor = vit_extractor
+        self.vit_extractor = vit_extractor
         self.pos_embed_generator = pos_embed_generator
         self.nf_model = nf_model
         self.args = args if args is not None else SimpleNamespace()
@@ -99,6 +100,15 @@ class MoLEContinualTrainer:
     def promises_zero_forgetting(self) -> bool:
         """Whether nothing that an earlier task uses can change any more."""
         return not (self.enable_slow_stage or self.config.no_freeze_base)
+
+    @property
+    def feature_extractor(self) -> Any:
+        """What makes patches of images."""
+        return self.vit_extractor
+
+    def set_logger(self, logger: Any) -> None:
+        """Send messages to a `logging.Logger` or a `TrainingLogger` from now on."""
+        self.logger = logger
 
     def learned(self, task_id: int) -> dict[str, Tensor]:
         """Of the model's state what `task_id` adds or may change."""
@@ -257,7 +267,7 @@ class MoLEContinualTrainer:
 
     def _as_epochs(self, loader: FeatureLoader | Iterable, task_classes: Sequence[str]) -> _Epochs:
         if not isinstance(loader, FeatureLoader):
-            return _Epochs(ImageBatchSource(loader, self.extractor, self.device))
+            return _Epochs(batches_of(loader, self.vit_extractor, self.device, self.args, self.logger))
         if loader.smaller_than_a_batch:
             self.logger.warning(
                 "%s: %d training images are fewer than a batch of %d; each epoch is one batch of all of them",
@@ -276,7 +286,7 @@ class MoLEContinualTrainer:
             return [_Stage("train", params, num_epochs, 0, lr, rate, WEIGHT_DECAY)]
         fast = int(FAST_STAGE_FRACTION * num_epochs)
         slow_lr = lr * self.slow_lr_ratio
-        slow_params = self.nf_model.get_slow_params(self.slow_blocks_k)
+        slow_params = self.nf_model.get_base_params_for_slow_update(self.slow_blocks_k)
         return [
             _Stage("fast", params, fast, 0, lr, rate, WEIGHT_DECAY),
             _Stage("slow", slow_params, num_epochs - fast, fast, slow_lr, cosine_rate, WEIGHT_DECAY / 2),
@@ -482,9 +492,7 @@ class _Epochs:
         self.loader = loader
 
     def __len__(self) -> int:
-        if isinstance(self.loader, FeatureLoader):
-            return len(self.loader)
-        return len(self.loader.loader) if isinstance(self.loader.loader, Sized) else 0
+        return len(self.loader)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         if isinstance(self.loader, FeatureLoader):
