@@ -27,8 +27,8 @@ from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.phases import phase
 from moleflow_fast.trainer.cross_fitting import cross_fitted
 from moleflow_fast.trainer.feature_loader import FeatureLoader, FeatureSource, ImageBatchSource
-from moleflow_fast.trainer.loader_features import batches_of
 from moleflow_fast.trainer.features_behind import BatchesBehind, Front, behind, in_memory
+from moleflow_fast.trainer.loader_features import batches_of
 from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
 from moleflow_fast.trainer.task_state import BatchRecord, EpochRecord, Listener, StateKeeper, TaskState

@@ -45,7 +45,8 @@ def batches_of(
 def feature_cache(args: Any, device: torch.device) -> FeatureCache:
     """That of a script, as its args have it, else with the defaults of a run."""
     directory = getattr(args, "cache_dir", None)
-    largest, on_device = (getattr(args, name, getattr(RunOptions, name)) for name in ("cache_limit_gb", "device_cache_gb"))
+    largest = getattr(args, "cache_limit_gb", RunOptions.cache_limit_gb)
+    on_device = getattr(args, "device_cache_gb", RunOptions.device_cache_gb)
     return FeatureCache(Path(directory) if directory else None, int(largest * 2**30), device, int(on_device * 2**30))
 
 
