@@ -177,11 +177,47 @@ class AblationConfig(Switches):
             super().__setattr__(name, before[name])
             raise
 
+    def get_active_components(self) -> list[str]:
+        """Components that are on, by their published names."""
+        return [name for name, on in self._components().items() if on]
+
+    def get_disabled_components(self) -> list[str]:
+        """Of the first seven components those that are off, by their published names."""
+        return [name for name, on in list(self._components().items())[:_NAMED_IF_OFF] if not on]
+
     def get_experiment_name(self) -> str:
-        """What differs from the full method, for the name of a folder: `full`, `use_lora-False_dia_n_blocks-4`."""
-        full = Switches()
-        changed = {name: value for name, value in vars(self).items() if value != getattr(full, name)}
-        return "_".join(f"{name}-{value}" for name, value in changed.items()) or "full"
+        """The published name of the configuration, as folders have it: `wo_lora_slowstage_v3_whitening_dia_ldet1e-5...`.
+
+        The slow stage is named as off: it is no part of the configuration here.
+        """
+        off = [name.lower() for name in self.get_disabled_components()]
+        on = [short for name, short in _SHORT.items() if self._components()[name]]
+        mode = self.effective_adapter_mode
+        parts = ["wo", *off]
+        parts += ["v3", *on] if on else [f"soft_ln_s{self.soft_ln_init_scale}" if mode == "soft_ln" else mode]
+        if self.lambda_logdet > 0:
+            digits, _, exponent = f"{self.lambda_logdet:.0e}".partition("e")
+            parts.append(f"ldet{digits}e{int(exponent)}")
+        parts += [f"sctx_{self.spatial_context_mode}"] if self.use_spatial_context else []
+        parts += [f"scalectx_k{self.scale_context_kernel}"] if self.use_scale_context else []
+        return "_".join(parts)
+
+    def _components(self) -> dict[str, bool]:
+        return {
+            "LoRA": self.use_lora,
+            "Router": self.use_router,
+            "TaskAdapter": self.use_task_adapter,
+            "PosEmbed": self.use_pos_embedding,
+            "SlowStage": False,
+            "TaskBias": self.use_task_bias and self.use_lora,
+            "Mahalanobis": self.use_mahalanobis,
+            "WhiteningAdapter": self.use_whitening_adapter,
+            "DIA": self.use_dia,
+        }
+
+
+_NAMED_IF_OFF = 7
+_SHORT = {"WhiteningAdapter": "whitening", "DIA": "dia"}  # in the name of an experiment
 
 
 _FIELDS = frozenset(field.name for field in fields(AblationConfig))
@@ -318,7 +354,7 @@ def _kind(default: Any) -> dict[str, Any]:
     if default is False:
         return {"action": "store_const", "const": True}
     if isinstance(default, tuple):
-        return {"nargs": "+", "type": type(default[0])}
+        return {"type": lambda text: tuple(map(int, text.split(",")))}
     return {"type": type(default)}
 
 

@@ -87,10 +87,19 @@ def test_a_preset_is_not_changed_in_place() -> None:
     preset.use_lora = False
     assert ABLATION_PRESETS["full"].use_lora and get_ablation_config().use_lora
     assert get_ablation_config("lora_only").use_pos_embedding
-    assert get_ablation_config(preset_name="wo_lora", dia_n_blocks=4).get_experiment_name() == (
-        "use_lora-False_dia_n_blocks-4"
-    )
-    assert AblationConfig().get_experiment_name() == "full"
+    assert get_ablation_config(preset_name="wo_lora", dia_n_blocks=4).dia_n_blocks == 4
+
+
+def test_published_names_of_configurations() -> None:
+    whole = "wo_slowstage_v3_whitening_dia_ldet3e-5_sctx_depthwise_residual_scalectx_k3"
+    assert AblationConfig().get_experiment_name() == whole
+    plain = AblationConfig(
+        use_lora=False, use_whitening_adapter=False, use_dia=False, lambda_logdet=0.0, use_spatial_context=False,
+        use_scale_context=False,
+    )  # fmt: skip
+    assert plain.get_experiment_name() == "wo_lora_slowstage_taskbias_soft_ln_s0.01"
+    assert plain.get_disabled_components() == ["LoRA", "SlowStage", "TaskBias"]
+    assert plain.get_active_components() == ["Router", "TaskAdapter", "PosEmbed", "Mahalanobis"]
 
 
 def parsed(*argv: str) -> AblationConfig:
@@ -104,7 +113,7 @@ def parsed(*argv: str) -> AblationConfig:
 
 def test_options_of_experiments() -> None:
     plain = parsed()
-    assert parsed("--dsm_mode", "hybrid", "--ms_context_dilations", "1", "2", "4", "--lora_rank", "64") == plain
-    for argv in (["--use_dsm"], ["--ogp_max_rank", "51"], ["--tc_ms_context_dilations", "1", "2"]):
+    assert parsed("--dsm_mode", "hybrid", "--ms_context_dilations", "1,2,4", "--lora_rank", "64") == plain
+    for argv in (["--use_dsm"], ["--ogp_max_rank", "51"], ["--tc_ms_context_dilations", "1,2"]):
         with pytest.raises(ValueError, match=f"^{argv[0][2:]}=.* no published result uses it"):
             parsed(*argv)
