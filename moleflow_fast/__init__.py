@@ -10,7 +10,7 @@ import difflib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # ruff: noqa: F401 - `__all__` is made of names below
+if TYPE_CHECKING:
     from moleflow_fast.config.ablation import (
         ABLATION_PRESETS,
         AblationConfig,

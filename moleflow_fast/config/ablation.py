@@ -186,7 +186,7 @@ class AblationConfig(Switches):
         return [name for name, on in list(self._components().items())[:_NAMED_IF_OFF] if not on]
 
     def get_experiment_name(self) -> str:
-        """The published name of the configuration, as folders have it: `wo_lora_slowstage_v3_whitening_dia_ldet1e-5...`.
+        """The published name of the configuration, as folders have it: `wo_lora_slowstage_v3_whitening_dia_...`.
 
         The slow stage is named as off: it is no part of the configuration here.
         """
