@@ -32,6 +32,7 @@ from moleflow_fast.trainer.loader_features import batches_of
 from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
 from moleflow_fast.trainer.task_state import BatchRecord, EpochRecord, Listener, StateKeeper, TaskState
+from moleflow_fast.utils.logger import TrainingLogger
 
 CLIP_NORM = 0.5
 LARGEST_LOSS = 1e8
@@ -53,7 +54,7 @@ class MoLEContinualTrainer:
         args: any object; `batch_size` and `seed` are read where `train_task` is given a feature source.
         slow_lr_ratio, slow_blocks_k: the optional slow stage (`args.enable_slow_stage`).
         ablation_config: defaults to the model's.
-        logger: where messages go; defaults to this module's logger.
+        logger: where messages go; defaults to this module's logger. See `set_logger`.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class MoLEContinualTrainer:
         slow_lr_ratio: float = 0.2,
         slow_blocks_k: int = 2,
         ablation_config: AblationConfig | None = None,
-        logger: logging.Logger | None = None,
+        logger: logging.Logger | TrainingLogger | None = None,
         listener: Listener | None = None,
     ) -> None:
         self.vit_extractor = vit_extractor
@@ -79,7 +80,7 @@ class MoLEContinualTrainer:
         self.slow_lr_ratio = slow_lr_ratio
         self.slow_blocks_k = slow_blocks_k
         self.config = ablation_config or nf_model.config
-        self.logger = logger or logging.getLogger(__name__)
+        self.logger: Any = logger or logging.getLogger(__name__)
         self.listener: Listener = listener or (lambda record: None)
         self.router = PrototypeRouter(self.device, self.config.use_mahalanobis, self.config.router_covariance)
         self.executor = InferenceExecutor(
@@ -106,8 +107,8 @@ class MoLEContinualTrainer:
         """What makes patches of images."""
         return self.vit_extractor
 
-    def set_logger(self, logger: Any) -> None:
-        """Send messages to a `logging.Logger` or a `TrainingLogger` from now on."""
+    def set_logger(self, logger: logging.Logger | TrainingLogger) -> None:
+        """Send messages there from now on; a `TrainingLogger` hears of every epoch too."""
         self.logger = logger
 
     def learned(self, task_id: int) -> dict[str, Tensor]:
@@ -124,8 +125,8 @@ class MoLEContinualTrainer:
         task_id: int,
         task_classes: Sequence[str],
         train_loader: FeatureLoader | Iterable,
-        num_epochs: int,
-        lr: float,
+        num_epochs: int = 10,
+        lr: float = 1e-4,
         log_interval: int = 10,
         global_class_to_idx: dict[str, int] | None = None,
         keeper: StateKeeper | None = None,
@@ -143,6 +144,9 @@ class MoLEContinualTrainer:
         """
         del global_class_to_idx  # published signature; labels play no part in the training
         self.task_classes[task_id] = list(task_classes)
+        told = self.logger if isinstance(self.logger, TrainingLogger) else None
+        if told:
+            told.log_task_start(task_id, task_classes, num_epochs, lr)
         self._begin_task(task_id)
         batches = self._as_epochs(train_loader, task_classes)
         stages = self._stages(task_id, num_epochs, lr)
@@ -154,6 +158,9 @@ class MoLEContinualTrainer:
                 record = self._train_epoch(task_id, stage, epoch, num_epochs, batches_in)
                 records.append(record)
                 self.listener(record)
+                if told:
+                    rate = {"LR": record.learning_rate}
+                    told.log_epoch(task_id, record.epoch, num_epochs, record.loss, _published_stage(record), rate)
                 if keeper is not None:
                     keeper.epoch_ended(partial(self._state, task_id, stage, records))
                 if record.epoch % log_interval == 0:
@@ -162,6 +169,8 @@ class MoLEContinualTrainer:
                     )
             stage.end()
         self._end_task(task_id, batches)
+        if told:
+            told.log_task_complete(task_id)
         return records
 
     def _go_on(self, task_id: int, stages: Sequence[_Stage], keeper: StateKeeper | None) -> list[EpochRecord]:
@@ -418,6 +427,12 @@ class MoLEContinualTrainer:
         for indices, white in cross_fitted(front, source, self.executor.add_positions):
             maps[indices] = self.executor.maps_of_conditioned(task_id, white)
         return maps
+
+
+def _published_stage(record: EpochRecord) -> str:
+    if record.stage == "slow":
+        return "SLOW"
+    return "BASE" if record.task_id == 0 else "FAST"
 
 
 def _form(tensor: Tensor | None) -> object:

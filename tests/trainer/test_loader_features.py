@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from moleflow_fast.data import create_task_dataset
 from moleflow_fast.extractors import PatchExtractor, create_feature_extractor
 from moleflow_fast.trainer.loader_features import batches_of
+from moleflow_fast.utils.logger import TrainingLogger
 
 SIZE = 64
 
@@ -91,6 +92,19 @@ def test_what_may_differ_is_computed_and_said(
     assert sum(len(patches) for patches, _ in given) == len(dataset)
     assert "the backbone runs over every image in every epoch" in caplog.text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_logger_hears_of_every_epoch(data: Path, extractor: PatchExtractor, tmp_path: Path) -> None:
+    log = TrainingLogger(tmp_path, "script")
+    trainer = make_trainer(cache_dir=tmp_path / "features")
+    trainer.vit_extractor = trainer.executor.extractor = extractor
+    trainer.set_logger(log)
+    for task in range(2):
+        trainer.train_task(task, [f"class{task}"], DataLoader(images(data), batch_size=6), num_epochs=2, lr=1e-3)
+    assert log.metrics_history["stage"] == ["BASE", "BASE", "FAST", "FAST"]
+    assert log.metrics_history["epoch"] == [0, 1, 0, 1] and log.metrics_history["learning_rate"][0] == 1e-3
+    text = log.log_file.read_text()
+    assert "features of 12 images are kept in" in text and "task 1: class1; 2 epochs" in text
 
 
 def test_a_task_is_trained_from_a_loader(data: Path, extractor: PatchExtractor, tmp_path: Path) -> None:
