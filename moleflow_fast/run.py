@@ -23,9 +23,9 @@ from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.detector.calibrate import calibrate
 from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.errors import UserError
+from moleflow_fast.evaluation.by_class import Evaluation, evaluate_all_tasks, evaluate_routing_performance
 from moleflow_fast.evaluation.class_heatmap import ClassSheets
 from moleflow_fast.evaluation.confusion import draw_confusion
-from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, evaluate_routing_performance
 from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
 from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.parallel_tasks import TasksOnWorkers

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.data.datasets import AnomalyImages
+from moleflow_fast.data.decoder import Decoder
+from moleflow_fast.data.normalization import normalized
 from moleflow_fast.extractors.base import PatchExtractor
 from moleflow_fast.extractors.cache import FeatureCache
+from moleflow_fast.extractors.stores import FeatureStore
 from moleflow_fast.trainer.feature_loader import BatchesOfFeatures, ImageBatchSource
 
 
@@ -35,14 +40,41 @@ def batches_of(
             reason,
         )
         return ImageBatchSource(loader, extractor, device)
-    assert isinstance(loader, DataLoader) and isinstance(extractor, PatchExtractor)
-    cache = feature_cache(args, device)
-    store = cache.features(loader.dataset, extractor, loader.batch_size or 16)  # type: ignore[arg-type]
-    logger.info("features of %d images are kept in %s", len(store), cache.directory)
+    assert isinstance(loader, DataLoader)
+    with closing(Decoder(loader.num_workers)) as decoder:
+        store = features_of(loader.dataset, extractor, device, args, loader.batch_size or 16, decoder)  # type: ignore[arg-type]
+    logger.info("features of %d images are known for all epochs", len(store))
     return BatchesOfFeatures(loader, store)
 
 
-def feature_cache(args: Any, device: torch.device) -> FeatureCache:
+def features_of(
+    dataset: AnomalyImages, extractor: Any, device: torch.device, args: Any, batch_size: int, decoder: Decoder
+) -> FeatureStore:
+    """Features of a data set, kept from run to run where they are those of a `PatchExtractor`.
+
+    Args:
+        args: see `batches_of`.
+    """
+    known = isinstance(extractor, PatchExtractor)
+    one = extractor if known else _WithImageLevel(extractor)
+    return _feature_cache(args, device).features(dataset, one, batch_size, decoder, enabled=known)
+
+
+class _WithImageLevel:
+    """An extractor of somebody's own as the cache asks for one."""
+
+    def __init__(self, extractor: Any) -> None:
+        self._extractor = extractor
+
+    def fingerprint(self) -> str:
+        raise NotImplementedError("its features are never kept")
+
+    def features_with_image_level(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        patches = self._extractor(normalized(images) if images.dtype == torch.uint8 else images)
+        return patches, patches.mean((1, 2))
+
+
+def _feature_cache(args: Any, device: torch.device) -> FeatureCache:
     """That of a script, as its args have it, else with the defaults of a run."""
     directory = getattr(args, "cache_dir", None)
     largest = getattr(args, "cache_limit_gb", RunOptions.cache_limit_gb)

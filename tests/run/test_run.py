@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.evaluate import main as evaluate
-from moleflow_fast.evaluation.evaluator import METRICS
+from moleflow_fast.evaluation.by_class import METRICS
 from moleflow_fast.files import InUse
 from moleflow_fast.run import ContinualRun, RunResult
 from moleflow_fast.run_directory import RunDirectory, RunDirectoryError

@@ -104,7 +104,7 @@ def test_a_training_logger_hears_of_every_epoch(data: Path, extractor: PatchExtr
     assert log.metrics_history["stage"] == ["BASE", "BASE", "FAST", "FAST"]
     assert log.metrics_history["epoch"] == [0, 1, 0, 1] and log.metrics_history["learning_rate"][0] == 1e-3
     text = log.log_file.read_text()
-    assert "features of 12 images are kept in" in text and "task 1: class1; 2 epochs" in text
+    assert "features of 12 images are known for all epochs" in text and "task 1: class1; 2 epochs" in text
 
 
 def test_a_task_is_trained_from_a_loader(data: Path, extractor: PatchExtractor, tmp_path: Path) -> None:
