@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tables import markdown  # noqa: E402
 
-from moleflow_fast.detector.calibration import LEVEL  # noqa: E402
 from moleflow_fast.detector.detector import Detector  # noqa: E402
 from moleflow_fast.export import runtimes, trained  # noqa: E402
 from moleflow_fast.export.pictures import prepared  # noqa: E402
@@ -41,7 +40,7 @@ LOADERS = {
 def programs(run: Path) -> dict[str, Program]:
     """The detector on each backend, and whatever lies in the run's export/."""
     # Loaded twice: plain PyTorch makes the engine of its own model forget its packed weights.
-    compiled, plain = (trained.load(RunDirectory.open(run), LEVEL) for _ in range(2))
+    compiled, plain = (trained.load(RunDirectory.open(run)) for _ in range(2))
     files = {name: (run / "export" / f"detector.{suffix}", load) for name, (suffix, load) in LOADERS.items()}
     return {
         "detector, compiled engine": _on_device(compiled.detector),

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.config.options import RunOptions, build_parser, options_of
-from moleflow_fast.detector.calibration import quantiles, quantiles_of_left_out
+from moleflow_fast.detector.normal_scores import threshold
 from moleflow_fast.extractors.stores import TensorStore
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.models.gaussian_front import GaussianFront
@@ -56,8 +56,8 @@ def _exceeded(known: Tensor, new: Tensor, config: AblationConfig) -> dict[str, A
     scores = torch.cat([_scores(front(x), config) for x in new.split(32)])
     return {
         "new_images": len(new),
-        "above": float((scores > quantiles_of_left_out(fitted.numpy())[1]).float().mean()),
-        "above_not_cross_fitted": float((scores > quantiles(as_they_are.numpy())[1]).float().mean()),
+        "above": float((scores > threshold(fitted.numpy(), left_out=True)).float().mean()),
+        "above_not_cross_fitted": float((scores > threshold(as_they_are.numpy(), left_out=False)).float().mean()),
     }
 
 

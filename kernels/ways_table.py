@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moleflow_fast.files import replacing
+from moleflow_fast.home import cache_folder
 
 from .operands import Shape
 from .tiles import Tile
@@ -139,9 +140,7 @@ def packaged() -> Iterator[Table]:
 
 def tuned_file(device: str) -> Path:
     """Where `tune` keeps the table of a device: in `$MOLEFLOW_CACHE`, or `~/.cache/moleflow_fast`."""
-    named = os.environ.get("MOLEFLOW_CACHE")
-    cache = Path(named) if named else Path.home() / ".cache" / "moleflow_fast"
-    return cache / "ways" / f"{slug(device)}.json"
+    return cache_folder() / "ways" / f"{slug(device)}.json"
 
 
 def slug(device: str) -> str:

@@ -66,11 +66,11 @@ def main(argv: list[str] | None = None) -> int:
         run = ContinualRun(options)
         warn_of_another_precision(run.console, directory.options().precision, options.precision)
         routed, oracle = run.evaluate_again(directory)
-        file = directory.write_again((routed, oracle))
+        run.console.evaluation(f"{args.run}", routed, oracle)
+        file = directory.write_again((routed, oracle))  # which a read-only run does not take
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    run.console.evaluation(f"{args.run}", routed, oracle)
     print(f"written to {file}")
     return 0
 

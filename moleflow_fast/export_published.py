@@ -42,7 +42,7 @@ def export(run: Path, output: Path) -> list[Path]:
         from moleflow_fast.trainer.published import export_published
 
     directory = RunDirectory.open(run)
-    parts = RunParts(directory.options(), RunConsole(quiet=True))
+    parts = RunParts(directory.options(), RunConsole(quiet=True), weights_of=directory)
     tasks = checkpoint.completed_tasks(directory.checkpoints)
     if not tasks:
         raise UserError(f"{directory.checkpoints} holds no complete checkpoint: nothing to export")

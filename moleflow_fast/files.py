@@ -23,8 +23,25 @@ class InUse(UserError):
     """Another process works on the same thing."""
 
 
+class ReadFailed(UserError):
+    """Missing rights; names what was to be read."""
+
+
 class WriteFailed(UserError, OSError):
     """A full disk, missing rights, a read-only file system; names what was being written."""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        ReadFailed: in place of a PermissionError of the block, about `path` where that names no file.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        file = error.filename or path
+        raise ReadFailed(f"{file} cannot be read ({error.strerror or error}): give this user the right to") from error
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from moleflow_fast.home import give_home
+
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
@@ -14,8 +16,9 @@ def heavy_imports() -> Iterator[None]:
 
     The 430,000 objects that a run imports all stay: looking through them took 27 to 32% of the CPU time of its imports,
     and takes 0.4 s again at each full collection. Where torch is there already, nothing is changed: objects of whoever
-    imported it would be kept for good.
+    imported it would be kept for good. Libraries that look for the user's home at their import find one.
     """
+    give_home()
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return

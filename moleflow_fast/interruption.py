@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -33,8 +34,12 @@ _state = _State()
 def ends_cleanly() -> Iterator[None]:
     """In the block the first signal raises `Interrupted`, at once or where the block it is in can be left.
 
-    A signal that is ignored, as SIGINT is in a shell's background, stays so.
+    A signal that is ignored, as SIGINT is in a shell's background, stays so. Outside of the main thread, where Python
+    handles no signals, nothing is changed.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _on_signal) for number in heeded}
     _state.asked, _state.where = None, None
@@ -51,7 +56,7 @@ def end_waits(where: str) -> Iterator[None]:
     """In the block a first signal waits: for whoever looks at `asked_to_end`, or for the end of the block.
 
     Args:
-        where: tells who sent it how long, e.g. "after this epoch".
+        where: tells who sent it how long, e.g. "after this epoch"; "" for a block that is over at once.
     """
     _state.where = where
     try:
@@ -84,6 +89,8 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     _state.asked = number
     if _state.where is None:
         raise Interrupted(number)
+    if not _state.where:
+        return
     # Not print: the signal may have come in the middle of one.
     text = f"{signal.Signals(number).name}: the run ends {_state.where}; once more, and it ends at once\n"
     os.write(2, text.encode())

@@ -110,8 +110,8 @@ def options_for_workers(run: RunParts) -> dict[str, Any]:
 def train_in_worker(task_id: int, options: dict[str, Any], directory: str, threads: int) -> list[str]:
     """Train one later task of a run, given its directory with task 0 in it; returns the warnings on the way."""
     torch.set_num_threads(threads)  # Ray asks for one a CPU
-    run = RunParts(RunOptions.from_json(options), RunConsole(quiet=True))
     where = RunDirectory(Path(directory))
+    run = RunParts(RunOptions.from_json(options), RunConsole(quiet=True), weights_of=where)
     ways = stored_ways(where, run.device)
     with run.as_chosen(), ways, _warnings(run.logger) as warnings, closing(run), where.task_held(task_id):
         if not checkpoint.is_complete(where.checkpoints, task_id):

@@ -28,14 +28,17 @@ from moleflow_fast.evaluation.class_heatmap import ClassSheets
 from moleflow_fast.evaluation.confusion import draw_confusion
 from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
 from moleflow_fast.evaluation.scorer import TestClass
+from moleflow_fast.evaluation.twins import twins
 from moleflow_fast.parallel_tasks import TasksOnWorkers
 from moleflow_fast.phases import Phases, counting, phase
 from moleflow_fast.ray_session import ray_module, ray_session
+from moleflow_fast.run_backbone import keep_weights
 from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.run_parts import RunParts
 from moleflow_fast.run_ways import keep_ways, stored_ways
 from moleflow_fast.task_training import train_task
 from moleflow_fast.tensorboard import TensorBoardLog, summary_writer_class
+from moleflow_fast.torch_modes import own_modes
 from moleflow_fast.trainer import checkpoint, partial_state
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.published import load_published
@@ -61,7 +64,7 @@ class ContinualRun(RunParts):
     def __init__(
         self, options: RunOptions, console: RunConsole | None = None, decoder: Decoder | None = None
     ) -> None:
-        super().__init__(options, console, decoder)
+        super().__init__(options, console, decoder, _drawn_before(options))
         self._board: TensorBoardLog | None = None
         self._sheets: ClassSheets | None = None
         self._phases = Phases()
@@ -75,12 +78,13 @@ class ContinualRun(RunParts):
 
     def execute(self) -> RunResult:
         """Train every task, evaluate after each, write everything down."""
-        with counting() as self._phases, self.as_chosen(), closing(self):
+        with own_modes(), counting() as self._phases, self.as_chosen(), closing(self):
             return self._execute()
 
     def evaluate_again(self, directory: RunDirectory) -> tuple[Evaluation, Evaluation]:
         """Routed and oracle evaluation of a finished or interrupted run's last complete task."""
-        with self.as_chosen(), closing(self), stored_ways(directory, self.device):
+        self.weights_of = directory
+        with own_modes(), self.as_chosen(), closing(self), stored_ways(directory, self.device):
             return self._evaluate_again(directory)
 
     def _execute(self) -> RunResult:
@@ -115,6 +119,7 @@ class ContinualRun(RunParts):
         directory.keep_epochs_of(complete)
         partial_state.remove(directory.checkpoints, complete)
         done = self._restore(directory)
+        keep_weights(directory, self.extractor, self.weights_of)
         if done and directory.read_evaluation(done - 1) is None:
             self._evaluate(directory, done - 1)
         if not self.options.final_eval_only:
@@ -148,12 +153,21 @@ class ContinualRun(RunParts):
             self.console.warn(warning)
         with self._data_checked():
             _ = self.trainer  # its backbone takes a while
+            self._check_width()
             self._make_first_features()
         if self.options.load_checkpoint and not self.options.resume:
             _ = self._loaded_tasks
         _ = self._flow
         if self.options.parallel_tasks != "off":
             self._check_parallel()
+
+    def _check_width(self) -> None:
+        asked, width = self.options.embed_dim, self.extractor.embed_dim
+        if asked not in (None, width) and not self.options.resume:  # runs of older versions passed it over
+            raise UserError(
+                f"--embed_dim {asked}: {self.options.backbone_name} is a ViT, whose patches keep their own width of {width}: "
+                "drop the option"
+            )
 
     def _check_parallel(self) -> None:
         if not self.trainer.promises_zero_forgetting:
@@ -418,6 +432,8 @@ class ContinualRun(RunParts):
         if len(tasks) > 1:
             self.console.forgetting(tasks, under)
         _, confusion = evaluate_routing_performance(self.scorer, self.tests_until(len(tasks) - 1))
+        for warning in twins(confusion, tasks):
+            self.console.warn(warning)
         with phase("pictures"):
             self._draw(directory, tasks, confusion)
         with phase("calibration"):
@@ -478,6 +494,16 @@ class ContinualRun(RunParts):
         if self._sheets is not None:
             for test in tests:
                 self._sheets.draw(test)
+
+
+def _drawn_before(options: RunOptions) -> RunDirectory | None:
+    """The run that has drawn a random backbone for this one: itself when it goes on, or the one it starts from."""
+    if options.resume:
+        return RunDirectory(Path(options.log_dir) / options.run_name)
+    if options.load_checkpoint is None or not (options.random_backbone or options.dataset == "demo"):
+        return None
+    path = Path(options.load_checkpoint)
+    return RunDirectory(path.parent if path.name == "checkpoints" else path)
 
 
 def _forgetting(evaluations: Sequence[Evaluation | None]) -> Forgetting:

@@ -5,6 +5,7 @@
     evaluation/after_task_<t>.csv   one row per class and kind of id (routed, oracle)
     checkpoints/                    see moleflow_fast.trainer.checkpoint
     summary.json                    final means, forgetting, routing confusion; its presence marks a finished run
+    backbone.safetensors            of a random backbone its weights: see moleflow_fast.run_backbone
     calibration.json                what is normal for each task: see moleflow_fast.detector.calibration
     ways.json                       on Triton kernels, how products are done: see moleflow_fast.run_ways
     routing_confusion.png, heatmaps/*.png
@@ -26,16 +27,18 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, RunOptions
+from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, PATHS, RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_result import ClassResult, Evaluation
-from moleflow_fast.files import WriteFailed, alone, remove_leftovers, replacing, write_json, writing
+from moleflow_fast.files import WriteFailed, alone, reading, remove_leftovers, replacing, write_json, writing
 from moleflow_fast.trainer.task_state import EpochRecord
 
 if TYPE_CHECKING:
     from moleflow_fast.detector.calibration import Calibration
 
 logger = logging.getLogger(__name__)
+
+_MOST_THREADS = 1024
 
 
 class RunDirectoryError(UserError):
@@ -54,6 +57,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.heatmaps = path / "heatmaps"
         self.ways = path / "ways.json"
+        self.backbone = path / "backbone.safetensors"
 
     @classmethod
     def create(cls, options: RunOptions) -> RunDirectory:
@@ -71,13 +75,15 @@ class RunDirectory:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         directory = cls(path)
-        write_json(path / "config.json", {"options": options.to_json(), "environment": environment()})
+        write_json(path / "config.json", {"options": options.in_full().to_json(), "environment": environment()})
         return directory
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """An existing run directory."""
-        if not (path / "config.json").exists():
+        with reading(path):
+            there = (path / "config.json").exists()
+        if not there:
             raise RunDirectoryError(f"{path} is no run directory: it has no config.json")
         return cls(path)
 
@@ -89,10 +95,9 @@ class RunDirectory:
         stored = directory.options()
         if stored.extensions or stored.removed_tasks:
             raise RunDirectoryError(f"{path} has been changed since it was trained: give its last --extend again")
-        before, now = result_options(stored), result_options(options)
-        changed = [f"--{name}: was {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
-        if changed:
-            raise RunDirectoryError(f"{path} was started with other options: {'; '.join(changed)}")
+        from moleflow_fast.config.resumed import require_alike  # not at the top: it builds on this module
+
+        require_alike(path, *(_flat(result_options(some)) for some in (stored, options)))
         return directory
 
     def options(self) -> RunOptions:
@@ -103,12 +108,22 @@ class RunDirectory:
         """
         file = self.path / "config.json"
         try:
-            return RunOptions.from_json(json.loads(file.read_bytes())["options"])
+            with reading(file):
+                return RunOptions.from_json(json.loads(file.read_bytes())["options"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DamagedRunFile(
                 f"{file} is damaged ({error or type(error).__name__}): put back a copy of it, or start anew under "
                 "another --experiment_name"
             ) from error
+
+    @property
+    def threads(self) -> int | None:
+        """How many torch computed with where the run was started; None where it does not say."""
+        try:
+            threads = json.loads((self.path / "config.json").read_bytes())["environment"]["threads"]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        return threads if type(threads) is int and 0 < threads <= _MOST_THREADS else None
 
     def write_options(self, options: RunOptions) -> None:
         """Replace its options: of a finished run, when its products change."""
@@ -209,7 +224,8 @@ class RunDirectory:
         if not file.exists():
             return None
         try:
-            routed, oracle = (_of_ids(ids, _read_rows(file)) for ids in ("routed", "oracle"))
+            with reading(file):
+                routed, oracle = (_of_ids(ids, _read_rows(file)) for ids in ("routed", "oracle"))
             if _is_torn(file) or len(routed.classes) != len(oracle.classes):
                 raise ValueError("cut short")
         except (ValueError, TypeError, KeyError, csv.Error) as error:
@@ -229,7 +245,8 @@ class RunDirectory:
         if not file.exists():
             return None
         try:
-            summary = json.loads(file.read_bytes())
+            with reading(file):
+                summary = json.loads(file.read_bytes())
             if not all(isinstance(name, str) for task in summary["tasks"] for name in task):
                 raise TypeError("tasks are not lists of names")
         except (ValueError, TypeError, KeyError) as error:
@@ -248,7 +265,8 @@ class RunDirectory:
         if not self._calibration.exists():
             return None
         try:
-            content = json.loads(self._calibration.read_text())
+            with reading(self._calibration):
+                content = json.loads(self._calibration.read_text())
         except ValueError:
             content = None
         from moleflow_fast.detector.calibration import Calibration  # not at the top: it imports NumPy
@@ -289,8 +307,13 @@ def _started(path: Path) -> bool:
 
 
 def result_options(options: RunOptions) -> dict[str, Any]:
-    """The options that decide a run's numbers."""
-    return {name: value for name, value in options.to_json().items() if name not in NOT_PART_OF_THE_RESULT}
+    """The options that decide a run's numbers, paths as the places they lead to."""
+    values = {name: value for name, value in options.to_json().items() if name not in NOT_PART_OF_THE_RESULT}
+    return {**values, **{name: os.path.realpath(values[name]) for name in PATHS if values[name] is not None}}
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, **values["ablation"], "ablation": None}
 
 
 def identity(options: RunOptions) -> str:

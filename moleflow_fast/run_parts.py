@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -36,6 +37,8 @@ from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.phases import phase
 from moleflow_fast.precompile.background import Precompilation
+from moleflow_fast.run_backbone import drawn_as_by
+from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 
@@ -47,12 +50,18 @@ class RunParts:
 
     Args:
         decoder: where its processes were started earlier than now.
+        weights_of: a run that drew random weights for such a backbone before: they are taken.
     """
 
     def __init__(
-        self, options: RunOptions, console: RunConsole | None = None, decoder: Decoder | None = None
+        self,
+        options: RunOptions,
+        console: RunConsole | None = None,
+        decoder: Decoder | None = None,
+        weights_of: RunDirectory | None = None,
     ) -> None:
         self.options = options
+        self.weights_of = weights_of
         if decoder is not None:
             self.decoder = decoder
         self.console = console or RunConsole(options.quiet)
@@ -129,6 +138,8 @@ class RunParts:
     def device(self) -> torch.device:
         if self.options.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not re.fullmatch(r"(cpu|cuda)(:\d+)?", self.options.device):
+            raise UserError(f"--device {self.options.device} is none of auto, cpu, cuda and cuda:N: use auto or cpu")
         try:
             device = torch.device(self.options.device)
             torch.empty(0, device=device)
@@ -139,10 +150,13 @@ class RunParts:
 
     @cached_property
     def extractor(self) -> PatchExtractor:
-        with phase("backbone"):
+        with phase("backbone"), drawn_as_by(self.weights_of):
             return self._narrowed(self._full_extractor())
 
     def _full_extractor(self) -> PatchExtractor:
+        if self._drawn is not None:
+            self.fell_back_to_random_weights = not self.options.random_backbone
+            return self._create_extractor(False)
         try:
             return self._create_extractor(False if self.options.random_backbone else None)
         except WeightsUnavailable as error:
@@ -152,9 +166,16 @@ class RunParts:
             self.fell_back_to_random_weights = True
             return self._create_extractor(False)
 
+    @property
+    def _drawn(self) -> Path | None:
+        """The file with random weights that were drawn before."""
+        if self.weights_of is None or self.options.backbone_weights or not self.weights_of.backbone.exists():
+            return None
+        return self.weights_of.backbone
+
     @cached_property
     def trainer(self) -> MoLEContinualTrainer:
-        torch.manual_seed(self.options.seed)
+        self._seed()
         model = MoLESpatialAwareNF(**self._model_options, device=self.device, ablation_config=self.options.ablation)
         return MoLEContinualTrainer(
             self.extractor,
@@ -166,6 +187,13 @@ class RunParts:
             self.options.slow_blocks_k,
             logger=self.logger,
         )
+
+    def _seed(self) -> None:
+        """The generators that a model is made with. Those of other devices are whoever's process this is."""
+        torch.default_generator.manual_seed(self.options.seed)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(self.options.seed)
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -313,6 +341,7 @@ class RunParts:
             layers=layers,
             weights=options.backbone_weights,
             pretrained=pretrained,
+            drawn=None if pretrained is None else self._drawn,
         )
 
     def _narrowed(self, extractor: PatchExtractor) -> PatchExtractor:

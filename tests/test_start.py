@@ -13,7 +13,9 @@ from moleflow_fast.data.demo import MARKER, is_demo, write_demo
 from moleflow_fast.heavy_imports import heavy_imports
 from moleflow_fast.train import demo_written_beside
 
-COMMANDS = ("train", "predict", "evaluate", "export", "export_published", "report", "sweep", "tune", "precompile")
+COMMANDS = (
+    "train", "predict", "calibrate", "evaluate", "export", "export_published", "report", "sweep", "tune", "precompile",
+)  # fmt: skip
 SCRIPT = """
 import runpy, sys
 sys.argv = ["moleflow_fast", {option!r}]

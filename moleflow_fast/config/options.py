@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from moleflow_fast.config.requested import (
     requested_precision,
 )
 from moleflow_fast.config.stored import require_types
+from moleflow_fast.errors import UserError
 from moleflow_fast.experiments.presets import LINE, OUR_NAMES, get_preset, listing, matching
 
 DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder")
@@ -102,6 +104,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         _at_least(1, self, "img_size", "batch_size", "lora_rank")
+        _at_least(1, self, *(name for name in ("msk_size", "embed_dim") if getattr(self, name) is not None))
         _at_least(0, self, "num_epochs", "num_coupling_layers", "num_workers", "slow_blocks_k", "heatmaps")
         _at_least(0, self, "state_seconds", "score_smooth_sigma")
         _one_of(BACKENDS, self, "backend")
@@ -150,6 +153,12 @@ class RunOptions:
             return f"{self.preset}-seed{self.seed}"
         return self.experiment_name or f"{self.dataset}-{self.backbone_name}-seed{self.seed}"
 
+    def in_full(self) -> RunOptions:
+        """With paths that mean the same in every working directory."""
+        places = {name: getattr(self, name) for name in PATHS}
+        full = {name: os.path.abspath(place) for name, place in places.items() if place is not None}
+        return dataclasses.replace(self, **full)
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -157,6 +166,7 @@ class RunOptions:
     def from_json(cls, content: dict[str, Any]) -> RunOptions:
         """Raises TypeError, ValueError or KeyError where the content is not what `to_json` gives."""
         values = {**_BEFORE_THEY_WERE_STORED, **content}
+        values["msk_size"] = values.get("msk_size") or None  # 0 was taken for left out once
         values["ablation"] = _dataclass(AblationConfig, values["ablation"])
         values["extensions"] = tuple(_dataclass(Extension, extension) for extension in values["extensions"])
         require_types(cls, values)
@@ -186,6 +196,9 @@ NOT_PART_OF_THE_RESULT = frozenset(
     }
 )  # fmt: skip
 
+# Options that name a place: alike where they lead to the same one, and stored in full.
+PATHS = ("data_path", "backbone_weights", "load_checkpoint")
+
 # Runs whose options do not say, whatever is asked for now.
 _BEFORE_THEY_WERE_STORED = {"backend": "auto", "precision": "fp32", "extensions": [], "removed_tasks": []}
 
@@ -211,7 +224,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "vit_blocks": "ViT: zero-based blocks to average, e.g. 1 3 5 11",
         "use_high_res": "ResNets: layer1 too, so 56x56 patches at 224 px",
         "backbone_precision": "what the frozen backbone computes in; how far its features are from fp32 is reported",
-        "embed_dim": "width of patch features; the backbone's usual one if left out",
+        "embed_dim": "CNN: width of patch features; the backbone's usual one if left out. A ViT keeps its own",
     },
     "flow": {
         "num_coupling_layers": "coupling blocks of the shared base flow; 0 leaves the task flows alone",
@@ -237,7 +250,8 @@ _GROUPS: dict[str, dict[str, str]] = {
         "start from 'line', which detects well after one pass, unless it is 'published' or another one",
         "log_dir": "where run directories go",
         "experiment_name": "name of this run's directory",
-        "resume": "go on with an interrupted run of the same name, after its last complete task or inside the next",
+        "resume": "go on with the interrupted run --experiment_name (in --log_dir), after its last complete task or inside "
+        "the next; what decides its numbers is stored with it and need not be given again",
         "state_seconds": "between two states of a task in training, written after an epoch, from which a killed run "
         "goes on",
         "load_checkpoint": "start from a checkpoint: a run directory, or one of the published implementation",
@@ -314,7 +328,10 @@ def parse_options(argv: list[str] | None = None) -> RunOptions | Change:
     add_change_args(parser)
     argv = sys.argv[1:] if argv is None else argv
     try:
-        return change_of(parser, parser.parse_args(argv)) or options_of(parser, argv)
+        given = parser.parse_args(argv)
+        return change_of(parser, given) or (_resumed(parser, argv) if given.resume else options_of(parser, argv))
+    except UserError:
+        raise
     except ValueError as error:
         parser.error(str(error))
 
@@ -329,13 +346,29 @@ def options_of(parser: argparse.ArgumentParser, argv: Sequence[str]) -> RunOptio
     preset = given.preset or _preset_of_the_data(given)
     if preset is None:
         return options_from(given)
+    return options_from(_beside(parser, preset, argv))
+
+
+def _resumed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> RunOptions:
+    """Those of the run that goes on, which need not be given again."""
+    from moleflow_fast.config.resumed import resumed  # not at the top: it builds on this module
+
+    given = parser.parse_args(argv)
+    name = given.experiment_name or options_of(parser, argv).run_name
+    path = Path(given.log_dir or RunOptions.log_dir) / name
+    return resumed(_beside(parser, given.preset, argv) if given.preset else given, path)
+
+
+def _beside(parser: argparse.ArgumentParser, preset: str, argv: Sequence[str]) -> argparse.Namespace:
+    """The options of a preset, and those of a command line in their place."""
+    given = parser.parse_args(argv)
     args = parser.parse_args([*get_preset(preset).options, *argv, "--preset", preset])
     # What a preset says of the adapter gives way to what is given, and does not contradict it.
     if given.use_whitening_adapter is not None and given.adapter_mode is None:
         args.adapter_mode = None
     if given.adapter_mode is not None and given.use_whitening_adapter is None:
         args.use_whitening_adapter = None
-    return options_from(args)
+    return args
 
 
 def _preset_of_the_data(given: argparse.Namespace) -> str | None:

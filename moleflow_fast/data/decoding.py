@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import DataError
+from .pictures import NoPicture, eight_bits, of_16_bits, of_32_bits
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
-_FULL_16_BIT = 65535.0
 # What Pillow raises for a damaged file depends on the format and on where the damage is.
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError)
 
@@ -22,19 +27,35 @@ _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Ind
 def load_image(path: Path) -> Image.Image:
     """An RGB image, upright as its EXIF orientation says.
 
-    Grey is repeated, alpha dropped, a palette looked up. 16-bit values are scaled from 0..65535, floating
-    point from 0..1: never by an image's own range, which would hide differences in brightness.
+    Grey is repeated, alpha dropped, a palette looked up; 16 bits and floating point are scaled as `pictures` says,
+    never by an image's own range, which would hide differences in brightness. Of several pages the first is taken, and
+    that is said.
 
     Raises:
         DataError: damaged, truncated, too large to be trusted, or no image.
     """
     with _readable(path), Image.open(path) as image:
-        return as_rgb(image)
+        return _first_page(image, path)
+
+
+def load_encoded(content: bytes) -> Image.Image:
+    """`load_image` of what stands in a file.
+
+    Raises:
+        DataError: see `load_image`.
+    """
+    name = "bytes, taken for the content of an image file"
+    with _readable(name), Image.open(io.BytesIO(content)) as image:
+        return _first_page(image, name)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An open image as `load_image` gives it."""
-    return _upright(_to_eight_bit(image).convert("RGB"), image)
+    """An open image as `load_image` gives it.
+
+    Raises:
+        NoPicture: values that may mean more than one thing, see `pictures`.
+    """
+    return _upright(_in_rgb(_to_eight_bit(image)), image)
 
 
 def load_mask(path: Path) -> Image.Image:
@@ -73,6 +94,7 @@ def verify(path: Path) -> None:
         if image.format == "JPEG":
             image.draft("L", (1, 1))
         image.load()
+        _to_eight_bit(image)
 
 
 def load_whole(path: Path) -> Image.Image:
@@ -94,15 +116,42 @@ def load_whole(path: Path) -> Image.Image:
 _ORIENTATION = 0x0112
 
 
+_ON_THE_WAY_TO_RGB = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # which Pillow does not know
+
+
 def _to_eight_bit(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # "I;16", "I;16B", and "I", as which some 16-bit PNG and TIFF files open
-        scale = 255 / _FULL_16_BIT
-    elif image.mode == "F":
-        scale = 255.0
-    else:
-        return image
-    pixels = np.clip(np.asarray(image, dtype=np.float64) * scale, 0, 255).round()
-    return Image.fromarray(pixels.astype(np.uint8))
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # so it opens before Pillow 11.3
+        return Image.fromarray(of_16_bits(np.asarray(image)))
+    if image.mode == "I":
+        return Image.fromarray(of_32_bits(np.asarray(image)))
+    if image.mode == "F":
+        return Image.fromarray(eight_bits(np.asarray(image)))
+    return image
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    between = _ON_THE_WAY_TO_RGB.get(image.mode)
+    return (image if between is None else image.convert(between)).convert("RGB")
+
+
+def _first_page(image: Image.Image, name: Path | str) -> Image.Image:
+    first = as_rgb(image)
+    # Phones put previews and depth behind a photograph, as pages of an MPO file.
+    if image.format != "MPO" and _has_more_pages(image):
+        _say_pages(str(name))
+    return first
+
+
+def _has_more_pages(image: Image.Image) -> bool:
+    try:
+        return getattr(image, "is_animated", False)
+    except _DECODER_ERRORS:  # in a page that is not looked at
+        return True
+
+
+@cache
+def _say_pages(name: str) -> None:
+    logger.warning("%s: has several pages, and the first alone is looked at; save the others as files too", name)
 
 
 def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
@@ -111,9 +160,11 @@ def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Path | str) -> Iterator[None]:
     try:
         yield
+    except NoPicture as error:
+        raise DataError(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (PermissionError, IsADirectoryError) as error:

@@ -25,9 +25,9 @@ class Normalization(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("full", torch.tensor(255.0))
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None])
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None])
+        self.register_buffer("full", torch.tensor(255.0, dtype=torch.float32))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN, dtype=torch.float32)[:, None, None])
+        self.register_buffer("std", torch.tensor(IMAGENET_STD, dtype=torch.float32)[:, None, None])
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) on this device, in any memory format -> fp32, contiguous."""

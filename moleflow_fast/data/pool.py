@@ -164,7 +164,8 @@ class _Link:
         with jobs, answers:
             self._process = _start(processes, jobs, answers)
         self._outbox: queue.SimpleQueue[tuple[_Memory, bytes] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # `close` may come from the collection of garbage, within any other call
+        self._owner = os.getpid()
         self._awaited: dict[int, Future[Problems]] = {}
         self._sent = 0
         self._end: str | None = None
@@ -183,6 +184,8 @@ class _Link:
         return future
 
     def close(self) -> None:
+        if os.getpid() != self._owner:  # a forked process ends: its parent still reads images
+            return
         self._fail("the decoding processes were closed")
         with contextlib.suppress(OSError):  # closed by its thread
             self._jobs.shutdown(socket.SHUT_RDWR)  # a copy in some forked process must not keep it open

@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from moleflow_fast.detector.calibration import (
-    ENOUGH_IMAGES,
-    Calibration,
-    TaskCalibration,
-    quantiles,
-    quantiles_of_left_out,
-)
+from moleflow_fast.data.datasets import AnomalyImages
+from moleflow_fast.detector import grey_levels
+from moleflow_fast.detector.calibration import ENOUGH_IMAGES, Calibration, TaskCalibration
+from moleflow_fast.detector.normal_scores import finite, median, threshold
 from moleflow_fast.evaluation.scorer import WORST_SCORE, Scorer, TestClass
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.run_parts import RunParts
+
+
+@dataclass(frozen=True)
+class NormalClass:
+    """Normal images of a class: files, and their features."""
+
+    dataset: AnomalyImages
+    test: TestClass
+
+
+@dataclass(frozen=True)
+class _Distances:
+    """Of a task's normal images, trained on and held out, to each task's prototype (n,).
+
+    Attributes:
+        grey_level: how far one grey level moves the distance to its own; that is the least a limit may rest on.
+        alike: whether the training images hardly differ.
+    """
+
+    to: dict[int, Tensor]
+    own: Tensor
+    grey_level: float
+    alike: bool
+
+    @property
+    def largest(self) -> float:
+        """To its own prototype."""
+        return max(float(self.own.max()), self.grey_level)
 
 
 @dataclass(frozen=True)
@@ -57,11 +83,34 @@ def calibrate_new(parts: RunParts, tasks: Sequence[int], known: Calibration) -> 
     beside = [t for t in known.tasks if parts.has_images(t)]
     normal = {t: [_normal_images(parts, t, name) for name in parts.tasks[t]] for t in (*beside, *tasks)}
     normal |= {t: _with_cross_fitted(parts, t, normal[t]) for t in tasks}
-    distances = {t: _distances(parts, t, normal[t]) for t in normal}
+    steps = {t: _grey_level_steps(parts, t) for t in normal}
+    distances = {t: _distances(parts, t, normal[t], steps[t]) for t in normal}
     again = beside if parts.trainer.router.compares_distances else []
     complete = len(again) == len(known.tasks)
     nearer = {t: _beside(old, distances, [*again, *tasks], complete) for t, old in known.tasks.items()}
-    return Calibration({**nearer, **{t: _task(parts, t, normal[t], distances) for t in tasks}})
+    return Calibration({**nearer, **{t: _task(parts, t, normal[t], distances, steps[t]) for t in tasks}})
+
+
+def calibrate_on(parts: RunParts, known: Calibration, normal: Mapping[int, Sequence[NormalClass]]) -> Calibration:
+    """What is known, with the limits of some tasks from normal images alone that the run has not seen.
+
+    Distances that are known stay the least that limits rest on: they are of the images that were trained on.
+    """
+    router, found = parts.trainer.router, dict(known.tasks)
+    for task_id, classes in normal.items():
+        steps = grey_levels.patches_of_steps(parts.extractor, [c.dataset for c in classes], parts.device)
+        images = [_NormalImages(c.test, list(range(len(c.test))), held_out=True) for c in classes]
+        columns = router.distances(torch.cat([c.test.source.image_features for c in classes])).cpu().unbind(1)
+        to = dict(zip(router.prototypes, columns, strict=True))
+        own = torch.cat([to.pop(task_id), torch.tensor([known.tasks[task_id].largest_distance])])
+        alike = known.tasks[task_id].grey_level > 0
+        distances = {task_id: _Distances(to, own, _moved_distance(router, task_id, steps), alike)}
+        new = _task(parts, task_id, images, distances, steps)
+        found[task_id] = replace(new, nearest_other=known.tasks[task_id].nearest_other)
+        for t, nearest in to.items():
+            other = found[t].nearest_other
+            found[t] = replace(found[t], nearest_other=min(math.inf if other is None else other, float(nearest.min())))
+    return Calibration(found)
 
 
 def rescaled(router: PrototypeRouter, known: Calibration, now: Collection[int]) -> Calibration:
@@ -82,7 +131,7 @@ def _times(task: TaskCalibration, factor: float) -> TaskCalibration:
 
 
 def _beside(
-    known: TaskCalibration, distances: dict[int, dict[int, Tensor]], others: Sequence[int], complete: bool
+    known: TaskCalibration, distances: dict[int, _Distances], others: Sequence[int], complete: bool
 ) -> TaskCalibration:
     """What is known of a task, with images of tasks at these distances (n,).
 
@@ -91,10 +140,10 @@ def _beside(
         complete: whether they are all the others: what was known of their distance no longer counts.
     """
     task_id = known.task_id
-    found = [float(distances[t][task_id].min()) for t in others if t != task_id]
+    found = [float(distances[t].to[task_id].min()) for t in others if t != task_id]
     if known.nearest_other is not None and not complete:
         found.append(known.nearest_other)
-    largest = float(distances[task_id][task_id].max()) if task_id in others else known.largest_distance
+    largest = distances[task_id].largest if task_id in others else known.largest_distance
     return replace(known, largest_distance=largest, nearest_other=min(found, default=None))
 
 
@@ -122,41 +171,57 @@ def _with_cross_fitted(parts: RunParts, task_id: int, classes: list[_NormalImage
     return [replace(c, cross_fitted=chosen[c.test.name]) if c in few else c for c in classes]
 
 
-def _distances(parts: RunParts, task_id: int, classes: list[_NormalImages]) -> dict[int, Tensor]:
-    """Of a task's normal images, trained on and held out, to each task's prototype (n,)."""
+def _grey_level_steps(parts: RunParts, task_id: int) -> Tensor:
+    """Patches of some of its training images, see `grey_levels`."""
+    datasets = [parts.training_dataset([name], rotated=False) for name in parts.tasks[task_id]]
+    return grey_levels.patches_of_steps(parts.extractor, datasets, parts.device)
+
+
+def _distances(parts: RunParts, task_id: int, classes: list[_NormalImages], steps: Tensor) -> _Distances:
     trained_on = parts.training_features(parts.tasks[task_id], rotated=False).image_features
     held_out = [c.test.source.image_features[c.images] for c in classes if c.held_out]
     router = parts.trainer.router
     columns = router.distances(torch.cat([trained_on, *held_out])).cpu().unbind(1)
     distances = dict(zip(router.prototypes, columns, strict=True))
+    own, fitted = distances.pop(task_id), len(trained_on)
     if not parts.options.use_rotation_aug:  # else the prototype has seen other pixels
-        own, fitted = distances[task_id], len(trained_on)
-        distances[task_id] = torch.cat([router.held_out_distances(task_id, own[:fitted]), own[fitted:]])
-    return distances
+        own = torch.cat([router.held_out_distances(task_id, own[:fitted]), own[fitted:]])
+    alike = grey_levels.hardly_differ(trained_on, steps)
+    return _Distances(distances, own, _moved_distance(router, task_id, steps), alike)
+
+
+def _moved_distance(router: PrototypeRouter, task_id: int, steps: Tensor) -> float:
+    return grey_levels.moved(router.distances(steps.mean((1, 2)))[:, list(router.prototypes).index(task_id)])
 
 
 def _task(
-    parts: RunParts, task_id: int, classes: list[_NormalImages], distances: dict[int, dict[int, Tensor]]
+    parts: RunParts,
+    task_id: int,
+    classes: list[_NormalImages],
+    distances: dict[int, _Distances],
+    steps: Tensor,
 ) -> TaskCalibration:
-    measured = [_measure(parts.scorer, c, task_id) for c in classes]
+    measured = [_measured(parts.scorer, _patch_maps(parts.scorer, c, task_id)) for c in classes]
     scores, pixel_medians, pixel_peaks = (torch.cat(values).numpy() for values in zip(*measured, strict=True))
     cross_fitted = sum(len(c.cross_fitted) for c in classes if c.cross_fitted is not None)
-    high = quantiles_of_left_out if cross_fitted else quantiles
-    median, threshold = high(scores)
-    others = [to_prototype[task_id] for t, to_prototype in distances.items() if t != task_id]
+    left_out = cross_fitted > 0
+    grey_level, peak_level = _moved_scores(parts, task_id, steps) if distances[task_id].alike else (0.0, 0.0)
+    others = [of.to[task_id] for t, of in distances.items() if t != task_id]
     return TaskCalibration(
         task_id=task_id,
         class_names=tuple(parts.tasks[task_id]),
         images=len(scores),
         not_held_out=tuple(c.test.name for c in classes if not c.held_out and c.cross_fitted is None),
         cross_fitted=cross_fitted,
-        median=median,
-        threshold=threshold,
-        pixel_median=quantiles(pixel_medians)[0],
-        pixel_threshold=high(pixel_peaks)[1],
-        largest_distance=float(distances[task_id][task_id].max()),
+        median=median(scores),
+        threshold=threshold(scores, left_out, grey_level),
+        pixel_median=median(pixel_medians),
+        pixel_threshold=threshold(pixel_peaks, left_out, peak_level),
+        largest_distance=distances[task_id].largest,
         nearest_other=float(torch.cat(others).min()) if others else None,
         compares_distances=parts.trainer.router.compares_distances,
+        scores=tuple(finite(scores).tolist()),
+        grey_level=grey_level,
     )
 
 
@@ -168,9 +233,15 @@ def _patch_maps(scorer: Scorer, normal: _NormalImages, task_id: int) -> Tensor:
     return torch.cat([scorer.patch_maps_under(normal.test, normal.images, task_id), normal.cross_fitted])
 
 
-def _measure(scorer: Scorer, normal: _NormalImages, task_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Image scores, and the median and the highest pixel of each map (n,), of normal images under their own task."""
-    patch_maps = _patch_maps(scorer, normal, task_id)
+def _moved_scores(parts: RunParts, task_id: int, steps: Tensor) -> tuple[float, float]:
+    """Twice what one grey level moves a score and the highest pixel of a map by: that is normal with room to spare."""
+    ids = torch.full((len(steps),), task_id, device=steps.device)
+    scores, _, peaks = _measured(parts.scorer, parts.trainer.anomaly_maps(steps, ids))
+    return 2 * grey_levels.moved(scores), 2 * grey_levels.moved(peaks)
+
+
+def _measured(scorer: Scorer, patch_maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Image scores, and the median and the highest pixel of each map (n,), of patch maps (n, H, W)."""
     medians, peaks = [], []
     for some in patch_maps.split(scorer.batch_size):
         pixels = scorer.pixel_maps(some).flatten(1)

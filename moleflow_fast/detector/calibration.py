@@ -11,29 +11,21 @@ and not exponentially, because scores of defects lie many spreads out and must s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
-import numpy as np
+from moleflow_fast.detector import normal_scores
+from moleflow_fast.detector.normal_scores import QUANTILE, CalibrationError
 
-from moleflow_fast.errors import UserError
-
-QUANTILE = 0.95
 ENOUGH_IMAGES = 20  # with fewer than 19, the quantile is the highest score: one in n + 1 new images passes it
 SMALLEST_SPREAD = 1e-6  # of the threshold: scores of normal images may all be the same
 NARROWEST = 1.5  # limit of routing, as a multiple of the largest distance of an image of the task's own
 WITHOUT_OTHERS = 5.0  # the same where the run knows no other product to compare with
 COMPARED = 1.1  # instead of `NARROWEST` where distances are compared
 CLEARLY_NEARER = 0.72  # of two distances that are compared
-_SMOOTHED = 10  # images whose highest score counts for nothing by itself, see `quantiles_of_left_out`
 LEVEL = 0.5  # the calibrated score at the quantile
-
-
-class CalibrationError(UserError):
-    """A run without the numbers that a detector needs."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +54,10 @@ class TaskCalibration:
     """Of `images` those trained on, each measured behind a Gaussian front that was estimated without it."""
     compares_distances: bool = False
     """Whether distances to all tasks' prototypes are measured alike: with one covariance."""
+    scores: tuple[float, ...] = ()
+    """The finite ones that `median` and `threshold` are of, ascending; none in files older than they are."""
+    grey_level: float = 0.0
+    """Of a task whose training images hardly differ: how far a score may lie over the median, see `grey_levels`."""
 
     @property
     def distance_limit(self) -> float:
@@ -95,6 +91,31 @@ class TaskCalibration:
         """Unit of z: from the median to the threshold, never 0."""
         return max(self.threshold - self.median, SMALLEST_SPREAD * max(abs(self.threshold), 1.0))
 
+    @property
+    def least_false_alarms(self) -> float:
+        """The smallest fraction of new normal images that so few images can tell, nan where scores are not known."""
+        return 1 / (len(self.scores) + 1) if self.scores else math.nan
+
+    def threshold_at(self, false_alarms: float) -> float:
+        """The raw score that such a fraction of new normal images passes, or `least_false_alarms`.
+
+        Raises:
+            CalibrationError: a file older than the scores in it.
+        """
+        if not self.scores:
+            raise CalibrationError(
+                f"the calibration of {', '.join(self.class_names)} was made by an older version, which kept no scores "
+                "to tell false alarms from: python -m moleflow_fast.calibrate RUN makes it anew"
+            )
+        return normal_scores.threshold(self.scores, self.cross_fitted > 0, self.grey_level, 1 - false_alarms)
+
+    def score_at(self, calibrated: float) -> float:
+        """The raw score that `calibrated` gives this value in 0..1 for; infinite at both ends."""
+        y = 2 * (calibrated - LEVEL)
+        if abs(y) >= 1:
+            return math.copysign(math.inf, y)
+        return self.threshold + self.spread * y / (1 - abs(y))
+
     def calibrated(self, score: float) -> float:
         """A raw score in [0, 1]: rises with it, 0.5 at `threshold`."""
         z = (score - self.threshold) / self.spread
@@ -124,11 +145,18 @@ class Calibration:
         """What the numbers suffer from, in plain words."""
         few = [f"task {t.task_id}: {t.images}" for t in self.tasks.values() if t.images < ENOUGH_IMAGES]
         standing_in = [name for task in self.tasks.values() for name in task.not_held_out]
+        alike = [", ".join(task.class_names) for task in self.tasks.values() if task.grey_level > 0]
         warnings = []
+        if alike:
+            warnings.append(
+                f"training images of {'; '.join(alike)} hardly differ (by less than a tenth of a grey level), as one "
+                "picture and its copies do: what varies by more than one grey level may be called defective or "
+                "unknown; train with images as the camera takes them"
+            )
         if few:
             warnings.append(
                 f"thresholds of few normal images are rough ({', '.join(few)}); {ENOUGH_IMAGES} or more a task in "
-                "test/good make them steady"
+                "test/good make them steady, or in a folder for python -m moleflow_fast.calibrate"
             )
         if standing_in:
             warnings.append(
@@ -142,7 +170,9 @@ class Calibration:
         return Calibration({t: self.tasks[t] for t in tasks if t in self.tasks})
 
     def to_json(self) -> dict[str, Any]:
-        return {"quantile": QUANTILE, "tasks": [_to_json(task) for task in self.tasks.values()]}
+        tasks = self.tasks.values()
+        normal = {str(task.task_id): {name: getattr(task, name) for name in _NORMAL} for task in tasks if task.scores}
+        return {"quantile": QUANTILE, "tasks": [_to_json(task) for task in tasks], "normal": normal}
 
     @classmethod
     def from_json(cls, content: Any, file: Path) -> Calibration:
@@ -151,7 +181,8 @@ class Calibration:
             CalibrationError: not what `to_json` gives, or of another quantile.
         """
         try:
-            tasks = [_task(values) for values in content["tasks"]]
+            normal = content.get("normal", {})
+            tasks = [_task(values | normal.get(str(values["task_id"]), {})) for values in content["tasks"]]
             same = content["quantile"] == QUANTILE
         except (KeyError, TypeError, AttributeError) as error:
             raise CalibrationError(f"{file} is damaged ({error!r}); delete it to have it computed again") from error
@@ -162,56 +193,13 @@ class Calibration:
         return cls({task.task_id: task for task in tasks})
 
 
-def quantiles(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """(median, `QUANTILE`) of the finite values, interpolated between neighbours.
-
-    Of n values the one in place k is passed by a new one with probability 1 - k / (n + 1), whatever their distribution:
-    so the quantile stands in place 0.95 (n + 1), or is the highest value where there are fewer than 19.
-
-    Raises:
-        CalibrationError: no finite value.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    finite = array[np.isfinite(array)]
-    if len(finite) == 0:
-        raise CalibrationError("no normal image of a task has a finite score: the flow has diverged; train it again")
-    median, high = np.quantile(finite, (0.5, QUANTILE), method="weibull")
-    return float(median), float(high)
-
-
-def quantiles_of_left_out(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """As `quantiles`, of scores each of which was measured behind a front that was estimated without its image.
-
-    The oddest of few images is missed most where it is left out: its score is higher than a new one as odd would get,
-    and it is what the quantile rests on. Of 20 images of five products 2.4 to 4.5% of new ones passed it. So it counts
-    half at 20, and less the more there are; the other half is the quantile of a normal distribution of their mean and
-    deviation, as uncertain as n values leave it (Student's t).
-    """
-    median, high = quantiles(values)
-    finite = np.asarray(values, dtype=np.float64)
-    finite = finite[np.isfinite(finite)]
-    n = len(finite)
-    if n < 3:  # one deviation says nothing
-        return median, high
-    smooth = finite.mean() + _student(n - 1) * finite.std(ddof=1) * math.sqrt(1 + 1 / n)
-    weight = min(1.0, _SMOOTHED / n)
-    return median, float(weight * smooth + (1 - weight) * high)
-
-
-def _student(degrees: int) -> float:
-    """The `QUANTILE` of Student's t: expansion 26.7.5 of Abramowitz and Stegun, within 1.3% from 2 degrees on."""
-    z = NormalDist().inv_cdf(QUANTILE)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return sum(term / degrees**power for power, term in enumerate(terms))
+_NORMAL = ("scores", "grey_level")  # apart from the rest, which older versions read and people look at
 
 
 def _to_json(task: TaskCalibration) -> dict[str, Any]:
     values = {**asdict(task), "distance_limit": task.distance_limit}
+    for name in _NORMAL:
+        del values[name]
     if task.compares_distances:
         return {**values, "far_limit": task.far_limit, "clearly_nearer": CLEARLY_NEARER}
     del values["compares_distances"]  # files of the published rule are read by older versions
@@ -221,5 +209,6 @@ def _to_json(task: TaskCalibration) -> dict[str, Any]:
 def _task(values: dict[str, Any]) -> TaskCalibration:
     derived = ("distance_limit", "far_limit", "clearly_nearer")
     known = {name: value for name, value in values.items() if name not in derived}
-    lists = {name: tuple(known[name]) for name in ("class_names", "not_held_out")}
-    return TaskCalibration(**{**known, **lists})
+    for name in ("class_names", "not_held_out"):
+        known[name] = tuple(known[name])
+    return TaskCalibration(**{**known, "scores": tuple(known.get("scores", ()))})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -18,14 +18,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from moleflow_fast.callers_state import as_at_start, plain_modes
+from moleflow_fast.config.requested import precision_chosen, use_backend
+from moleflow_fast.config.threshold_options import Level
 from moleflow_fast.data.datasets import byte_transform
-from moleflow_fast.detector.calibration import LEVEL, Calibration
-from moleflow_fast.detector.images import Decoded, Item, decode, file_item, files_of, items_of
+from moleflow_fast.detector.calibration import Calibration
+from moleflow_fast.detector.forks import require_usable
+from moleflow_fast.detector.images import Decoded, Item, decode, file_item, items_of
 from moleflow_fast.detector.parts import TrainedParts
 from moleflow_fast.detector.pipeline import pipelined
 from moleflow_fast.detector.regions import find_regions
 from moleflow_fast.detector.result import Result
+from moleflow_fast.detector.thresholds import limits_of
 from moleflow_fast.detector.view import FieldOfView
+from moleflow_fast.ending import lock_for_torch
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.scorer import bounded
 from moleflow_fast.run_directory import RunDirectory
@@ -53,7 +59,7 @@ class Detector:
 
     Attributes:
         calibration: what is normal for each task.
-        threshold: calibrated score above which an image is defective.
+        limits: the score above which an image is defective, by task.
         batch_size: images the device takes at a time; the run's own at first, less after it ran out of memory.
     """
 
@@ -61,19 +67,19 @@ class Detector:
         self,
         parts: TrainedParts,
         calibration: Calibration,
-        threshold: float = LEVEL,
+        threshold: Level | None = None,
         batch_size: int | None = None,
+        false_alarms: Level | None = None,
     ) -> None:
-        if not 0 <= threshold <= 1:
-            raise UserError(f"--threshold must lie in 0..1, where calibrated scores are, got {threshold}")
+        self.limits = limits_of(calibration, threshold, false_alarms)
+        self._asked = {"threshold": threshold, "false_alarms": false_alarms}
         if batch_size is not None and batch_size < 1:
             raise UserError(f"--batch_size must be at least 1, got {batch_size}")
         self.calibration = calibration
-        self.threshold = threshold
         self.batch_size = batch_size or parts.options.batch_size
         self._parts = parts
         self._transform = byte_transform(parts.options.img_size, parts.options.img_size)
-        self._device_is_free = threading.Lock()
+        self._device_is_free = lock_for_torch()
 
     @classmethod
     def load(
@@ -81,66 +87,96 @@ class Detector:
         run: str | Path,
         device: str = "auto",
         *,
-        threshold: float = LEVEL,
+        threshold: Level | None = None,
+        false_alarms: Level | None = None,
         batch_size: int | None = None,
         data_path: str | Path | None = None,
     ) -> Detector:
         """The detector of a run directory.
 
+        The caller's random state, default dtype and modes of torch stay as they are.
+
         Args:
             device: auto, cpu, cuda or cuda:N.
-            threshold: calibrated score above which an image is defective.
+            threshold: calibrated score above which an image is defective, 0.5 if left out; or a dict of them by
+                product, with "" for those that are not named. There numbers beyond 0..1 are raw scores, from which on
+                images are defective.
+            false_alarms: instead, the fraction of normal images that may be called defective; or a dict.
             batch_size: images the device takes at a time; the run's own if left out.
             data_path: where the run's images are now, for a run without `calibration.json`.
 
         Raises:
-            UserError: no run directory, no complete checkpoint, no calibration and no images to make one.
+            UserError: no run directory, no complete checkpoint, no calibration and no images to make one; or a process
+                that was forked from one with a detector.
         """
         directory = RunDirectory.open(Path(run))
-        parts = TrainedParts(directory, device, None if data_path is None else Path(data_path))
-        calibration = parts.calibration()
+        with as_at_start(device):
+            parts = TrainedParts(directory, device, None if data_path is None else Path(data_path))
+            calibration = parts.calibration()
         for warning in calibration.warnings:
             logger.warning(warning)
         if not parts.trainer.config.use_router:
             logger.warning("the run was evaluated under true task ids (--no_router); the detector has to route")
-        return cls(parts, calibration, threshold, batch_size)
+        detector = cls(parts, calibration, threshold, batch_size, false_alarms)
+        for limit in detector.limits.values():
+            if limit.note:
+                logger.warning(limit.note)
+        return detector
 
-    def predict(self, images: Any) -> list[Result]:
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It is loaded again from its run, in whatever process that is."""
+        parts = self._parts
+        options = {**self._asked, "batch_size": self.batch_size, "data_path": parts.options.data_path}
+        return _loaded_again, (parts.directory.path.absolute(), parts.options.device, parts.given, options)
+
+    def predict(self, images: Any, *, product: str | None = None) -> list[Result]:
         """A result for each image, in order.
 
         Args:
-            images: a path, a folder (searched below, by name), a NumPy array (H, W) or (H, W, 3) of uint8, a PIL
-                image, a torch tensor (3, H, W) of uint8 or of 0..1, a batch of arrays or tensors, or a list of these.
+            images: a path, a folder (searched below, by name), a PIL image, the bytes of a file, a NumPy array, a torch
+                tensor or a batch of them (`data.pictures` says which), or any iterable of these.
+            product: what all of them are, where that is known: its expert scores them, wherever they would be routed.
 
         Raises:
-            UserError: none of these; a file that cannot be read is a result with an `error`.
+            UserError: none of these, or no such product; a file that cannot be read is a result with an `error`.
         """
-        items = items_of(images)
+        require_usable(self._parts.device)
+        items, task_id = items_of(images), self.task_of(product)
         some = list(islice(items, 2))
         if len(some) == 1:
-            return [self._alone(some[0])]
-        return list(self._results(chain(some, items), None, _without_picture))
+            return [self._alone(some[0], task_id)]
+        return list(self._results(chain(some, items), None, _without_picture, task_id))
 
-    def _alone(self, item: Item) -> Result:
+    def _alone(self, item: Item, task_id: int | None) -> Result:
         """In the caller's thread: to start others and wait for them costs one image 2 ms."""
         decoded = decode(item, self._transform, None)
-        (scored,) = self._score([decoded])
+        (scored,) = self._score([decoded], task_id)
         return self._result(decoded, scored)
 
-    def stream(self, paths: Iterable[str | Path] | str | Path) -> Generator[Result, None, None]:
-        """Results of image files in order, while later files are decoded and scored.
+    def stream(self, images: Any, *, product: str | None = None) -> Generator[Result, None, None]:
+        """Results of images in order, while later ones are read, decoded and scored.
 
-        Memory does not grow with the number of files: some three batches are on their way.
+        Memory does not grow with their number: some three batches are on their way. The stream may be left at any time;
+        its threads end with it.
 
         Args:
-            paths: files, also without end, or a folder. A batch waits until it is full, so a camera wants a detector
-                with `batch_size=1`.
+            images: files, also without end, or a folder, or whatever `predict` takes: frames of a camera may each be
+                where the last one was. A batch waits until it is full, so a camera wants a detector with
+                `batch_size=1`.
+            product: as in `predict`.
+
+        Raises:
+            UserError: none of these, or no such product; a file that cannot be read, or an array that is no picture,
+                is a result with an `error`.
         """
-        some = files_of(Path(paths)) if isinstance(paths, (str, Path)) else map(Path, paths)
-        return self._results(map(file_item, some), None, _without_picture)
+        return self._results(items_of(images, streamed=True), None, _without_picture, self.task_of(product))
 
     def stream_drawn(
-        self, paths: Iterable[str | Path], side: int | None, draw: Callable[[Result, Image.Image | None], _T]
+        self,
+        paths: Iterable[str | Path],
+        side: int | None,
+        draw: Callable[[Result, Image.Image | None], _T],
+        product: str | None = None,
     ) -> Generator[_T, None, None]:
         """As `stream`, but gives what `draw` makes of each result and its picture, in the threads that decode.
 
@@ -148,15 +184,34 @@ class Detector:
             side: what the long side of pictures is shrunk to, pixels; None if no pictures are wanted.
             draw: called from several threads at once, with the picture in RGB, or None for an error.
         """
-        return self._results(map(file_item, map(Path, paths)), side, draw)
+        return self._results(map(file_item, map(Path, paths)), side, draw, self.task_of(product))
+
+    def task_of(self, product: str | None) -> int | None:
+        """The task whose expert knows a product; None of None.
+
+        Raises:
+            UserError: none does.
+        """
+        if product is None:
+            return None
+        for task_id, task in self.calibration.tasks.items():
+            if product in task.class_names:
+                return task_id
+        known = ", ".join(name for task in self.calibration.tasks.values() for name in task.class_names)
+        raise UserError(f"no product {product!r} in this run (--product); it knows {known}")
 
     def _results(
-        self, items: Iterable[Item], picture_side: int | None, draw: Callable[[Result, Image.Image | None], _T]
+        self,
+        items: Iterable[Item],
+        picture_side: int | None,
+        draw: Callable[[Result, Image.Image | None], _T],
+        task_id: int | None,
     ) -> Generator[_T, None, None]:
+        require_usable(self._parts.device)
         return pipelined(
             items,
             partial(decode, transform=self._transform, picture_side=picture_side),
-            self._score,
+            partial(self._score, task_id=task_id),
             lambda decoded, scored: draw(self._result(decoded, scored), decoded.picture),
             self.batch_size,
             min(_MOST_DECODERS, os.cpu_count() or 1),
@@ -164,18 +219,19 @@ class Detector:
 
     # -- on the device -------------------------------------------------------------------------------
 
-    def _score(self, batch: list[Decoded]) -> list[_Scored | None]:
+    def _score(self, batch: list[Decoded], task_id: int | None) -> list[_Scored | None]:
         """None where there is no image."""
         images = [one.pixels for one in batch if one.pixels is not None]
-        scored = iter(self._score_images(images))
+        scored = iter(self._score_images(images, task_id))
         return [None if one.pixels is None else next(scored) for one in batch]
 
-    def _score_images(self, images: list[Tensor]) -> Iterator[_Scored]:
+    def _score_images(self, images: list[Tensor], task_id: int | None) -> Iterator[_Scored]:
         start = 0
         while start < len(images):
             some = images[start : start + self.batch_size]
             try:
-                scored = self._on_device(torch.stack(some))
+                with self._device_is_free:
+                    scored = self._on_device(torch.stack(some), task_id)
             except torch.cuda.OutOfMemoryError as error:
                 self._take_fewer(len(some), error)
                 continue
@@ -189,11 +245,16 @@ class Detector:
         torch.cuda.empty_cache()
         logger.warning("out of memory on the device: from now on %d images at a time", self.batch_size)
 
-    def _on_device(self, images: Tensor) -> list[_Scored]:
+    def _on_device(self, images: Tensor, task_id: int | None = None) -> list[_Scored]:
+        """
+        Args:
+            task_id: whose expert scores them all; None where they are routed.
+        """
         parts = self._parts
         trainer = parts.trainer
-        with self._device_is_free, parts.as_chosen():
-            scored = trainer.executor.routed(images.to(parts.device))
+        with plain_modes(), parts.as_chosen():
+            images = images.to(parts.device)
+            scored = trainer.executor.routed(images) if task_id is None else trainer.executor.known(images, task_id)
             pixel_maps = parts.scorer.pixel_maps(scored.maps).cpu().numpy()
             patch_maps = _bounded(scored.maps).numpy()
             scores, distances = _bounded(scored.scores).tolist(), _bounded(scored.distances).tolist()
@@ -212,8 +273,8 @@ class Detector:
     def _result(self, decoded: Decoded, scored: _Scored | None) -> Result:
         if scored is None:
             return Result(decoded.source, "error", decoded.error)
-        task = self.calibration.tasks[scored.task_id]
-        calibrated = task.calibrated(scored.score)
+        task_id = scored.task_id
+        task = self.calibration.tasks[task_id]
         others = (distance for t, distance in scored.distances.items() if t != scored.task_id)
         known = task.knows(scored.distances[scored.task_id], min(others, default=math.inf))
         view = FieldOfView.of(*decoded.size, self._parts.options.img_size)
@@ -221,17 +282,29 @@ class Detector:
         shows = bool(scored.pixel_map.max() > task.pixel_threshold)
         return Result(
             source=decoded.source,
-            label="unknown" if not known else "defective" if calibrated > self.threshold else "normal",
+            label="unknown" if not known else "defective" if self.limits[task_id].passed_by(scored.score) else "normal",
             task_id=scored.task_id,
             class_names=task.class_names,
             distances=scored.distances,
             score=scored.score,
-            calibrated=calibrated,
+            calibrated=task.calibrated(scored.score),
             regions=find_regions(view.lay_over(scored.pixel_map), task.pixel_threshold) if shows else (),
             patch_map=scored.patch_map,
             pixel_map=scored.pixel_map,
             view=view,
         )
+
+
+def _loaded_again(
+    run: Path, device: str, given: tuple[str | None, str | None], options: dict[str, Any]
+) -> Detector:
+    backend, precision = given
+    with ExitStack() as stack:
+        if backend is not None:
+            stack.enter_context(use_backend(backend))
+        if precision is not None:
+            stack.enter_context(precision_chosen(precision))
+        return Detector.load(run, device, **options)
 
 
 def _without_picture(result: Result, _: Image.Image | None) -> Result:

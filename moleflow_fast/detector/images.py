@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from moleflow_fast.data.decoding import IMAGE_SUFFIXES, as_rgb, load_image
+from moleflow_fast.data.decoding import IMAGE_SUFFIXES, as_rgb, load_encoded, load_image
 from moleflow_fast.data.errors import DataError
+from moleflow_fast.data.pictures import SHAPES, NoPicture, conversion_of, pictures_of
 from moleflow_fast.errors import UserError
+
+_Loader = Callable[[], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,23 @@ class Decoded:
     """Shrunk for looking at, where that is wanted."""
 
 
-def items_of(images: Any) -> Iterator[Item]:
-    """The images in a path, a folder, an array, a PIL image, a tensor, or a list of any of these.
+def items_of(images: Any, streamed: bool = False) -> Iterator[Item]:
+    """The images in a path, a folder, a picture, a batch, or any iterable of these; see `data.pictures`.
+
+    Args:
+        streamed: of an iterable folders are not looked into, and arrays that are no picture become items that say so.
 
     Raises:
-        UserError: something else, an array of another shape or type, or a folder without images.
+        UserError: something else, or a folder without images.
     """
-    if isinstance(images, (str, Path)):
+    if isinstance(images, (str, os.PathLike)):
         return map(file_item, files_of(Path(images)))
-    if isinstance(images, (list, tuple)):
-        return _items_of_list(images)
-    return (Item(i, _loader(image)) for i, image in enumerate(_single_images(images)))
+    single = _loaders(images)
+    if single is not None:
+        return (Item(i, load) for i, load in enumerate(single))
+    if isinstance(images, Mapping) or not (hasattr(images, "__iter__") or hasattr(images, "__getitem__")):
+        raise _no_image(images)
+    return _items_in(iter(images), streamed)
 
 
 def file_item(path: Path) -> Item:
@@ -86,17 +96,54 @@ def decode(item: Item, transform: Callable[[Image.Image], Tensor], picture_side:
         return Decoded(item.source, error=f"{item.source}: cannot be decoded ({type(error).__name__}: {error})")
 
 
-def _items_of_list(images: list[Any] | tuple[Any, ...]) -> Iterator[Item]:
+def _items_in(images: Iterator[Any], streamed: bool) -> Iterator[Item]:
     place = 0
     for image in images:
-        if isinstance(image, (str, Path)):
-            for item in items_of(image):
-                yield item
-                place += 1
-            continue
-        for single in _single_images(image):
-            yield Item(place, _loader(single))
+        if isinstance(image, (str, os.PathLike)):
+            path = Path(image)
+            items: Iterable[Item] = [file_item(path)] if streamed else map(file_item, files_of(path))
+        else:
+            items = [Item(place + i, load) for i, load in enumerate(_loaders_among(image, streamed))]
+        for item in items:
+            yield item
             place += 1
+
+
+def _loaders_among(image: Any, streamed: bool) -> list[_Loader]:
+    """`_loaders` of one of several objects; it may change as soon as the next is asked for.
+
+    Cameras write each frame where the last one was, and a PIL image of several pages is one object for all of them.
+    """
+    if isinstance(image, Image.Image):
+        return [_decoded(image)]
+    if isinstance(image, Tensor):
+        image = image.clone()
+    elif hasattr(image, "__array__"):
+        image = np.asarray(image).copy()
+    try:
+        loaders = _loaders(image)
+    except NoPicture as error:
+        if not streamed:
+            raise
+        return [_failing(error)]
+    if loaders is None:
+        raise _no_image(image)
+    return loaders
+
+
+def _decoded(image: Image.Image) -> _Loader:
+    try:
+        now = as_rgb(image)
+    except Exception as error:  # whatever its decoder raises, as in `decode`, which says it
+        return _failing(error)
+    return lambda: now
+
+
+def _failing(error: Exception) -> _Loader:
+    def fail() -> Image.Image:
+        raise error
+
+    return fail
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -116,46 +163,47 @@ def _load_file(path: Path) -> Image.Image:
     return load_image(path)
 
 
-def _loader(image: Any) -> Callable[[], Image.Image]:
-    return lambda: as_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))
+def _loaders(images: Any) -> list[_Loader] | None:
+    """A function for each picture in an object that is one or a batch of them; None of another object.
 
-
-def _single_images(images: Any) -> Iterable[Any]:
-    """PIL images, or arrays (H, W) or (H, W, 3) of bytes."""
+    Raises:
+        NoPicture: shape, type or values forbid it.
+    """
     if isinstance(images, Image.Image):
-        return [images]
+        return [partial(as_rgb, images)]
+    if isinstance(images, (bytes, bytearray, memoryview)):
+        return [partial(load_encoded, bytes(images))]
+    if hasattr(images, "read") and hasattr(images, "seek"):
+        return [partial(load_encoded, images.read())]
     if isinstance(images, Tensor):
-        return _images_of_tensor(images)
-    if isinstance(images, np.ndarray):
-        return _images_of_array(images)
-    raise UserError(
-        f"no image: {type(images).__name__}; give a path, a folder, a PIL image, a NumPy array (H, W) or (H, W, 3) of "
-        "uint8, a torch tensor (3, H, W), a batch of one of these, or a list"
+        return _loaders_of_array(_array_of(images), channels_anywhere=True)
+    if hasattr(images, "__array__"):
+        return _loaders_of_array(np.asarray(images), channels_anywhere=False)
+    return None
+
+
+def _loaders_of_array(array: np.ndarray, channels_anywhere: bool) -> list[_Loader]:
+    pictures = pictures_of(array, channels_anywhere)
+    to_bytes = conversion_of(array)
+    return [partial(_picture_of, picture, to_bytes) for picture in pictures]
+
+
+def _picture_of(picture: np.ndarray, to_bytes: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(to_bytes(picture))).convert("RGB")
+
+
+def _array_of(tensor: Tensor) -> np.ndarray:
+    values = tensor.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def _no_image(images: Any) -> UserError:
+    camera = isinstance(images, tuple) or hasattr(images, "read")  # what read() gives, or who has it
+    hint = "; of a camera give its frames, see examples/frames.py" if camera else ""
+    return UserError(
+        f"no image: {type(images).__name__}; give a path, a folder, a PIL image, the bytes of a file, a NumPy array of "
+        f"shape {SHAPES}, a torch tensor of these or with channels first, or an iterable of such{hint}"
     )
-
-
-def _images_of_array(array: np.ndarray) -> list[np.ndarray]:
-    if array.dtype != np.uint8:
-        raise UserError(f"NumPy images must be uint8, got {array.dtype}: scale them to 0..255 as the files were")
-    coloured = array.ndim >= 3 and array.shape[-1] == 3
-    if array.ndim not in ((3, 4) if coloured else (2, 3)) or 0 in array.shape[-3:]:
-        raise UserError(f"NumPy images must be (H, W), (H, W, 3) or a batch of these, got {array.shape}")
-    return list(array) if array.ndim == 3 + coloured else [array]
-
-
-def _images_of_tensor(tensor: Tensor) -> list[np.ndarray]:
-    if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
-        raise UserError(f"torch images must be uint8, or floating point in 0..1, got {tensor.dtype}")
-    channels = tensor.shape[-3] if tensor.ndim in (3, 4) else 1
-    if tensor.ndim not in (2, 3, 4) or channels not in (1, 3) or 0 in tensor.shape[-3:]:
-        raise UserError(f"torch images must be (H, W), (1, H, W), (3, H, W) or a batch, got {tuple(tensor.shape)}")
-    whole = tensor.detach().cpu()
-    if tensor.is_floating_point():
-        if not bool(((whole >= 0) & (whole <= 1)).all()):
-            raise UserError("torch images of floating point must lie in 0..1: pass them before any normalisation")
-        whole = (whole * 255).round().to(torch.uint8)
-    images = whole if whole.ndim == 4 else whole.reshape(1, channels, *whole.shape[-2:])
-    return [(image[0] if channels == 1 else image.permute(1, 2, 0)).contiguous().numpy() for image in images]
 
 
 def _require_ordinary_shape(image: Image.Image, source: Path | int) -> None:

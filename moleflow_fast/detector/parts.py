@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
+
+import torch
 
 from moleflow_fast.backend import given_backend, given_precision, why_not_precision, why_not_triton
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
-from moleflow_fast.detector.calibrate import calibrate
+from moleflow_fast.data.datasets import AnomalyImages
+from moleflow_fast.data.layouts import GOOD, Sample
+from moleflow_fast.detector.calibrate import NormalClass, calibrate
 from moleflow_fast.detector.calibration import Calibration, CalibrationError
+from moleflow_fast.detector.forks import require_usable
 from moleflow_fast.errors import UserError
+from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.extractors import PatchExtractor
 from moleflow_fast.extractors.precision import dtype_of
 from moleflow_fast.run_directory import RunDirectory
@@ -26,7 +34,10 @@ class TrainedParts(RunParts):
     """The parts of a run after its last complete task; its images are touched for a calibration alone."""
 
     def __init__(self, directory: RunDirectory, device: str, data_path: Path | None) -> None:
-        super().__init__(_options(directory, device, data_path), _LoggingConsole(quiet=True))
+        console = _LoggingConsole(quiet=True)
+        super().__init__(_options(directory, device, data_path), console, weights_of=directory)
+        require_usable(self.device)
+        self.given = given_backend(), given_precision()
         self._leave_unavailable_backend()
         self._leave_unavailable_precision()
         self.directory = directory
@@ -61,9 +72,17 @@ class TrainedParts(RunParts):
             logger.warning("%s: the calibration cannot be kept there (%s)", self.directory.path, error)
         return measured
 
+    def normal_class(self, name: str, task_id: int, files: Sequence[Path]) -> NormalClass:
+        """Image files of a class that are all normal."""
+        samples = [Sample(file, None, 0, GOOD, name) for file in files]
+        size = self.options.img_size
+        dataset = AnomalyImages(samples, has_masks=False, img_size=size, crp_size=size)
+        source = self._features_of(dataset, f"features {name}")
+        return NormalClass(dataset, TestClass(name, task_id, source, torch.zeros(len(samples)), None))
+
     def _measured(self) -> Calibration:
         try:
-            with self.as_chosen():
+            with self.as_chosen(), closing(self):  # decoding processes, and what is written of the cache
                 return calibrate(self, self.active_tasks)
         except CalibrationError:
             raise

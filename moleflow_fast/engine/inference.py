@@ -84,6 +84,19 @@ class InferenceExecutor:
         return self._score_routed(images) if captured is None else Scored(*captured)
 
     @torch.no_grad()
+    def known(self, images: Tensor, task_id: int) -> Scored:
+        """As `routed`, all images under the expert of one task.
+
+        Raises:
+            KeyError: a task that was never added.
+        """
+        self.flow.require_known(task_id)
+        patches, features = self._features_of(images)
+        ids = torch.full((len(patches),), task_id, device=patches.device)
+        maps = self.anomaly_maps(patches, ids)
+        return Scored(maps, image_scores(maps, self.config), ids, self.router.distances(features))
+
+    @torch.no_grad()
     def anomaly_maps(self, patches: Tensor, task_ids: Tensor) -> Tensor:
         """-log p per patch (B, H, W), each image of patches (B, H, W, D) under its own task's expert."""
         if self.flow.training:

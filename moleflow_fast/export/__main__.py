@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moleflow_fast.config.threshold_options import add_threshold_options, level_of, separated
 from moleflow_fast.errors import UserError
 from moleflow_fast.heavy_imports import heavy_imports
 
@@ -49,12 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, metavar="FILE", help="replaced if it is there (default RUN/export/detector.*)"
     )
     parser.add_argument("--aot", action="store_true", help="with torch: also FILE.aot.pt2, compiled by AOTInductor")
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.5,
-        help="calibrated score above which an image is defective (default 0.5, passed by one normal image in 20)",
-    )
+    add_threshold_options(parser)
     parser.add_argument("--data_path", type=Path, help="where the run's images are now; its test images are the check")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="check with the pictures below it instead")
     parser.add_argument(
@@ -65,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse_args(separated(sys.argv[1:] if argv is None else argv))
     try:
         exported = _export(args)
     except UserError as error:
@@ -80,7 +76,15 @@ def _export(args: argparse.Namespace) -> Exported:
         from moleflow_fast.export.exporting import Request, export
 
     request = Request(
-        args.run, args.format, args.output, args.aot, args.threshold, args.data_path, args.images, args.check_images
+        args.run,
+        args.format,
+        args.output,
+        args.aot,
+        level_of(args.threshold, "--threshold"),
+        level_of(args.false_alarms, "--false_alarms"),
+        args.data_path,
+        args.images,
+        args.check_images,
     )
     return export(request)
 

@@ -32,7 +32,7 @@ def describe(parts: RunParts, detector: Detector, notes: Sequence[str], checked:
         },
         "outputs": list(OUTPUTS),
         "labels": list(LABELS),
-        "threshold": detector.threshold,
+        "threshold": _threshold(detector),
         "map_size": options.mask_size,
         "calibration": detector.calibration.to_json(),
         "backbone": {"name": options.backbone_name, "weights": parts.extractor.weights_origin, "precision": "fp32"},
@@ -40,6 +40,14 @@ def describe(parts: RunParts, detector: Detector, notes: Sequence[str], checked:
         "notes": list(notes),
         "parity": {"tolerance": TOLERANCE, "runtimes": [one.to_json() for one in checked]},
     }
+
+
+def _threshold(detector: Detector) -> float | dict[str, float]:
+    """Calibrated, by product where those have different ones."""
+    tasks = detector.calibration.tasks
+    found = {name: limit.calibrated for t, limit in detector.limits.items() for name in tasks[t].class_names}
+    values = set(found.values())
+    return values.pop() if len(values) == 1 else found
 
 
 def as_strings(description: dict[str, Any]) -> dict[str, str]:

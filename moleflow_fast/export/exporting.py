@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from moleflow_fast.detector.calibration import LEVEL
+from moleflow_fast.callers_state import as_at_start
+from moleflow_fast.config.threshold_options import Level
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.errors import UserError
 from moleflow_fast.export import formats, pictures, runtimes, trained
@@ -43,7 +44,8 @@ class Request:
     output: Path | None = None
     """None for the run's own folder."""
     aot: bool = False
-    threshold: float = LEVEL
+    threshold: Level | None = None
+    false_alarms: Level | None = None
     data_path: Path | None = None
     images: Path | None = None
     images_of_a_class: int = IMAGES_OF_A_CLASS
@@ -91,12 +93,17 @@ def export(request: Request) -> Exported:
         UserError: no run, no complete checkpoint or calibration, no images to check with, a package that is missing,
             an output that cannot be written, or a program that disagrees with the detector; nothing was written then.
     """
+    with as_at_start("cpu"):
+        return _export(request)
+
+
+def _export(request: Request) -> Exported:
     if request.format == "onnx":
         _require_packages()
     directory = RunDirectory.open(request.run)
     with writing(request.file):
         _require_room(request.file)
-    run = trained.load(directory, request.threshold, request.data_path)
+    run = trained.load(directory, request.threshold, request.false_alarms, request.data_path)
     paths = enough(pictures.to_check_with(run.parts, request.images, request.images_of_a_class))
     images = np.stack([pictures.prepared(path, run.parts.options.img_size) for path in paths])
     expected = [of_detector(detector, paths) for detector in (run.detector, run.eager)]

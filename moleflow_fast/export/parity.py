@@ -164,7 +164,7 @@ def _is_on_a_boundary(expected: Answers, image: int, detector: Detector) -> bool
     task = detector.calibration.tasks[int(expected["task_id"][image])]
     score, (distance, *further) = float(expected["score"][image]), sorted(map(float, expected["distances"][image]))
     margin = TOLERANCE * max(abs(score), 1.0)
-    defective = {task.calibrated(score + d) > detector.threshold for d in (-margin, margin)}
+    defective = {detector.limits[task.task_id].passed_by(score + d) for d in (-margin, margin)}
     runner_up = further[0] if further else math.inf
     known = {task.knows(distance * (1 + d), runner_up * (1 - d)) for d in (-DISTANCE_TOLERANCE, DISTANCE_TOLERANCE)}
     return len(defective) > 1 or len(known) > 1

@@ -11,6 +11,7 @@ from moleflow_fast.backend import use_backend
 from moleflow_fast.data.normalization import Normalization
 from moleflow_fast.detector.calibration import CLEARLY_NEARER, LEVEL, TaskCalibration
 from moleflow_fast.detector.detector import Detector
+from moleflow_fast.detector.thresholds import Limit
 from moleflow_fast.evaluation.scorer import bounded
 from moleflow_fast.export.flow import FlowOfAllTasks
 from moleflow_fast.export.scores import ImageScores
@@ -33,7 +34,7 @@ class DetectorProgram(nn.Module):
 
     Args:
         parts: a trained run on the CPU, with its backbone in fp32.
-        detector: of these parts: what is normal, and the threshold of defective images.
+        detector: of these parts: what is normal, and the limits of defective images.
     """
 
     task_ids: Tensor
@@ -55,7 +56,7 @@ class DetectorProgram(nn.Module):
         self.distances = distances_of(trainer.router)
         self.flow = FlowOfAllTasks(trainer.nf_model, tasks)
         self.scores = ImageScores(trainer.config, grid)
-        self.verdicts = Verdicts([detector.calibration.tasks[t] for t in tasks], detector.threshold)
+        self.verdicts = Verdicts([detector.calibration.tasks[t] for t in tasks], [detector.limits[t] for t in tasks])
         down, across = (self._axis(patches, parts) for patches in grid)
         self.register_buffer("rows", down.T.contiguous())  # (M, h)
         self.register_buffer("columns", across)  # (w, M)
@@ -148,16 +149,17 @@ class WhitenedDistances(nn.Module):
 
 
 class Verdicts(nn.Module):
-    """Calibrated scores and labels: `TaskCalibration` and the detector's threshold, for a batch."""
+    """Calibrated scores and labels: `TaskCalibration` and the detector's limits, for a batch."""
 
     spreads: Tensor
     thresholds: Tensor
+    defective_above: Tensor
     limits: Tensor
     far_limits: Tensor
 
-    def __init__(self, tasks: Sequence[TaskCalibration], threshold: float) -> None:
+    def __init__(self, tasks: Sequence[TaskCalibration], defective: Sequence[Limit]) -> None:
         super().__init__()
-        self.threshold = threshold
+        self.register_buffer("defective_above", torch.tensor([limit.score for limit in defective], dtype=torch.float32))
         self.register_buffer("spreads", torch.tensor([t.spread for t in tasks], dtype=torch.float32))
         self.register_buffer("thresholds", torch.tensor([t.threshold for t in tasks], dtype=torch.float32))
         self.register_buffer("limits", torch.tensor([t.distance_limit for t in tasks], dtype=torch.float32))
@@ -168,7 +170,7 @@ class Verdicts(nn.Module):
         """score (B,), distances (B, T), places (B,) -> calibrated (B,), label (B,) int64; see `LABELS`."""
         z = bounded((score - self.thresholds[places]) / self.spreads[places])
         calibrated = LEVEL + z / (2 * (1 + z.abs()))
-        defective = (calibrated > self.threshold).long()
+        defective = (score > self.defective_above[places]).long()
         return calibrated, torch.where(self._known(distances, places), defective, LABELS.index("unknown"))
 
     def _known(self, distances: Tensor, places: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
+from moleflow_fast.config.threshold_options import Level
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.detector.parts import TrainedParts
 from moleflow_fast.run_directory import RunDirectory
@@ -23,10 +24,15 @@ class Trained(NamedTuple):
     """What its owner should know about the exported program."""
 
 
-def load(run: RunDirectory, threshold: float, data_path: Path | None = None) -> Trained:
+def load(
+    run: RunDirectory,
+    threshold: Level | None = None,
+    false_alarms: Level | None = None,
+    data_path: Path | None = None,
+) -> Trained:
     """
     Args:
-        threshold: calibrated score above which an image is defective.
+        threshold, false_alarms: as `Detector.load` takes them.
         data_path: where the run's images are now.
 
     Raises:
@@ -39,7 +45,9 @@ def load(run: RunDirectory, threshold: float, data_path: Path | None = None) -> 
         notes.append("the run was evaluated under true task ids (--no_router); the program routes every image")
     eager = copy.copy(parts)
     eager.options = dataclasses.replace(parts.options, backend="eager", precision="fp32")
-    return Trained(parts, Detector(parts, calibration, threshold), Detector(eager, calibration, threshold), notes)
+    detector, plain = (Detector(p, calibration, threshold, false_alarms=false_alarms) for p in (parts, eager))
+    notes += [limit.note for limit in detector.limits.values() if limit.note]
+    return Trained(parts, detector, plain, notes)
 
 
 def _widen(parts: TrainedParts) -> list[str]:
@@ -47,7 +55,8 @@ def _widen(parts: TrainedParts) -> list[str]:
     precision = parts.options.backbone_precision
     if precision == "fp32":
         return []
-    wide = RunParts(dataclasses.replace(parts.options, backbone_precision="fp32"), parts.console)
+    options = dataclasses.replace(parts.options, backbone_precision="fp32")
+    wide = RunParts(options, parts.console, weights_of=parts.directory)
     parts.extractor = parts.trainer.executor.extractor = wide.extractor
     return [
         f"the run's backbone computed in {precision}; the program's computes in fp32, and was compared with a detector "

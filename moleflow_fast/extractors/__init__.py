@@ -16,7 +16,7 @@ from .families import default_embed_dim, default_layers, high_res_layers, is_vit
 from .precision import Parity, reduce_precision
 from .stores import FeatureStore
 from .vit import DEFAULT_BLOCKS, ViTPatchCoreExtractor
-from .weights import WeightsError, WeightsUnavailable, create_backbone, load_backbone_weights
+from .weights import RANDOM, WeightsError, WeightsUnavailable, create_backbone, load_backbone_weights
 
 __all__ = [
     "BackboneError",
@@ -53,6 +53,7 @@ def create_feature_extractor(
     patch_stride: int = 1,
     weights: str | Path | None = None,
     pretrained: bool | None = None,
+    drawn: Path | None = None,
 ) -> PatchExtractor:
     """Make the patch feature extractor of a timm backbone.
 
@@ -67,6 +68,7 @@ def create_feature_extractor(
         patch_size, patch_stride: neighbourhoods of a CNN.
         weights: file for `load_backbone_weights`.
         pretrained: False for random weights; see `create_backbone`.
+        drawn: file with the random weights that a run drew; else they are drawn, and kept as the extractor's `drawn`.
 
     Returns:
         `extractor(images, return_spatial_shape=False)` -> (B, H, W, D) [, (H, W)].
@@ -80,11 +82,11 @@ def create_feature_extractor(
         if layers is not None:
             raise BackboneError(f"{backbone_name} is a ViT: choose blocks_to_extract, not layers")
         return _create_vit(
-            backbone_name, input_shape, device, blocks_to_extract, remove_cls_token, weights, pretrained
+            backbone_name, input_shape, device, blocks_to_extract, remove_cls_token, weights, pretrained, drawn
         )
     if blocks_to_extract is not None:
         logger.info("%s is no ViT: blocks_to_extract has no effect", backbone_name)
-    backbone, origin = create_backbone(backbone_name, pretrained, weights, input_shape)
+    backbone, origin = create_backbone(backbone_name, pretrained, weights, input_shape, drawn)
     return CNNPatchCoreExtractor(
         backbone,
         backbone_name,
@@ -95,6 +97,7 @@ def create_feature_extractor(
         patch_stride,
         device,
         origin,
+        keep_weights=origin == RANDOM and drawn is None,
     )
 
 
@@ -106,9 +109,11 @@ def _create_vit(
     remove_cls_token: bool,
     weights: str | Path | None,
     pretrained: bool | None,
+    drawn: Path | None,
 ) -> ViTPatchCoreExtractor:
-    backbone, origin = create_backbone(backbone_name, pretrained, weights, input_shape)
+    backbone, origin = create_backbone(backbone_name, pretrained, weights, input_shape, drawn)
     if not remove_cls_token and getattr(backbone, "num_prefix_tokens", None):
         raise BackboneError("remove_cls_token=False: prefix tokens have no place in a patch grid")
     chosen = DEFAULT_BLOCKS if blocks is None else blocks
-    return ViTPatchCoreExtractor(backbone, backbone_name, chosen, input_shape, device, origin)
+    keep = origin == RANDOM and drawn is None
+    return ViTPatchCoreExtractor(backbone, backbone_name, chosen, input_shape, device, origin, keep_weights=keep)

@@ -34,6 +34,8 @@ class PatchExtractor(nn.Module):
         self.backbone_name = backbone_name
         self.embed_dim = embed_dim
         self.weights_origin = weights_origin
+        self.drawn: dict[str, Tensor] = {}
+        """Random weights that no file holds yet, by their names in the timm model; empty otherwise."""
         self._recipe = recipe
         self._fingerprint: tuple[list[tuple[str, int, int]], str, dict[str, Tensor]] | None = None
         super().train(False)
@@ -91,6 +93,10 @@ class PatchExtractor(nn.Module):
             # The tensors are kept, so that no others come to lie at their addresses.
             self._fingerprint = known, self._hash(), weights
         return self._fingerprint[1]
+
+    def keep_drawn(self) -> None:
+        """Have the weights as `drawn`, before anything is computed of them."""
+        self.drawn = dict(self.backbone.state_dict())
 
     def _hash(self) -> str:
         digest = hashlib.sha256(json.dumps([type(self).__name__, self.backbone_name, self._recipe]).encode())

@@ -17,8 +17,12 @@ _CELLS = (2, 4, 8, 16, 32, 64)
 
 
 @torch.no_grad()
-def settle_batch_norms(model: nn.Module, channels: int) -> None:
-    """Set the running statistics of every batch norm from one pass over noise; leaves other models alone."""
+def settle_batch_norms(model: nn.Module, channels: int, size: tuple[int, int] | None = None) -> None:
+    """Set the running statistics of every batch norm from one pass over noise; leaves other models alone.
+
+    Args:
+        size: (height, width) of the noise images; 128 x 128 where the model takes any.
+    """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
@@ -26,15 +30,15 @@ def settle_batch_norms(model: nn.Module, channels: int) -> None:
     for norm in norms:
         norm.momentum = None  # a cumulative average: the statistics of this pass alone
     model.train()
-    model(_noise_images(channels))
+    model(_noise_images(channels, size or (_SIZE, _SIZE)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
-def _noise_images(channels: int) -> Tensor:
-    """(16, channels, 128, 128): amplitude inverse to spatial frequency, as in photographs, near unit variance."""
-    noise = torch.zeros(_IMAGES, channels, _SIZE, _SIZE)
+def _noise_images(channels: int, size: tuple[int, int]) -> Tensor:
+    """(16, channels, *size): amplitude inverse to spatial frequency, as in photographs, near unit variance."""
+    noise = torch.zeros(_IMAGES, channels, *size)
     for cell in _CELLS:
         coarse = torch.randn(_IMAGES, channels, cell, cell)
-        noise += F.interpolate(coarse, (_SIZE, _SIZE), mode="bilinear") / len(_CELLS) ** 0.5
+        noise += F.interpolate(coarse, size, mode="bilinear") / len(_CELLS) ** 0.5
     return noise

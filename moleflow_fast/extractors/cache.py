@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from moleflow_fast.data.decoder import Decoder
+from moleflow_fast.home import cache_folder
 from moleflow_fast.memory import free_memory
 
 from . import cache_files
@@ -35,14 +36,13 @@ Batches = Iterator[tuple[Tensor, Tensor]]  # patches (n, H, W, D), image feature
 
 def default_directory() -> Path:
     """`$MOLEFLOW_CACHE`, or `~/.cache/moleflow_fast/features`."""
-    named = os.environ.get("MOLEFLOW_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "moleflow_fast" / "features"
+    return cache_folder() if os.environ.get("MOLEFLOW_CACHE") else cache_folder() / "features"
 
 
 class FeatureCache:
     """Features of data sets, computed once and reused within and between runs.
 
-    An entry belongs to the files of the data set (path, size, time of change), the transform, the extractor's
+    An entry belongs to the files of the data set (path, size, times of change), the transform, the extractor's
     fingerprint and the dtype. What was computed is held on the device while the budget lasts, else in memory until a
     thread has written it to `directory`; from then on it is read from the file through a memory map. The batch size is
     no part of the key although it may change the last bits of what a backbone computes: features are bit-identical to
@@ -303,7 +303,8 @@ def _digest(parts: list[Any]) -> str:
 
 def _file_state(path: str | Path) -> list[str | int]:
     status = os.stat(path)
-    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
+    # Programs that write a file may put its time of change back, but not that of its inode.
+    return [os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _total_bytes(count: int, first: tuple[Tensor, Tensor]) -> int:

@@ -31,6 +31,7 @@ class CNNPatchCoreExtractor(PatchExtractor):
         patch_size, patch_stride: the neighbourhoods.
         device: where to run.
         weights_origin: where the weights come from, in words.
+        keep_weights: keep them as `drawn`.
 
     Raises:
         BackboneError: a name is no layer, or a layer gives no (B, C, H, W) or (B, H, W, C) map.
@@ -47,6 +48,7 @@ class CNNPatchCoreExtractor(PatchExtractor):
         patch_stride: int = 1,
         device: torch.device | str = "cpu",
         weights_origin: str = "unknown",
+        keep_weights: bool = False,
     ) -> None:
         recipe = {"layers": list(layers), "embed_dim": embed_dim, "patch": [patch_size, patch_stride]}
         super().__init__(backbone, backbone_name, embed_dim, weights_origin, recipe)
@@ -58,6 +60,8 @@ class CNNPatchCoreExtractor(PatchExtractor):
         with torch.no_grad():
             probe = probe_image(input_shape)
             drop_unused_tail(self._capture, probe)
+            if keep_weights:
+                self.keep_drawn()
             fold_batch_norms(self._capture, probe)
         self._fused = FusedLayers(self._capture, backbone_name, probe)
         # convolutions on two cores: MobileNetV2 1.9x, WideResNet-50-2 1.1x as fast as in the default format

@@ -72,7 +72,7 @@ def _layers_at(backbone_name: str, strides: tuple[int, ...]) -> tuple[str, ...]:
     found = [layers.get(stride) for stride in strides]
     if any(name not in modules for name in found):
         raise BackboneError(
-            f"timm lists no layers of {backbone_name} at the strides {strides}: name them with layers=[...], "
+            f"timm lists no layers of {backbone_name} at the strides {strides}: name them with --backbone_layers (layers=[...]), "
             f"candidates are {', '.join(layer_candidates(model))}"
         )
     return tuple(str(name) for name in found)

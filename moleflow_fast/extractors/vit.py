@@ -25,6 +25,7 @@ class ViTPatchCoreExtractor(PatchExtractor):
         input_shape: (channels, height, width) of the images.
         device: where to run.
         weights_origin: where the weights come from, in words.
+        keep_weights: keep them as `drawn`.
 
     Raises:
         BackboneError: the model has no such blocks.
@@ -38,6 +39,7 @@ class ViTPatchCoreExtractor(PatchExtractor):
         input_shape: tuple[int, int, int] = (3, 224, 224),
         device: torch.device | str = "cpu",
         weights_origin: str = "unknown",
+        keep_weights: bool = False,
     ) -> None:
         depth = len(backbone.blocks)  # type: ignore[arg-type]
         wrong = [b for b in blocks if not 0 <= b < depth]
@@ -53,6 +55,8 @@ class ViTPatchCoreExtractor(PatchExtractor):
         self._capture = LayerCapture(backbone, names)
         with torch.no_grad():
             drop_unused_tail(self._capture, probe_image(input_shape))
+        if keep_weights:
+            self.keep_drawn()
         self.to(device=device)
 
     def patch_features(self, images: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from moleflow_fast.errors import UserError
 
+from . import random_weights
 from .batch_norms import settle_batch_norms
 from .errors import BackboneError
 from .families import check_name
@@ -27,6 +28,7 @@ from .families import check_name
 logger = logging.getLogger(__name__)
 
 RANDOM_SEED = 0
+RANDOM = f"random (seed {RANDOM_SEED})"
 _PROBE_SECONDS = 3.0
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
@@ -53,15 +55,17 @@ def create_backbone(
     pretrained: bool | None = None,
     weights_file: str | Path | None = None,
     input_shape: tuple[int, int, int] = (3, 224, 224),
+    drawn: Path | None = None,
 ) -> tuple[nn.Module, str]:
     """Make a timm model without classifier, on the CPU, in eval mode, and say where its weights come from.
 
     Args:
         name: any timm model name.
-        pretrained: False for random weights, the same in every process; None or True for timm's own, unless
-            a file is given.
+        pretrained: False for random weights, the same in every process like this one; None or True for timm's own,
+            unless a file is given.
         weights_file: safetensors or torch file, see `load_backbone_weights`.
         input_shape: (channels, height, width); models with a fixed input size are resized after loading.
+        drawn: file with the random weights that are wanted, see `random_weights`.
 
     Returns:
         The model and "file NAME", "timm pretrained" or "random (seed 0)". Global random state is untouched.
@@ -70,6 +74,7 @@ def create_backbone(
         BackboneError: unknown name, or both `pretrained=True` and a file.
         WeightsError: the file cannot be read or does not fit.
         WeightsUnavailable: timm's weights cannot be had here.
+        DamagedWeights: `drawn` is not what a run writes.
     """
     check_name(name)
     if pretrained and weights_file is not None:
@@ -77,7 +82,11 @@ def create_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(RANDOM_SEED)
         model, origin = _with_weights(name, pretrained, weights_file, input_shape[0])
+        if origin == RANDOM and drawn is None:
+            _settle(model, name, input_shape[0])
         _set_input_size(model, (input_shape[1], input_shape[2]))
+    if drawn is not None:
+        random_weights.restore(model, drawn)
     return model.eval(), origin
 
 
@@ -112,23 +121,39 @@ def _with_weights(
         return _timm_pretrained(name, channels), "timm pretrained"
     model = timm.create_model(name, num_classes=0, in_chans=channels)
     if weights_file is None:
-        settle_batch_norms(model, channels)
-        return model, f"random (seed {RANDOM_SEED})"
+        return model, RANDOM
     load_backbone_weights(model, weights_file)
     return model, f"file {Path(weights_file).name}"
 
 
 def _set_input_size(model: nn.Module, size: tuple[int, int]) -> None:
     """Resize position embeddings and windows where the model is bound to an input size."""
-    config = getattr(model, "pretrained_cfg", {})
-    if not config.get("fixed_input_size") or tuple(config["input_size"][1:]) == size:
+    trained = _trained_size(model)
+    if trained in (None, size):
         return
     set_input_size = getattr(model, "set_input_size", None)
     if set_input_size is None:
         raise BackboneError(
-            f"this backbone takes only images of {config['input_size'][1:]} pixels, not {size}"
+            f"this backbone takes only images of {trained} pixels, not {size}: give --img_size, or another backbone"
         )
     set_input_size(img_size=size)
+
+
+def _settle(model: nn.Module, name: str, channels: int) -> None:
+    try:
+        settle_batch_norms(model, channels, _trained_size(model))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BackboneError(
+            f"{name} does not run with random weights ({reason}): give its weights with --backbone_weights, or another "
+            "backbone"
+        ) from error
+
+
+def _trained_size(model: nn.Module) -> tuple[int, int] | None:
+    """(height, width) of the images of a model that takes no others; LeViT's positions are of one grid."""
+    config = getattr(model, "pretrained_cfg", {})
+    return tuple(config["input_size"][1:]) if config.get("fixed_input_size") else None
 
 
 def _timm_pretrained(name: str, channels: int) -> nn.Module:

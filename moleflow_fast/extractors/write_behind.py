@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 
 from torch import Tensor
+
+from moleflow_fast.ending import Crew
 
 from .cache_files import EntryWriter
 
@@ -28,11 +29,10 @@ class WriteBehind:
         self._writer = writer
         self._held = held
         self._done = done
-        self._abandoned = False
+        self._abandoned = self._complete = False
         self._batches: queue.Queue[tuple[Tensor, Tensor] | None] = queue.Queue(_BATCHES_IN_HAND)
-        # No daemon: a process that ends has the entry written first.
-        self._thread = threading.Thread(target=self._work, name="moleflow-cache")
-        self._thread.start()
+        # A process that ends has the entry written first, or given up where its features never came.
+        self._thread = Crew(self._give_up).start(self._work, "moleflow-cache")
 
     def append(self, patches: Tensor, image_features: Tensor) -> None:
         """Batches in host memory that nobody writes to any more; waits while too many are in hand."""
@@ -40,12 +40,12 @@ class WriteBehind:
 
     def finish(self) -> None:
         """All batches were appended; does not wait."""
+        self._complete = True
         self._batches.put(None)
 
     def abandon(self) -> None:
         """Leave nothing behind, wait for that."""
-        self._abandoned = True
-        self._batches.put(None)
+        self._give_up()
         self._thread.join()
 
     @property
@@ -55,6 +55,11 @@ class WriteBehind:
     def join(self) -> None:
         """Wait until the entry is there or given up."""
         self._thread.join()
+
+    def _give_up(self) -> None:
+        if not self._complete:
+            self._abandoned = True
+            self._batches.put(None)
 
     def _work(self) -> None:
         with self._held:

@@ -19,10 +19,11 @@ def positionalencoding2d(D: int, H: int, W: int, device: torch.device | str | No
     if D % 4 != 0:
         raise ValueError(f"a 2-D sinusoid needs a width that is a multiple of 4, got {D}")
     half = D // 2
-    frequency = torch.exp(torch.arange(0, half, 2, device=device) * -(math.log(1e4) / half))  # (D/4,)
+    places = torch.arange(0, half, 2, dtype=torch.float32, device=device)
+    frequency = torch.exp(places * -(math.log(1e4) / half))  # (D/4,)
     column = torch.arange(W, device=device).unsqueeze(0) * frequency.unsqueeze(1)  # (D/4, W)
     row = torch.arange(H, device=device).unsqueeze(0) * frequency.unsqueeze(1)  # (D/4, H)
-    encoding = torch.empty(D, H, W, device=device)
+    encoding = torch.empty(D, H, W, dtype=torch.float32, device=device)
     encoding[0:half:2] = column.sin().unsqueeze(1)
     encoding[1:half:2] = column.cos().unsqueeze(1)
     encoding[half::2] = row.sin().unsqueeze(2)

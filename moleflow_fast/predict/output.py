@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Output:
             self._page.add(record, drawn.result, drawn.inlined)
         return record
 
-    def finish(self, title: str, threshold: float) -> None:
-        """Write the page, if there is to be one."""
+    def finish(self, title: str, thresholds: Collection[float]) -> None:
+        """Write the page, if there is to be one; calibrated thresholds are those of the products."""
         if self._page is not None:
-            self._page.write(title, threshold)
+            self._page.write(title, next(iter(thresholds)) if len(thresholds) == 1 else None)

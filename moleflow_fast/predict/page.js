@@ -9,13 +9,14 @@ const ROWS_AT_A_TIME = 200;
 const byId = (id) => document.getElementById(id);
 
 const known = {
-  threshold: (text) => text !== "" && Number(text) >= 0 && Number(text) <= 1,
+  threshold: (text) => text === "" || (Number(text) >= 0 && Number(text) <= 1),
   label: (text) => LABELS.includes(text),
   sort: (text) => COLUMNS.some(([column]) => column === text),
   order: (text) => ["down", "up"].includes(text),
 };
 // What the reader has chosen stands in the address, so that it can be sent to somebody.
-const chosen = { threshold: String(given), label: "all", sort: "calibrated", order: "down" };
+// Without a threshold labels are as they were given.
+const chosen = { threshold: "", label: "all", sort: "calibrated", order: "down" };
 for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
   if (name in chosen && known[name](text)) chosen[name] = text;
 }
@@ -37,7 +38,7 @@ function element(name, text, attributes = {}) {
 }
 
 function labelOf(record) {
-  if (record.label === "error" || record.label === "unknown") return record.label;
+  if (chosen.threshold === "" || record.label === "error" || record.label === "unknown") return record.label;
   return record.calibrated > Number(chosen.threshold) ? "defective" : "normal";
 }
 
@@ -141,8 +142,9 @@ function sortBy(column) {
 }
 
 function draw() {
-  byId("threshold").value = chosen.threshold;
-  byId("shown").textContent = Number(chosen.threshold).toFixed(2);
+  const threshold = chosen.threshold === "" ? given : Number(chosen.threshold);
+  byId("threshold").value = threshold === null ? 0.5 : threshold;
+  byId("shown").textContent = threshold === null ? "by product" : threshold.toFixed(2);
   byId("sort").value = chosen.sort;
   drawCounts();
   drawHead();

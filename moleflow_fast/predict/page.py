@@ -101,8 +101,12 @@ class Page:
         while len(self._kept) > MOST_PICTURES or self._bytes > MOST_BYTES:
             self._bytes -= _size(heapq.heappop(self._kept)[2])
 
-    def write(self, title: str, threshold: float) -> Path:
-        """Once, when all rows are there."""
+    def write(self, title: str, threshold: float | None) -> Path:
+        """Once, when all rows are there.
+
+        Args:
+            threshold: calibrated; None where products have others. Labels stay as they are until the reader moves it.
+        """
         file = self._folder / PAGE
         with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as page:
             page.write(self._head(title))

@@ -68,7 +68,7 @@ class ChangedRun(ContinualRun):
         console: RunConsole | None,
     ) -> None:
         super().__init__(options, console)
-        self._place = directory
+        self.weights_of = self._place = directory
         self._stored = stored
         self._before = summary
 
@@ -104,7 +104,7 @@ class ChangedRun(ContinualRun):
         if absent and self.trainer.router.compares_distances:
             self.console.say(
                 f"limits         of {self._names(absent)} are scaled to the new covariance, not measured: their images "
-                "are not there; put them back, delete calibration.json and load a detector to have it measured"
+                "are not there; put them back and measure anew: python -m moleflow_fast.calibrate"
             )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
-from moleflow_fast.files import write_json
+from moleflow_fast.files import reading, write_json
 from moleflow_fast.models import reference_format
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.tensor_file import CheckpointError, read_tensors, sha256, write_tensors
@@ -64,7 +64,8 @@ def checksum(directory: Path, task_id: int) -> str:
 
 
 def is_complete(directory: Path, task_id: int) -> bool:
-    return _marker(directory, task_id).exists() and _tensor_file(directory, task_id).exists()
+    with reading(directory):
+        return _marker(directory, task_id).exists() and _tensor_file(directory, task_id).exists()
 
 
 def completed_tasks(directory: Path) -> list[int]:
@@ -168,7 +169,8 @@ def _description(directory: Path, task_id: int) -> Description:
     file = _marker(directory, task_id)
     remedy = "delete it to train that task and the later ones again"
     try:
-        content = json.loads(file.read_bytes())
+        with reading(file):
+            content = json.loads(file.read_bytes())
         schema = content.get("schema", 0)
         if type(schema) is int and schema > SCHEMA:
             raise CheckpointError(
@@ -206,6 +208,12 @@ def _require_same_options(directory: Path, stored: Mapping[str, Any], asked: Map
         for name in sorted({*stored, *asked})
         if stored.get(name) != json.loads(json.dumps(asked.get(name)))
     ]
+    if stored.get("backbone") != asked.get("backbone") and len(different) == 1:
+        raise CheckpointError(
+            f"{directory} was trained on other backbone weights ({different[0]}): give those with --backbone_weights. "
+            "Random ones lie in backbone.safetensors of the run's directory; a run of an older version has no such "
+            "file, and loads only on the kind of processor that drew them: train it again"
+        )
     if different:
         raise CheckpointError(
             f"{directory} belongs to another configuration ({'; '.join(different)}); use the same options or "

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moleflow_fast.errors import UserError
-from moleflow_fast.files import WriteFailed, replacing
+from moleflow_fast.files import WriteFailed, reading, replacing
 
 
 class CheckpointError(UserError):
@@ -26,10 +26,13 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     ours = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
     with replacing(file) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(ours, temporary, dict(metadata) if metadata else None)
         except SafetensorError as error:  # which is how it tells of a full disk
             raise WriteFailed(f"{file} could not be written ({error})") from error
+        temporary.chmod(mode)  # the library gives the owner alone rights; a detector may run under another user
         return sha256(temporary)
 
 
@@ -44,9 +47,10 @@ def read_tensors(file: Path, checksum: str | None, remedy: str) -> dict[str, Ten
         CheckpointError: the file is not what was written.
     """
     try:
-        if checksum is not None and sha256(file) != checksum:
-            raise CheckpointError(f"{file} is damaged (its SHA-256 is not the one that was noted); {remedy}")
-        return load_file(file)
+        with reading(file):
+            if checksum is not None and sha256(file) != checksum:
+                raise CheckpointError(f"{file} is damaged (its SHA-256 is not the one that was noted); {remedy}")
+            return load_file(file)
     except (SafetensorError, OSError, ValueError, KeyError, OverflowError) as error:
         raise CheckpointError(f"{file} is damaged ({error}); {remedy}") from error
 

@@ -4,7 +4,7 @@ from data.builders import save
 from PIL import Image
 
 from moleflow_fast.data import DataError
-from moleflow_fast.data.decoding import load_image, load_mask, upright_size, verify
+from moleflow_fast.data.decoding import load_image, load_mask, load_whole, upright_size, verify
 
 SMOOTH = np.add.outer(np.arange(20) * 6, np.arange(24) * 4).astype(np.uint8)  # grey levels 0..206
 
@@ -40,6 +40,50 @@ def test_sixteen_bits_are_scaled_by_the_full_range_not_the_image_own(tmp_path, s
 def test_floating_point_counts_from_zero_to_one(tmp_path):
     Image.fromarray((SMOOTH / 255).astype(np.float32)).save(tmp_path / "a.tif")
     assert np.array_equal(np.asarray(load_image(tmp_path / "a.tif"))[..., 0], SMOOTH)
+
+
+def test_floating_point_counts_to_255_where_it_is_no_0_to_1(tmp_path):
+    Image.fromarray(SMOOTH.astype(np.float32)).save(tmp_path / "a.tif")
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.tif"))[..., 0], SMOOTH)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.full((4, 5), np.nan, np.float32), "not finite"),
+        (np.full((4, 5), -3, np.float32), "from -3 to -3"),
+        (np.full((4, 5), 300, np.float32), "16 bits as uint16"),
+        (np.full((4, 5), 2, np.float32), "up to 2"),
+        (np.full((4, 5), 70_000, np.int32), "from 70000 to 70000"),
+        (np.full((4, 5), -1, np.int32), "from -1 to -1"),
+    ],
+)
+def test_values_that_may_mean_anything_are_refused(tmp_path, values, words):
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    for read in (load_image, verify, load_whole):
+        with pytest.raises(DataError, match=rf"a\.tif: .*{words}"):
+            read(tmp_path / "a.tif")
+
+
+def test_integers_of_32_bits(tmp_path):
+    for name, pixels in (("bytes", SMOOTH.astype(np.int32)), ("16 bits", SMOOTH.astype(np.int32) * 257)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
+        assert np.array_equal(np.asarray(load_image(tmp_path / f"{name}.tif"))[..., 0], SMOOTH), name
+
+
+def test_further_pages_are_said_once(tmp_path, caplog):
+    first, second = Image.fromarray(SMOOTH), Image.new("L", (24, 20), 9)
+    for name in ("pages.tif", "frames.gif"):
+        first.save(tmp_path / name, save_all=True, append_images=[second])
+        for _ in range(2):
+            assert np.array_equal(np.asarray(load_image(tmp_path / name))[..., 0], SMOOTH)
+    phone = [image.convert("RGB") for image in (first, second)]
+    phone[0].save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=phone[1:])
+    load_image(tmp_path / "phone.jpg")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / name}: has several pages, and the first alone is looked at; save the others as files too"
+        for name in ("pages.tif", "frames.gif")
+    ]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

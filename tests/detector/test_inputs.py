@@ -1,15 +1,18 @@
-"""Everything an image can come as gives the same result."""
+"""Everything an image can come as gives the same result, or is refused by name."""
 
-from collections.abc import Callable
+import io
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from moleflow_fast import Detector
+from moleflow_fast.data import pictures
 from moleflow_fast.errors import UserError
 
 KINDS: dict[str, Callable[[Path], Any]] = {
@@ -17,13 +20,41 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "list": lambda p: [str(p)],
     "tuple": lambda p: (p,),
     "picture": Image.open,
-    "array": lambda p: np.asarray(Image.open(p)),
-    "array batch": lambda p: np.asarray(Image.open(p))[None],
+    "array": lambda p: _array(p),
+    "array batch": lambda p: _array(p)[None],
     "tensor": lambda p: _tensor(p),
     "tensor batch": lambda p: _tensor(p)[None],
+    "tensor, channels last": lambda p: torch.from_numpy(_array(p).copy()),
     "floats": lambda p: _tensor(p).float() / 255,
-    "list of arrays": lambda p: [np.asarray(Image.open(p))],
+    "list of arrays": lambda p: [_array(p)],
+    "alpha": lambda p: np.dstack([_array(p), _array(p)[..., 0]]),
+    "alpha, tensor": lambda p: torch.cat([_tensor(p), _tensor(p)[:1]]),
+    "16 bits": lambda p: _array(p).astype(np.uint16) * 257,
+    "16 bits, big end first": lambda p: (_array(p).astype(np.uint16) * 257).astype(">u2"),
+    "array of 0..1": lambda p: _array(p) / 255,
+    "array of 0..255": lambda p: _array(p).astype(np.float32),
+    "tensor of 0..255": lambda p: _tensor(p).double(),
+    "another order in memory": lambda p: np.asfortranarray(_array(p)),
+    "bytes": Path.read_bytes,
+    "open file": lambda p: p.open("rb"),
+    "memory file": lambda p: io.BytesIO(p.read_bytes()),
+    "generator": lambda p: (frame for frame in [_array(p)]),
+    "something with __array__": lambda p: _Buffer(_array(p)),
 }
+
+
+class _Buffer:
+    """As other libraries' arrays."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self._values
+
+
+def _array(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
 
 
 def _tensor(path: Path) -> torch.Tensor:
@@ -34,6 +65,8 @@ def _tensor(path: Path) -> torch.Tensor:
 def test_same_result(kind: str, detector: Detector, photo: Path) -> None:
     (expected,) = detector.predict(photo)
     (result,) = detector.predict(KINDS[kind](photo))
+    (streamed,) = detector.stream(KINDS[kind](photo))
+    assert streamed.score == expected.score and streamed.source == result.source
     assert result.score == expected.score and result.label == expected.label
     assert np.array_equal(result.pixel_map, expected.pixel_map)
     assert result.source == (photo if kind in ("text", "list", "tuple") else 0)
@@ -43,8 +76,68 @@ def test_grey_pictures(detector: Detector, photo: Path) -> None:
     grey = Image.open(photo).convert("L")
     array = np.array(grey)
     (expected,) = detector.predict(grey)
-    for images in (array, array[None], torch.from_numpy(array), torch.from_numpy(array)[None]):
-        assert [r.score for r in detector.predict(images)] == [expected.score]
+    for one in (array, array[None], array[..., None], torch.from_numpy(array), torch.from_numpy(array)[None]):
+        assert [r.score for r in detector.predict(one)] == [expected.score]
+    assert [r.score for r in detector.predict(np.stack([array] * 3)[..., None])] == [expected.score] * 3
+
+
+def test_every_mode_of_pillow(detector: Detector, photo: Path) -> None:
+    picture = Image.open(photo).convert("RGB")
+    (colour,), (grey,) = detector.predict(picture), detector.predict(picture.convert("L"))
+    for mode in ("RGBA", "RGBX", "RGBa", "L", "LA", "La", "F", "I"):
+        image = picture.convert("LA").convert(mode) if mode == "La" else picture.convert("RGBA").convert(mode)
+        (result,) = detector.predict(image)
+        assert result.score == (colour if "RGB" in mode else grey).score, mode
+    for mode in ("1", "P", "PA", "CMYK", "YCbCr", "HSV"):
+        image = picture.convert("P").convert(mode) if mode == "PA" else picture.convert(mode)
+        assert detector.predict([image, image])[1].error is None, mode
+
+
+def test_frames_that_are_written_where_the_last_one_was(detector: Detector, photo: Path, tmp_path: Path) -> None:
+    frames = [_array(photo), 255 - _array(photo)] * 4
+    expected = [r.score for r in detector.predict(frames)]
+    assert len(set(expected)) == 2
+
+    def camera(kind: Callable[[np.ndarray], Any]) -> Iterator[Any]:
+        buffer = np.empty_like(frames[0])
+        for frame in frames:
+            buffer[:] = frame
+            yield kind(buffer)
+
+    for kind in (lambda a: a, torch.from_numpy, lambda a: _Buffer(a)):
+        assert [r.score for r in detector.stream(camera(kind))] == expected
+        assert [r.score for r in detector.predict(camera(kind))] == expected
+    first, *more = map(Image.fromarray, frames)
+    first.save(tmp_path / "pages.tif", save_all=True, append_images=more)
+    with Image.open(tmp_path / "pages.tif") as pages:
+        assert [r.score for r in detector.stream(ImageSequence.Iterator(pages))] == expected
+
+
+def test_batches_among_others(detector: Detector, photo: Path) -> None:
+    batch = np.stack([_array(photo)] * 3)
+    results = list(detector.stream(iter([photo, batch, batch[0]])))
+    assert [r.source for r in results] == [photo, 1, 2, 3, 4]
+    assert len({r.score for r in results}) == 1
+
+
+def test_frames_that_are_no_picture_do_not_stop_a_stream(detector: Detector, photo: Path) -> None:
+    frame = _array(photo)
+    frames = [frame, frame * np.nan, frame[..., :2], photo.with_name("gone.png"), frame]
+    first, nan, shape, gone, last = detector.stream(iter(frames))
+    assert first.score == last.score and (nan.source, shape.source) == (1, 2)
+    for result, words in ((nan, "not finite"), (shape, r"(64, 64, 2)"), (gone, "no such file")):
+        assert result.label == "error" and result.error is not None and words in result.error
+    with pytest.raises(UserError, match="not finite"):
+        detector.predict(iter(frames))
+
+
+def test_alpha_is_said_once(detector: Detector, photo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pictures._say_alpha.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        detector.predict([np.dstack([_array(photo), _array(photo)[..., 0]])] * 3)
+    assert [r.getMessage() for r in caplog.records if "alpha" in r.getMessage()] == [
+        "pictures of four channels: the first three are taken for RGB, the fourth, alpha, is left out"
+    ]
 
 
 def test_folders_and_lists_keep_order(detector: Detector, data: Path, photo: Path) -> None:
@@ -64,14 +157,23 @@ def test_an_empty_list(detector: Detector) -> None:
     ("images", "message"),
     [
         (7, "no image: int"),
-        (np.zeros((4, 4), np.float32), "must be uint8, got float32"),
-        (np.zeros((4, 4, 4, 4), np.uint8), r"got \(4, 4, 4, 4\)"),
-        (np.zeros((4,), np.uint8), "NumPy images must be"),
-        (np.zeros((0, 4), np.uint8), "NumPy images must be"),
-        (torch.zeros(4, 4, dtype=torch.int64), "must be uint8, or floating point"),
-        (torch.zeros(4, 4, 4, 4), "torch images must be"),
-        (torch.full((3, 4, 4), 2.0), "must lie in 0..1"),
-        (torch.full((3, 4, 4), torch.nan), "must lie in 0..1"),
+        (None, "no image: NoneType"),
+        ({"a": 1}, "no image: dict"),
+        (np.zeros((4,), np.uint8), r"shape \(4,\) is no picture's"),
+        (np.zeros((0, 4), np.uint8), r"shape \(0, 4\)"),
+        (np.ones((3, 20, 30), np.uint8), r"last, array.transpose\(1, 2, 0\); of grey pictures give a list"),
+        (np.ones((2, 3, 20, 30), np.uint8), r"channels come last, array.transpose\(0, 2, 3, 1\)"),
+        (np.ones((20, 30, 2), np.uint8), r"shape \(20, 30, 2\)"),
+        (np.ones((20, 30, 40), np.uint8), r"of grey pictures give a list, or array\[..., None\]"),
+        (np.ones((4, 4), np.int64), "type int64, whose range is unknown"),
+        (np.full((4, 4), np.inf), "not finite"),
+        (np.full((4, 4), -0.1), "from -0.1 to -0.1, which must lie in 0..1 or 0..255"),
+        (np.full((4, 4), 4095.0), "16 bits as uint16"),
+        (np.full((4, 4), 1.5, np.float16), "up to 1.5, which may be 0..1 with values too high"),
+        (torch.ones(4, 4, dtype=torch.int64), "type int64"),
+        (torch.ones(5, 5, 5, 5), r"shape \(5, 5, 5, 5\)"),
+        (torch.full((3, 4, 4), 2.0), "up to 2"),
+        (torch.full((3, 4, 4), torch.nan), "not finite"),
     ],
 )
 def test_what_is_no_image(images: Any, message: str, detector: Detector) -> None:
@@ -79,6 +181,8 @@ def test_what_is_no_image(images: Any, message: str, detector: Detector) -> None
         detector.predict(images)
     with pytest.raises(UserError, match=message):
         detector.predict([images])
+    with pytest.raises(UserError, match=message):
+        detector.stream(images)
 
 
 def test_a_folder_without_images(detector: Detector, tmp_path: Path) -> None:
