@@ -153,21 +153,12 @@ class ContinualRun(RunParts):
             self.console.warn(warning)
         with self._data_checked():
             _ = self.trainer  # its backbone takes a while
-            self._check_width()
             self._make_first_features()
         if self.options.load_checkpoint and not self.options.resume:
             _ = self._loaded_tasks
         _ = self._flow
         if self.options.parallel_tasks != "off":
             self._check_parallel()
-
-    def _check_width(self) -> None:
-        asked, width = self.options.embed_dim, self.extractor.embed_dim
-        if asked not in (None, width) and not self.options.resume:  # runs of older versions passed it over
-            raise UserError(
-                f"--embed_dim {asked}: {self.options.backbone_name} is a ViT, whose patches keep their own width of {width}: "
-                "drop the option"
-            )
 
     def _check_parallel(self) -> None:
         if not self.trainer.promises_zero_forgetting:

@@ -224,7 +224,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "vit_blocks": "ViT: zero-based blocks to average, e.g. 1 3 5 11",
         "use_high_res": "ResNets: layer1 too, so 56x56 patches at 224 px",
         "backbone_precision": "what the frozen backbone computes in; how far its features are from fp32 is reported",
-        "embed_dim": "CNN: width of patch features; the backbone's usual one if left out. A ViT keeps its own",
+        "embed_dim": "width of patch features; the backbone's usual one if left out",
     },
     "flow": {
         "num_coupling_layers": "coupling blocks of the shared base flow; 0 leaves the task flows alone",
