@@ -64,12 +64,37 @@ def use_precision(name: str) -> Iterator[None]:
 @contextmanager
 def _torch_uses_tf32(wanted: bool) -> Iterator[None]:
     flags = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [flag.allow_tf32 for flag in flags]
-    _set_tf32(flags, [wanted] * len(flags))
+    with _products_on_cpu_in_fp32():
+        before = [flag.allow_tf32 for flag in flags]
+        _set_tf32(flags, [wanted] * len(flags))
+        try:
+            yield
+        finally:
+            _set_tf32(flags, before)
+
+
+@contextmanager
+def _products_on_cpu_in_fp32() -> Iterator[None]:
+    """A program may have allowed less (`set_float32_matmul_precision`), and gets that back.
+
+    Raises:
+        BackendError: it has done so in a way that torch does not let others read, or undo.
+    """
+    try:
+        before, _ = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError as error:
+        raise BackendError(
+            "the precision of fp32 products was set by torch.backends...fp32_precision, which does not go with how "
+            "it is set here: take torch.set_float32_matmul_precision or allow_tf32 (or MOLEFLOW_PRECISION=tf32)"
+        ) from error
+    loose = torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")  # type: ignore[attr-defined]
+    if loose:
+        torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        _set_tf32(flags, before)
+        if loose:
+            torch.set_float32_matmul_precision(before)
 
 
 def _set_tf32(flags: tuple[Any, ...], values: list[bool]) -> None:

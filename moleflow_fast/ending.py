@@ -79,7 +79,7 @@ class Crew:
         work()
 
 
-def lock_for_torch() -> threading._RLock:
+def lock_for_torch() -> threading.RLock:
     """A lock for work in torch: once it is free at exit, no thread but the last one gets it any more.
 
     A daemon thread of the caller's then waits for it, where it would be stopped in the middle of the work.
@@ -95,7 +95,7 @@ class _State:
 
 _state = _State()
 _crews: weakref.WeakSet[Crew] = weakref.WeakSet()
-_locks: weakref.WeakSet[threading._RLock] = weakref.WeakSet()
+_locks: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
 
 
 def _end_all() -> None:

@@ -184,7 +184,7 @@ class Calibration:
             normal = content.get("normal", {})
             tasks = [_task(values | normal.get(str(values["task_id"]), {})) for values in content["tasks"]]
             same = content["quantile"] == QUANTILE
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CalibrationError(f"{file} is damaged ({error!r}); delete it to have it computed again") from error
         if not same:
             raise CalibrationError(f"{file}: its quantile is not {QUANTILE}; delete it to have it computed again")
@@ -211,4 +211,4 @@ def _task(values: dict[str, Any]) -> TaskCalibration:
     known = {name: value for name, value in values.items() if name not in derived}
     for name in ("class_names", "not_held_out"):
         known[name] = tuple(known[name])
-    return TaskCalibration(**{**known, "scores": tuple(known.get("scores", ()))})
+    return TaskCalibration(**{**known, "scores": tuple(map(float, known.get("scores", ())))})

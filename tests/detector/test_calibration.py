@@ -108,6 +108,13 @@ def test_files_of_the_published_rule_stay_as_they_are(tmp_path: Path) -> None:
         assert Calibration.from_json(content, tmp_path) == Calibration({0: one})
 
 
+@pytest.mark.parametrize("normal", [[], {"0": []}, {"0": {"scores": ["high"]}}, {"0": {"scores": 3}}, {"0": {"x": 1}}])
+def test_damaged_scores_are_said(normal: object, tmp_path: Path) -> None:
+    content = {**json.loads(json.dumps(Calibration({0: task([1.0])}).to_json())), "normal": normal}
+    with pytest.raises(CalibrationError, match="is damaged"):
+        Calibration.from_json(content, tmp_path)
+
+
 def test_of_a_run(finished: RunResult, detector: Detector, data: Path) -> None:
     """Every task: 0.5 just above the highest of its own normal test images, none of them unknown."""
     for task_id, name in enumerate(("fabric", "gasket", "wood")):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -57,6 +58,19 @@ def test_a_capture(example: ModuleType, detector: Detector, pictures: list[np.nd
         capture = _Capture(pictures)
         assert [r.score for r in consume(example.frames_of_capture(capture))] == expected
         assert capture.released
+
+
+def test_a_capture_is_let_go_of_when_the_stream_is_left(
+    example: ModuleType, detector: Detector, pictures: list[np.ndarray]
+) -> None:
+    capture = _Capture(pictures * 100)
+    stream = detector.stream(example.frames_of_capture(capture))
+    next(stream)
+    stream.close()
+    end = time.monotonic() + 10
+    while not capture.released:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_buffers(example: ModuleType, detector: Detector, pictures: list[np.ndarray]) -> None:

@@ -33,6 +33,7 @@ MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "no_grad": torch.no_grad,
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "float64": lambda: _set(torch.set_default_dtype, torch.float64, torch.float32),
+    "products in bf16": lambda: _set(torch.set_float32_matmul_precision, "medium", "highest"),
     "default device": lambda: _set(torch.set_default_device, "meta", None),
 }
 
@@ -48,6 +49,8 @@ def _state() -> list[Any]:
         torch.is_inference_mode_enabled(),
         torch.is_autocast_enabled("cpu"),
         torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.backends.mkldnn.matmul.fp32_precision,
     ]
 
 
@@ -77,6 +80,18 @@ def test_modes(name: str, finished: RunResult, image: Path, expected: list[Any])
         assert _state() == before
     assert answers == [expected] * 2
     assert _answers(inside, image) == expected  # what was made under the mode serves outside of it
+
+
+def test_a_precision_that_cannot_be_read_is_said(finished: RunResult, image: Path) -> None:
+    detector = Detector.load(finished.directory.path)
+    before = torch.backends.cudnn.conv.fp32_precision
+    with _set(_set_convolutions, "ieee", before), pytest.raises(UserError, match="set_float32_matmul_precision"):
+        detector.predict(image)
+    assert detector.predict(image)[0].error is None
+
+
+def _set_convolutions(precision: str) -> None:
+    torch.backends.cudnn.conv.fp32_precision = precision
 
 
 def test_calibrating_and_exporting(finished: RunResult, tmp_path: Path) -> None:
