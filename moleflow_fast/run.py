@@ -121,8 +121,9 @@ class ContinualRun(RunParts):
         done = self._restore(directory)
         keep_weights(directory, self.extractor, self.weights_of)
         if done and directory.read_evaluation(done - 1) is None:
-            self._evaluate(directory, done - 1)
-        if not self.options.final_eval_only:
+            evaluate = self._evaluate if self.options.evaluates_a_checkpoint else self._evaluate_if_wanted
+            evaluate(directory, done - 1)
+        if not self.options.evaluates_a_checkpoint:
             self._learn(directory, done)
             directory.keep_epochs_of(range(len(self.tasks)))  # in order
             partial_state.remove(directory.checkpoints, range(len(self.tasks)))  # of a worker that died too late
@@ -222,7 +223,7 @@ class ContinualRun(RunParts):
     def _make_first_features(self) -> None:
         """Those of a new run's first task, by a device that would wait until all files are read."""
         options = self.options
-        new = not (options.resume or options.load_checkpoint or options.final_eval_only)
+        new = not (options.resume or options.load_checkpoint)
         if new and _is_beside_the_cpu(self.device):
             self._first_loader = self.training_loader(0)
 
@@ -324,7 +325,7 @@ class ContinualRun(RunParts):
                 self._train(directory, task_id)
             else:
                 self._bring_back(directory, task_id)
-            self._evaluate(directory, task_id)
+            self._evaluate_if_wanted(directory, task_id)
 
     def _learn_on_workers(self, workers: TasksOnWorkers, directory: RunDirectory, first: int) -> None:
         for task_id in self._missing(directory, first):
@@ -333,7 +334,7 @@ class ContinualRun(RunParts):
         for task_id in range(first, len(self.tasks)):
             self._wait_for(workers, directory, task_id)
             self._bring_back(directory, task_id)  # now and not before: routing knows the tasks so far
-            self._evaluate(directory, task_id)
+            self._evaluate_if_wanted(directory, task_id)
 
     def _wait_for(self, workers: TasksOnWorkers, directory: RunDirectory, task_id: int) -> None:
         if task_id not in workers.tasks:
@@ -396,6 +397,10 @@ class ContinualRun(RunParts):
         return f"task {task_id} {', '.join(self.tasks[task_id])}"
 
     # -- evaluation ----------------------------------------------------------------------------------
+
+    def _evaluate_if_wanted(self, directory: RunDirectory, task_id: int) -> None:
+        if task_id == len(self.tasks) - 1 or not self.options.final_eval_only:
+            self._evaluate(directory, task_id)
 
     def _evaluate(self, directory: RunDirectory, task_id: int) -> None:
         tests = self.tests_until(task_id)

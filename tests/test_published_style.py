@@ -25,8 +25,8 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script: dict[str, Any] = runpy.run_path(str(SCRIPT))
     data = write_data(tmp_path)
     results = script["main"](
-        ["--dataset", "folder", "--data_path", str(data), "--task_classes", *CLASSES, "--log_dir", str(tmp_path / "logs"),
-         "--experiment_name", "script", *TINY]
+        ["--dataset", "folder", "--data_path", str(data), "--task_classes", *CLASSES,
+         "--log_dir", str(tmp_path / "logs"), "--experiment_name", "script", *TINY]
     )  # fmt: skip
     assert results["classes"] == list(CLASSES) and 0 <= results["mean_img_auc"] <= 1
     with (tmp_path / "logs" / "script" / "final_results.csv").open(newline="") as stream:

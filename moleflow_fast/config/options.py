@@ -121,10 +121,8 @@ class RunOptions:
             raise ValueError(f"--embed_dim must be a multiple of 4 (2-D positions), got {self.embed_dim}")
         if self.backbone_weights and self.random_backbone:
             raise ValueError("--backbone_weights and --random_backbone exclude each other: drop one")
-        if self.final_eval_only and not self.load_checkpoint:
-            raise ValueError("--final_eval_only needs --load_checkpoint PATH")
-        if self.final_eval_only and self.parallel_tasks != "off":
-            raise ValueError("--final_eval_only trains no tasks: drop it or --parallel_tasks")
+        if self.evaluates_a_checkpoint and self.parallel_tasks != "off":
+            raise ValueError("--load_checkpoint with --final_eval_only trains no tasks: drop one or --parallel_tasks")
         if self.ray_address and self.parallel_tasks != "ray":
             raise ValueError("--ray_address is for --parallel_tasks ray: add it or drop --ray_address")
         if self.num_coupling_layers == 0 and not self.ablation.use_dia:
@@ -146,6 +144,11 @@ class RunOptions:
     def mask_size(self) -> int:
         """Side of masks and pixel maps: `--msk_size`, or the image size as in the published evaluation."""
         return self.msk_size or self.img_size
+
+    @property
+    def evaluates_a_checkpoint(self) -> bool:
+        """Whether a checkpoint is evaluated and nothing is trained."""
+        return self.final_eval_only and self.load_checkpoint is not None
 
     @property
     def run_name(self) -> str:
@@ -255,7 +258,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "state_seconds": "between two states of a task in training, written after an epoch, from which a killed run "
         "goes on",
         "load_checkpoint": "start from a checkpoint: a run directory, or one of the published implementation",
-        "final_eval_only": "evaluate that checkpoint and stop",
+        "final_eval_only": "evaluate once, after the last task; with --load_checkpoint: evaluate it, and train nothing",
         "run_diagnostics": "write diagnostics/task_<t>.json: densities, log-determinants, norms of the expert's parts",
         "tensorboard": "also log to TensorBoard (pip install 'moleflow_fast[tensorboard]')",
         "quiet": "no progress bars",

@@ -167,6 +167,20 @@ def test_evaluate_explains_what_it_cannot_do(
     assert "holds no complete checkpoint" in capsys.readouterr().err
 
 
+def test_trained_and_evaluated_once_at_the_end(finished: RunResult, data: Path, tmp_path: Path) -> None:
+    once = run(data, tmp_path, final_eval_only=True).directory.path
+    assert {file.name for file in (once / "evaluation").iterdir()} == {"after_task_2.csv"}
+    assert (once / "evaluation" / "after_task_2.csv").read_text() == last_evaluation(finished)
+    assert {file.stem for file in (once / "heatmaps").iterdir()} == set(CLASSES)
+    summary = json.loads((once / "summary.json").read_text())
+    assert summary["forgetting"]["oracle"]["per_task"] == [None, None]
+    (once / "summary.json").unlink()
+    (once / "evaluation" / "after_task_2.csv").unlink()
+    run(data, tmp_path, final_eval_only=True, resume=True)
+    assert {file.name for file in (once / "evaluation").iterdir()} == {"after_task_2.csv"}
+    assert (once / "summary.json").exists()
+
+
 def test_a_loaded_checkpoint_is_evaluated_without_training(finished: RunResult, data: Path, tmp_path: Path) -> None:
     result = run(data, tmp_path, load_checkpoint=str(finished.directory.path), final_eval_only=True)
     assert last_evaluation(result) == last_evaluation(finished)
