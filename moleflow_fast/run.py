@@ -31,6 +31,7 @@ from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.evaluation.twins import twins
 from moleflow_fast.parallel_tasks import TasksOnWorkers
 from moleflow_fast.phases import Phases, counting, phase
+from moleflow_fast.published_tables import PublishedTables
 from moleflow_fast.ray_session import ray_module, ray_session
 from moleflow_fast.run_backbone import keep_weights
 from moleflow_fast.run_directory import RunDirectory
@@ -409,12 +410,17 @@ class ContinualRun(RunParts):
         routed, oracle = evaluate_all_tasks(self.scorer, tests)
         with phase("tables"):
             directory.write_evaluation(task_id, (routed, oracle))
+            if self.options.published_csv:
+                self._published(directory).after_task(task_id, routed)
         if self._board:
             self._board.evaluation(task_id, routed)
             self._board.evaluation(task_id, oracle)
         self.console.evaluation(f"after task {task_id}", routed, oracle)
         with phase("pictures"):  # drawn while the next task trains
             self._draw_classes([test for test in tests if test.task_id == task_id])
+
+    def _published(self, directory: RunDirectory) -> PublishedTables:
+        return PublishedTables(directory.path, self.tasks, self.options.num_epochs)
 
     def _finish(self, directory: RunDirectory) -> RunResult:
         tasks = self.tasks[: len(self.trainer.task_classes)]
@@ -432,6 +438,8 @@ class ContinualRun(RunParts):
             self.console.warn(warning)
         with phase("pictures"):
             self._draw(directory, tasks, confusion)
+        if self.options.published_csv:
+            self._published(directory).final(routed, self.options.ablation)
         with phase("calibration"):
             self._calibrate(directory)
         with phase("pictures"):

@@ -86,6 +86,7 @@ class RunOptions:
     final_eval_only: bool = False
     run_diagnostics: bool = False
     tensorboard: bool = False
+    published_csv: bool = False
     quiet: bool = False
 
     device: str = "auto"
@@ -194,7 +195,7 @@ DEMO_DEFAULTS: dict[str, Any] = {
 NOT_PART_OF_THE_RESULT = frozenset(
     {
         "preset", "log_dir", "experiment_name", "resume", "quiet", "num_workers", "cache_dir", "cache_limit_gb",
-        "device_cache_gb", "tensorboard", "heatmaps", "no_feature_cache", "run_diagnostics",
+        "device_cache_gb", "tensorboard", "published_csv", "heatmaps", "no_feature_cache", "run_diagnostics",
         "parallel_tasks", "ray_address", "state_seconds",
     }
 )  # fmt: skip
@@ -260,6 +261,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "load_checkpoint": "start from a checkpoint: a run directory, or one of the published implementation",
         "final_eval_only": "evaluate once, after the last task; with --load_checkpoint: evaluate it, and train nothing",
         "run_diagnostics": "write diagnostics/task_<t>.json: densities, log-determinants, norms of the expert's parts",
+        "published_csv": "also write the CSV files of the published package, for scripts that read them",
         "tensorboard": "also log to TensorBoard (pip install 'moleflow_fast[tensorboard]')",
         "quiet": "no progress bars",
     },

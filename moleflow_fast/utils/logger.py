@@ -13,8 +13,6 @@ from moleflow_fast.files import replacing
 from moleflow_fast.utils import result_tables
 from moleflow_fast.utils.result_tables import Routing, Values
 
-_SWITCHES = ("use_lora", "use_router", "use_task_adapter", "use_pos_embedding", "use_task_bias", "use_mahalanobis")
-
 
 class TrainingLogger:
     """Writes to `log_dir/experiment_name/`, as the published logger does; tables are those of `result_tables`.
@@ -204,18 +202,11 @@ class TrainingLogger:
     ) -> None:  # fmt: skip
         """Write `final_summary_{experiment_name}.csv`."""
         kinds = {"img_auc": img_aucs, "pixel_auc": pixel_aucs, "img_ap": img_aps, "pixel_ap": pixel_aps}
-        kinds = {kind: values for kind, values in kinds.items() if values is not None and len(values)}
-        pairs: list[tuple[str, Any]] = [("experiment_name", self.experiment_name), ("strategy", strategy_name)]
-        pairs += [(f"final_average_{kind}", sum(values) / len(values)) for kind, values in kinds.items()]
-        pairs += [("total_classes", len(all_classes)), ("total_tasks", num_tasks)]
-        pairs += [] if routing_accuracy is None else [("final_routing_accuracy", routing_accuracy)]
-        if ablation_config is not None:
-            pairs.append(("---ablation_config---", ""))
-            pairs += [(name, getattr(ablation_config, name)) for name in _SWITCHES]
-        pairs.append(("---class_results---", ""))
-        pairs += [(f"{name}_{kind}", kinds[kind][i]) for i, name in enumerate(all_classes) for kind in kinds]
-        if additional_metrics:
-            pairs += [("---additional_metrics---", ""), *additional_metrics.items()]
+        pairs = result_tables.summary_of(
+            self.experiment_name, strategy_name, all_classes,
+            {kind: values for kind, values in kinds.items() if values is not None and len(values)},
+            num_tasks, ablation_config, routing_accuracy, additional_metrics or {},
+        )  # fmt: skip
         result_tables.summary(self.log_dir / f"final_summary_{self.experiment_name}.csv", pairs)
 
     def save_metrics_summary(self) -> None:

@@ -18,6 +18,7 @@ from moleflow_fast.files import replacing, writing
 Values = Sequence[float]
 Routing = Sequence[float | None] | None
 UNKNOWN = -1.0
+_SWITCHES = ("use_lora", "use_router", "use_task_adapter", "use_pos_embedding", "use_task_bias", "use_mahalanobis")
 
 
 def time_stamp() -> str:
@@ -110,6 +111,29 @@ def final(folder: Path, results: Mapping[str, Any]) -> list[list[str]]:
     rows.append(["Mean", "Overall", _percent(fmean(known) if known else None), *means])
     _write(folder / "final_results.csv", header, rows)
     return [header, *rows]
+
+
+def summary_of(
+    experiment: str, strategy: str, classes: Sequence[str], kinds: Mapping[str, Values], tasks: int, config: Any,
+    routing_accuracy: float | None, besides: Mapping[str, Any],
+) -> list[tuple[str, Any]]:  # fmt: skip
+    """The pairs of `final_summary_{experiment}.csv`.
+
+    Args:
+        kinds: figures of each class by `img_auc`, `pixel_auc`, `img_ap`, `pixel_ap`.
+        config: switches are read from it; None leaves them out.
+    """
+    pairs: list[tuple[str, Any]] = [("experiment_name", experiment), ("strategy", strategy)]
+    pairs += [(f"final_average_{kind}", _mean(values)) for kind, values in kinds.items()]
+    pairs += [("total_classes", len(classes)), ("total_tasks", tasks)]
+    pairs += [] if routing_accuracy is None else [("final_routing_accuracy", routing_accuracy)]
+    if config is not None:
+        pairs += [("---ablation_config---", ""), *((name, getattr(config, name)) for name in _SWITCHES)]
+    pairs.append(("---class_results---", ""))
+    pairs += [(f"{name}_{kind}", values[i]) for i, name in enumerate(classes) for kind, values in kinds.items()]
+    if besides:
+        pairs += [("---additional_metrics---", ""), *besides.items()]
+    return pairs
 
 
 def summary(file: Path, pairs: Iterable[tuple[str, Any]]) -> None:
