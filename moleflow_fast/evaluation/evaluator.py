@@ -61,7 +61,7 @@ def evaluate_class(
     compared = task_id is None and ground_truth_task_id is not None
     return {
         **{name: getattr(result, metric) for name, metric in _METRICS.items()},
-        "routing_accuracy": (ids == ground_truth_task_id).float().mean().item() if compared else None,
+        "routing_accuracy": ids.eq(ground_truth_task_id).float().mean().item() if compared else None,  # type: ignore[arg-type]
         "routing_distribution": dict(zip(found.tolist(), counts.tolist(), strict=True)),
         "n_samples": len(test),
     }

@@ -90,7 +90,7 @@ class ViTPatchCoreExtractor(PatchExtractor):
 
 def _projected(tokens: Tensor, layer: nn.Module) -> Tensor:
     """In fp32, whatever the backbone runs in."""
-    return F.linear(tokens, layer.weight.float(), layer.bias.float())  # type: ignore[operator, union-attr]
+    return F.linear(tokens, layer.weight.float(), layer.bias.float())  # type: ignore[arg-type]
 
 
 def _projections(count: int, own: int, width: int) -> nn.ModuleList:

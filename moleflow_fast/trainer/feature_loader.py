@@ -90,6 +90,8 @@ class BatchesOfFeatures(ImageBatchSource):
         source: their features.
     """
 
+    loader: DataLoader
+
     def __init__(self, loader: DataLoader, source: FeatureSource) -> None:
         self.loader = loader
         self.source = source
@@ -97,4 +99,4 @@ class BatchesOfFeatures(ImageBatchSource):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # A loader draws a seed for its workers before its sampler draws the order.
         torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
-        return self.source.batches([torch.tensor(batch) for batch in self.loader.batch_sampler])  # type: ignore[union-attr]
+        return self.source.batches([torch.tensor(batch) for batch in self.loader.batch_sampler or ()])
