@@ -26,7 +26,7 @@ from torch import Tensor
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.config.options import RunOptions, build_parser, options_of
 from moleflow_fast.errors import UserError
-from moleflow_fast.evaluation.evaluator import ClassResult, evaluate_class
+from moleflow_fast.evaluation.by_class import ClassResult, evaluate_class
 from moleflow_fast.evaluation.scorer import Scorer
 from moleflow_fast.run_parts import RunParts
 

@@ -30,7 +30,7 @@ from moleflow_fast.data.normalization import Normalization
 from moleflow_fast.extractors import create_backbone
 from moleflow_fast.extractors.base import probe_image
 from moleflow_fast.extractors.capture import LayerCapture, drop_unused_tail
-from moleflow_fast.extractors.cnn import CNNPatchCoreExtractor
+from moleflow_fast.extractors.cnn_extractor import CNNPatchCoreExtractor
 from moleflow_fast.models.coupling import AllInOneBlock
 from moleflow_fast.models.lora_linear import LoRALinear
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF

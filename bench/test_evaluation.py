@@ -22,7 +22,7 @@ from recording import record
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
-from moleflow_fast.evaluation.evaluator import evaluate_class
+from moleflow_fast.evaluation.by_class import evaluate_class
 from moleflow_fast.evaluation.metrics import aupro, pixel_metrics, ranking_metrics
 from moleflow_fast.evaluation.regions import defective_pixels
 from moleflow_fast.evaluation.scorer import Scorer, TestClass

@@ -77,7 +77,7 @@ def _cluster(maps_ptr, thresholds_ptr, weighted_ptr, height, width, BLOCK: tl.co
                 inside &= (column + right >= 0) & (column + right < width)
                 other = tl.load(maps_ptr + at + down * width + right, mask=inside, other=0.0)
                 neighbours += (inside & (_anomalous_if_nan(other) > threshold)).to(tl.float32)
-    tl.store(weighted_ptr + first + at, tl.where(x > threshold, x * (1.0 + neighbours / 8.0), 0.0), mask=ok)
+    tl.store(weighted_ptr + first + at, tl.where(x > threshold, x * (1.0 + neighbours / 8.0), x), mask=ok)
 
 
 def mean_scores(maps: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def quantiles(maps: Tensor, fraction: float) -> Tensor:
 def cluster_scores(maps: Tensor, fraction: float, k: int, weight: float) -> Tensor:
     """w * mean(top k weighted) + (1 - w) * mean(top k raw) of each of maps (B, H, W), contiguous; (B,).
 
-    A patch above its image's quantile at `fraction` weighs 1 + (such patches among its 8 neighbours) / 8, others 0.
+    A patch above its image's quantile at `fraction` weighs 1 + (such patches among its 8 neighbours) / 8, others 1.
     """
     images, height, width = maps.shape
     weighted, scores = maps.new_empty(maps.shape), maps.new_empty(images)

@@ -24,15 +24,16 @@ from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.detector.calibrate import calibrate
 from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.errors import UserError
+from moleflow_fast.evaluation.by_class import Evaluation, evaluate_all_tasks, evaluate_routing_performance
 from moleflow_fast.evaluation.class_heatmap import ClassSheets
 from moleflow_fast.evaluation.confusion import draw_confusion
-from moleflow_fast.evaluation.evaluator import Evaluation, evaluate_all_tasks, evaluate_routing_performance
 from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
 from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.evaluation.twins import twins
 from moleflow_fast.loggers.curves import Curves, require
 from moleflow_fast.parallel_tasks import TasksOnWorkers
 from moleflow_fast.phases import Phases, counting, phase
+from moleflow_fast.published_tables import PublishedTables
 from moleflow_fast.ray_session import ray_module, ray_session
 from moleflow_fast.run_backbone import keep_weights
 from moleflow_fast.run_directory import RunDirectory
@@ -126,8 +127,9 @@ class ContinualRun(RunParts):
         done = self._restore(directory)
         keep_weights(directory, self.extractor, self.weights_of)
         if done and directory.read_evaluation(done - 1) is None:
-            self._evaluate(directory, done - 1)
-        if not self.options.final_eval_only:
+            evaluate = self._evaluate if self.options.evaluates_a_checkpoint else self._evaluate_if_wanted
+            evaluate(directory, done - 1)
+        if not self.options.evaluates_a_checkpoint:
             self._learn(directory, done)
             directory.keep_epochs_of(range(len(self.tasks)))  # in order
             partial_state.remove(directory.checkpoints, range(len(self.tasks)))  # of a worker that died too late
@@ -164,21 +166,12 @@ class ContinualRun(RunParts):
             self.console.warn(warning)
         with self._data_checked():
             _ = self.trainer  # its backbone takes a while
-            self._check_width()
             self._make_first_features()
         if self.options.load_checkpoint and not self.options.resume:
             _ = self._loaded_tasks
         _ = self._flow
         if self.options.parallel_tasks != "off":
             self._check_parallel()
-
-    def _check_width(self) -> None:
-        asked, width = self.options.embed_dim, self.extractor.embed_dim
-        if asked not in (None, width) and not self.options.resume:  # runs of older versions passed it over
-            raise UserError(
-                f"--embed_dim {asked}: {self.options.backbone_name} is a ViT, whose patches keep their own width of "
-                f"{width}: drop the option"
-            )
 
     def _check_parallel(self) -> None:
         if not self.trainer.promises_zero_forgetting:
@@ -243,7 +236,7 @@ class ContinualRun(RunParts):
     def _make_first_features(self) -> None:
         """Those of a new run's first task, by a device that would wait until all files are read."""
         options = self.options
-        new = not (options.resume or options.load_checkpoint or options.final_eval_only)
+        new = not (options.resume or options.load_checkpoint)
         if new and _is_beside_the_cpu(self.device):
             self._first_loader = self.training_loader(0)
 
@@ -345,7 +338,7 @@ class ContinualRun(RunParts):
                 self._train(directory, task_id)
             else:
                 self._bring_back(directory, task_id)
-            self._evaluate(directory, task_id)
+            self._evaluate_if_wanted(directory, task_id)
 
     def _learn_on_workers(self, workers: TasksOnWorkers, directory: RunDirectory, first: int) -> None:
         for task_id in self._missing(directory, first):
@@ -354,7 +347,7 @@ class ContinualRun(RunParts):
         for task_id in range(first, len(self.tasks)):
             self._wait_for(workers, directory, task_id)
             self._bring_back(directory, task_id)  # now and not before: routing knows the tasks so far
-            self._evaluate(directory, task_id)
+            self._evaluate_if_wanted(directory, task_id)
 
     def _wait_for(self, workers: TasksOnWorkers, directory: RunDirectory, task_id: int) -> None:
         if task_id not in workers.tasks:
@@ -418,6 +411,10 @@ class ContinualRun(RunParts):
 
     # -- evaluation ----------------------------------------------------------------------------------
 
+    def _evaluate_if_wanted(self, directory: RunDirectory, task_id: int) -> None:
+        if task_id == len(self.tasks) - 1 or not self.options.final_eval_only:
+            self._evaluate(directory, task_id)
+
     def _evaluate(self, directory: RunDirectory, task_id: int) -> None:
         tests = self.tests_until(task_id)
         if not self.trainer.promises_zero_forgetting:
@@ -425,12 +422,17 @@ class ContinualRun(RunParts):
         routed, oracle = evaluate_all_tasks(self.scorer, tests)
         with phase("tables"):
             directory.write_evaluation(task_id, (routed, oracle))
+            if self.options.published_csv:
+                self._published(directory).after_task(task_id, routed)
         if self._curves:
             self._curves.evaluation(task_id, routed)
             self._curves.evaluation(task_id, oracle)
         self.console.evaluation(f"after task {task_id}", routed, oracle)
         with phase("pictures"):  # drawn while the next task trains
             self._draw_classes([test for test in tests if test.task_id == task_id])
+
+    def _published(self, directory: RunDirectory) -> PublishedTables:
+        return PublishedTables(directory.path, self.tasks, self.options.num_epochs)
 
     def _finish(self, directory: RunDirectory) -> RunResult:
         tasks = self.tasks[: len(self.trainer.task_classes)]
@@ -448,6 +450,8 @@ class ContinualRun(RunParts):
             self.console.warn(warning)
         with phase("pictures"):
             self._draw(directory, tasks, confusion)
+        if self.options.published_csv:
+            self._published(directory).final(routed, self.options.ablation)
         with phase("calibration"):
             self._calibrate(directory)
         with phase("pictures"):

@@ -72,7 +72,7 @@ double spatial_cluster(int height, int width, const ScoreRule& rule, Scratch<T>&
         for (int x = 0; x < width; ++x) {
             const T value = map[y * width + x];
             scratch.sorted[y * width + x] =
-                value > threshold ? value * (1 + T(high_neighbours(map, height, width, y, x, threshold)) / 8) : T(0);
+                value > threshold ? value * (1 + T(high_neighbours(map, height, width, y, x, threshold)) / 8) : value;
         }
     }
     return rule.weight * top_mean(scratch.sorted, rule.k) + (1 - rule.weight) * raw;

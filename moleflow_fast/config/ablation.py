@@ -7,10 +7,13 @@ configurations (and `--ablation_preset` names) keep their meaning.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
+
+from moleflow_fast.config import published_experiments
 
 ADAPTER_MODES = ("whitening", "whitening_no_ln", "soft_ln", "standard", "no_ln", "no_ln_after_task0", "gaussian")
 SPATIAL_CONTEXT_MODES = ("depthwise", "depthwise_residual", "local_stats", "full")
@@ -23,9 +26,9 @@ def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-@dataclass(frozen=True)
-class AblationConfig:
-    """One configuration of the method; immutable, so that a preset can never be changed in place."""
+@dataclass
+class Switches:
+    """The fields that decide something, and what they must be."""
 
     use_lora: bool = True
     use_router: bool = True
@@ -70,6 +73,10 @@ class AblationConfig:
     no_freeze_base: bool = False
 
     def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError, naming the fields, unless the values are possible and go together."""
         _require_choice("adapter_mode", self.adapter_mode, ADAPTER_MODES)
         _require_choice("spatial_context_mode", self.spatial_context_mode, SPATIAL_CONTEXT_MODES)
         _require_choice("router_covariance", self.router_covariance, ROUTER_COVARIANCES)
@@ -104,8 +111,10 @@ class AblationConfig:
 
     @property
     def effective_adapter_mode(self) -> str:
-        """The adapter that is built: `use_whitening_adapter` wins over `adapter_mode`."""
-        return "whitening" if self.use_whitening_adapter else self.adapter_mode
+        """The adapter that is built: `use_whitening_adapter` wins over `adapter_mode`; soft_ln if neither names one."""
+        if self.use_whitening_adapter:
+            return "whitening"
+        return "soft_ln" if self.adapter_mode == "whitening" else self.adapter_mode
 
     @property
     def has_front(self) -> bool:
@@ -129,10 +138,116 @@ class AblationConfig:
         return found
 
 
+class AblationConfig(Switches):
+    """One configuration of the method.
+
+    Fields may be assigned until a model is built from it: `config.use_lora = False`. Each assignment is checked, and
+    one that is refused changes nothing. The fields of `published_experiments` are there at their defaults.
+
+    Raises:
+        ValueError: a value that is not possible or does not go with the others.
+        AttributeError: an assignment to a field that does not exist.
+        TypeError: such a field given to the constructor.
+    """
+
+    def __init__(self, *values: Any, **switches: Any) -> None:
+        unused = switches.keys() & published_experiments.DEFAULTS.keys()
+        for name in sorted(unused):
+            published_experiments.require_default(name, switches.pop(name))
+        super().__init__(*values, **switches)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in published_experiments.DEFAULTS:
+            return published_experiments.DEFAULTS[name]
+        raise AttributeError(f"AblationConfig has no field {name!r}{_near(name)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in published_experiments.DEFAULTS:
+            published_experiments.require_default(name, value)
+            return
+        if name not in _FIELDS:
+            raise AttributeError(f"AblationConfig has no field {name!r}{_near(name)}")
+        before = dict(vars(self))
+        super().__setattr__(name, value)
+        if len(before) < len(_FIELDS):  # in the making: checked at its end
+            return
+        try:
+            self.check()
+        except ValueError:
+            super().__setattr__(name, before[name])
+            raise
+
+    def get_active_components(self) -> list[str]:
+        """Components that are on, by their published names."""
+        return [name for name, on in self._components().items() if on]
+
+    def get_disabled_components(self) -> list[str]:
+        """Of the first seven components those that are off, by their published names."""
+        return [name for name, on in list(self._components().items())[:_NAMED_IF_OFF] if not on]
+
+    def get_experiment_name(self) -> str:
+        """The published name of the configuration, as folders have it: `wo_lora_slowstage_v3_whitening_dia_...`.
+
+        The slow stage is named as off: it is no part of the configuration here.
+        """
+        off = [name.lower() for name in self.get_disabled_components()]
+        on = [short for name, short in _SHORT.items() if self._components()[name]]
+        mode = self.effective_adapter_mode
+        parts = ["wo", *off]
+        parts += ["v3", *on] if on else [f"soft_ln_s{self.soft_ln_init_scale}" if mode == "soft_ln" else mode]
+        if self.lambda_logdet > 0:
+            digits, _, exponent = f"{self.lambda_logdet:.0e}".partition("e")
+            parts.append(f"ldet{digits}e{int(exponent)}")
+        parts += [f"sctx_{self.spatial_context_mode}"] if self.use_spatial_context else []
+        parts += [f"scalectx_k{self.scale_context_kernel}"] if self.use_scale_context else []
+        return "_".join(parts)
+
+    def _components(self) -> dict[str, bool]:
+        return {
+            "LoRA": self.use_lora,
+            "Router": self.use_router,
+            "TaskAdapter": self.use_task_adapter,
+            "PosEmbed": self.use_pos_embedding,
+            "SlowStage": False,
+            "TaskBias": self.use_task_bias and self.use_lora,
+            "Mahalanobis": self.use_mahalanobis,
+            "WhiteningAdapter": self.use_whitening_adapter,
+            "DIA": self.use_dia,
+        }
+
+
+_NAMED_IF_OFF = 7
+_SHORT = {"WhiteningAdapter": "whitening", "DIA": "dia"}  # in the name of an experiment
+
+
+_FIELDS = frozenset(field.name for field in fields(AblationConfig))
+
+
+def _near(name: str) -> str:
+    found = difflib.get_close_matches(name, [*_FIELDS, *published_experiments.DEFAULTS], 1)
+    return f": did you mean {found[0]}?" if found else ""
+
+
+class _Presets(Mapping[str, AblationConfig]):
+    """Presets by name; each access gives a configuration of one's own."""
+
+    def __init__(self, presets: Mapping[str, AblationConfig]) -> None:
+        self._presets = presets
+
+    def __getitem__(self, name: str) -> AblationConfig:
+        return replace(self._presets[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._presets)
+
+    def __len__(self) -> int:
+        return len(self._presets)
+
+
 # What `MoLESpatialAwareNF(ablation_config=None)` means in the published code.
 BARE_MODEL_CONFIG = AblationConfig(adapter_mode="soft_ln", use_whitening_adapter=False, use_dia=False)
 
-ABLATION_PRESETS: Mapping[str, AblationConfig] = MappingProxyType(
+ABLATION_PRESETS: Mapping[str, AblationConfig] = _Presets(
     {
         "full": AblationConfig(),
         "wo_lora": AblationConfig(use_lora=False),
@@ -147,18 +262,19 @@ ABLATION_PRESETS: Mapping[str, AblationConfig] = MappingProxyType(
             use_pos_embedding=False,
             use_task_bias=False,
         ),
-        "lora_only": AblationConfig(use_router=False, use_task_adapter=False, use_pos_embedding=False),
+        "lora_only": AblationConfig(use_router=False, use_task_adapter=False),
     }
 )
 
 
-def get_ablation_config(name: str = "full", **overrides: Any) -> AblationConfig:
-    """The preset `name` with fields replaced by `overrides`.
+def get_ablation_config(preset_name: str | None = None, **overrides: Any) -> AblationConfig:
+    """A preset (None: the full method) with fields replaced by `overrides`.
 
     Raises:
         ValueError: an unknown preset, or a value outside its range.
         TypeError: an override that is no field of `AblationConfig`.
     """
+    name = preset_name or "full"
     if name not in ABLATION_PRESETS:
         raise ValueError(f"unknown ablation preset {name!r}; choose one of {', '.join(ABLATION_PRESETS)}")
     return replace(ABLATION_PRESETS[name], **overrides)
@@ -173,7 +289,7 @@ _SWITCHES: tuple[tuple[str, str, bool, str], ...] = (
     ("--no_task_bias", "use_task_bias", False, "no bias per task in the LoRA layers"),
     ("--no_mahalanobis", "use_mahalanobis", False, "route by Euclidean instead of Mahalanobis distance"),
     ("--use_whitening_adapter", "use_whitening_adapter", True, "whitening input adapter (the default)"),
-    ("--no_whitening_adapter", "use_whitening_adapter", False, "use the adapter named by --adapter_mode"),
+    ("--no_whitening_adapter", "use_whitening_adapter", False, "use the adapter named by --adapter_mode, or soft_ln"),
     ("--use_dia", "use_dia", True, "a small invertible flow per task after the base flow (the default)"),
     ("--no_dia", "use_dia", False, "no small flow per task"),
     ("--no_spatial_context", "use_spatial_context", False, "no spatial mixing before the flow"),
@@ -229,6 +345,17 @@ def add_ablation_args(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{field}", type=kind, choices=choices, default=None, help=f"{text} (default {default})"
         )
+    for field, default in published_experiments.DEFAULTS.items():
+        if field not in published_experiments.ELSEWHERE and default is not True:
+            group.add_argument(f"--{field}", default=None, help=argparse.SUPPRESS, **_kind(default))
+
+
+def _kind(default: Any) -> dict[str, Any]:
+    if default is False:
+        return {"action": "store_const", "const": True}
+    if isinstance(default, tuple):
+        return {"type": lambda text: tuple(map(int, text.split(",")))}
+    return {"type": type(default)}
 
 
 # The published command line has a smaller default than the dataclass.
@@ -237,6 +364,9 @@ _COMMAND_LINE_DEFAULTS: Mapping[str, Any] = MappingProxyType({"lambda_logdet": 1
 
 def parse_ablation_args(args: argparse.Namespace) -> AblationConfig:
     """The configuration that parsed options name: preset, then command-line defaults, then options."""
+    for name in published_experiments.DEFAULTS.keys() - published_experiments.ELSEWHERE.keys():
+        if getattr(args, name, None) is not None:
+            published_experiments.require_default(name, getattr(args, name))
     overrides = dict(_COMMAND_LINE_DEFAULTS)
     for field in fields(AblationConfig):
         value = getattr(args, field.name, None)

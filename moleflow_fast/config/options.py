@@ -88,6 +88,7 @@ class RunOptions:
     run_diagnostics: bool = False
     logger: tuple[str, ...] | None = None
     tensorboard: bool = False
+    published_csv: bool = False
     quiet: bool = False
 
     device: str = "auto"
@@ -126,10 +127,8 @@ class RunOptions:
             raise ValueError(f"--embed_dim must be a multiple of 4 (2-D positions), got {self.embed_dim}")
         if self.backbone_weights and self.random_backbone:
             raise ValueError("--backbone_weights and --random_backbone exclude each other: drop one")
-        if self.final_eval_only and not self.load_checkpoint:
-            raise ValueError("--final_eval_only needs --load_checkpoint PATH")
-        if self.final_eval_only and self.parallel_tasks != "off":
-            raise ValueError("--final_eval_only trains no tasks: drop it or --parallel_tasks")
+        if self.evaluates_a_checkpoint and self.parallel_tasks != "off":
+            raise ValueError("--load_checkpoint with --final_eval_only trains no tasks: drop one or --parallel_tasks")
         if self.ray_address and self.parallel_tasks != "ray":
             raise ValueError("--ray_address is for --parallel_tasks ray: add it or drop --ray_address")
         if self.num_coupling_layers == 0 and not self.ablation.use_dia:
@@ -156,6 +155,11 @@ class RunOptions:
     def loggers(self) -> tuple[str, ...]:
         """Programs that get the run's curves, each once."""
         return tuple(dict.fromkeys([*(self.logger or ()), *(["tensorboard"] if self.tensorboard else [])]))
+
+    @property
+    def evaluates_a_checkpoint(self) -> bool:
+        """Whether a checkpoint is evaluated and nothing is trained."""
+        return self.final_eval_only and self.load_checkpoint is not None
 
     @property
     def run_name(self) -> str:
@@ -201,7 +205,7 @@ DEMO_DEFAULTS: dict[str, Any] = {
 NOT_PART_OF_THE_RESULT = frozenset(
     {
         "preset", "log_dir", "experiment_name", "resume", "quiet", "num_workers", "cache_dir", "cache_limit_gb",
-        "device_cache_gb", "logger", "tensorboard", "heatmaps", "no_feature_cache", "run_diagnostics",
+        "device_cache_gb", "logger", "tensorboard", "published_csv", "heatmaps", "no_feature_cache", "run_diagnostics",
         "parallel_tasks", "ray_address", "state_seconds",
     }
 )  # fmt: skip
@@ -234,7 +238,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "vit_blocks": "ViT: zero-based blocks to average, e.g. 1 3 5 11",
         "use_high_res": "ResNets: layer1 too, so 56x56 patches at 224 px",
         "backbone_precision": "what the frozen backbone computes in; how far its features are from fp32 is reported",
-        "embed_dim": "CNN: width of patch features; the backbone's usual one if left out. A ViT keeps its own",
+        "embed_dim": "width of patch features; the backbone's usual one if left out",
     },
     "flow": {
         "num_coupling_layers": "coupling blocks of the shared base flow; 0 leaves the task flows alone",
@@ -265,8 +269,9 @@ _GROUPS: dict[str, dict[str, str]] = {
         "state_seconds": "between two states of a task in training, written after an epoch, from which a killed run "
         "goes on",
         "load_checkpoint": "start from a checkpoint: a run directory, or one of the published implementation",
-        "final_eval_only": "evaluate that checkpoint and stop",
+        "final_eval_only": "evaluate once, after the last task; with --load_checkpoint: evaluate it, and train nothing",
         "run_diagnostics": "write diagnostics/task_<t>.json: densities, log-determinants, norms of the expert's parts",
+        "published_csv": "also write the CSV files of the published package, for scripts that read them",
         "logger": "programs that get the run's curves and options: tensorboard (files in the run's directory), wandb "
         "(without a key files there, for `wandb sync`), mlflow (mlflow.db in --log_dir where MLFLOW_TRACKING_URI names "
         "no server). Each is an extra of its name: pip install 'moleflow_fast[wandb]'",

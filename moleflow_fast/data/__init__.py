@@ -11,6 +11,7 @@ from .layouts import Sample
 if TYPE_CHECKING:
     from .check import DataReport, check_dataset
     from .datasets import (
+        DATASET_REGISTRY,
         FOLDER,
         MPDD,
         MPDD_CLASS_NAMES,
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
         VISA,
         VISA_CLASS_NAMES,
         AnomalyImages,
+        TaskDataset,
         create_task_dataset,
         get_class_names,
         get_dataset_class,
     )
 
 __all__ = [
+    "DATASET_REGISTRY",
     "FOLDER",
     "MPDD",
     "MPDD_CLASS_NAMES",
@@ -36,6 +39,7 @@ __all__ = [
     "DataError",
     "DataReport",
     "Sample",
+    "TaskDataset",
     "check_dataset",
     "create_task_dataset",
     "get_class_names",

@@ -153,6 +153,7 @@ class MVTEC(ClassDataset):
     """MVTec AD."""
 
     layout = "mvtec"
+    CLASS_NAMES = MVTEC_CLASS_NAMES
 
     @classmethod
     def class_names(cls, root: Path) -> list[str]:
@@ -163,6 +164,7 @@ class MPDD(ClassDataset):
     """Metal Parts Defect Detection, in MVTec AD layout."""
 
     layout = "mpdd"
+    CLASS_NAMES = MPDD_CLASS_NAMES
 
     @classmethod
     def class_names(cls, root: Path) -> list[str]:
@@ -173,6 +175,7 @@ class VISA(ClassDataset):
     """Visual Anomaly, with its one-class split table."""
 
     layout = "visa"
+    CLASS_NAMES = VISA_CLASS_NAMES
 
     @classmethod
     def class_names(cls, root: Path) -> list[str]:
@@ -187,38 +190,66 @@ class FOLDER(ClassDataset):
         return layouts.discover_classes(root)
 
 
-_DATASETS: dict[str, type[ClassDataset]] = {"mvtec": MVTEC, "visa": VISA, "mpdd": MPDD, "folder": FOLDER}
+DATASET_REGISTRY: dict[str, type[ClassDataset]] = {"mvtec": MVTEC, "visa": VISA, "mpdd": MPDD, "folder": FOLDER}
 
 
 def get_dataset_class(name: str) -> type[ClassDataset]:
-    """The class for `mvtec`, `visa`, `mpdd` or `folder`."""
-    layouts.layout(name)
-    return _DATASETS[name]
+    """The class for `mvtec`, `visa`, `mpdd` or `folder`, in any case."""
+    layouts.layout(name.lower())
+    return DATASET_REGISTRY[name.lower()]
 
 
-def get_class_names(name: str, root: str | Path) -> list[str]:
+def get_class_names(name: str, root: str | Path | None = None) -> list[str]:
     """The classes of a data set in the published order; those of a folder by name.
 
     Raises:
         DataError: no classes in the folder.
+        ValueError: a folder's classes without the folder.
     """
-    names = get_dataset_class(name).class_names(Path(root))
+    kind = get_dataset_class(name)
+    if root is None and kind is FOLDER:
+        raise ValueError("the classes of a folder are known from the folder alone: give its root")
+    names = kind.class_names(Path(root or ""))
     if not names:
-        raise_all([layouts.explain_missing_class(Path(root))])
+        raise_all([layouts.explain_missing_class(Path(root or ""))])
     return list(names)
 
 
+class TaskDataset(Dataset[tuple[Any, ...]]):
+    """Items in a list, as the published package holds those of a task: (image, class index, mask, name, type)."""
+
+    def __init__(self, data: Sequence[tuple[Any, ...]], class_names: list[str], class_to_idx: dict[str, int]) -> None:
+        self.data = data
+        self.class_names = class_names
+        self.class_to_idx = class_to_idx
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return self.data[index]
+
+
 def create_task_dataset(
-    args: Any, task_classes: Sequence[str], global_class_to_idx: dict[str, int], train: bool = True
+    args: Any,
+    task_classes: Sequence[str],
+    global_class_to_idx: dict[str, int],
+    train: bool = True,
+    use_rotation_aug: bool | None = None,
+    rotation_degrees: float | None = None,
 ) -> AnomalyImages:
-    """The classes of one task as one data set.
+    """The classes of one task as one data set. Images are read when asked for, and rotated anew each time.
 
     Args:
-        args: anything with dataset, data_path, img_size, msk_size, use_rotation_aug, rotation_degrees.
+        args: anything with dataset (mvtec if it has none), data_path, img_size, msk_size; and with use_rotation_aug and
+            rotation_degrees, where those are not given.
         task_classes: their names.
-        global_class_to_idx: label of each class's training images.
+        global_class_to_idx: label of each class's training images; test images have 0 or 1.
     """
-    files = [get_dataset_class(args.dataset).find(Path(args.data_path), name, train) for name in task_classes]
+    rotated = getattr(args, "use_rotation_aug", False) if use_rotation_aug is None else use_rotation_aug
+    degrees = getattr(args, "rotation_degrees", 180.0) if rotation_degrees is None else rotation_degrees
+    kind = get_dataset_class(getattr(args, "dataset", "mvtec"))
+    files = [kind.find(Path(args.data_path), name, train) for name in task_classes]
     raise_all([problem for one in files for problem in one.problems])
     samples = [sample for one in files for sample in one.samples]
     return AnomalyImages(
@@ -227,8 +258,8 @@ def create_task_dataset(
         img_size=args.img_size,
         crp_size=args.img_size,
         msk_size=args.msk_size,
-        use_rotation_aug=train and args.use_rotation_aug,
-        rotation_degrees=args.rotation_degrees,
+        use_rotation_aug=train and rotated,
+        rotation_degrees=degrees,
     )
 
 

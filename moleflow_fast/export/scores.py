@@ -70,7 +70,7 @@ class ImageScores(nn.Module):
         return rank_non_finite_as_anomalous(low + (self.rank - below) * (high - low))
 
     def _clustered(self, maps: Tensor) -> Tensor:
-        """High patches weighted by their high neighbours, zeros elsewhere; (B, H*W)."""
+        """Patches, the high ones weighted by their high neighbours; (B, H*W)."""
         high = maps > self._quantile(maps.flatten(1))[:, None, None]
         around = F.conv2d(high.to(maps.dtype)[:, None], self.neighbours, padding=1)[:, 0]
-        return torch.where(high, maps * (1 + around / 8), torch.zeros_like(maps)).flatten(1)
+        return torch.where(high, maps * (1 + around / 8), maps).flatten(1)

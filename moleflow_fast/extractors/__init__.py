@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .base import PatchExtractor
 from .cache import FeatureCache
-from .cnn import CNNPatchCoreExtractor
+from .cnn_extractor import CNNPatchCoreExtractor
 from .errors import BackboneError
 from .families import default_embed_dim, default_layers, high_res_layers, is_vit
 from .precision import Parity, reduce_precision
 from .stores import FeatureStore
-from .vit import DEFAULT_BLOCKS, ViTPatchCoreExtractor
+from .vit_extractor import DEFAULT_BLOCKS, ViTPatchCoreExtractor
 from .weights import RANDOM, WeightsError, WeightsUnavailable, create_backbone, load_backbone_weights
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "FeatureCache",
     "FeatureStore",
     "Parity",
+    "PatchCoreExtractor",
     "PatchExtractor",
     "ViTPatchCoreExtractor",
     "WeightsError",
@@ -32,8 +34,11 @@ __all__ = [
     "create_feature_extractor",
     "default_embed_dim",
     "default_layers",
+    "get_backbone_type",
     "high_res_layers",
+    "is_cnn_backbone",
     "is_vit",
+    "is_vit_backbone",
     "load_backbone_weights",
     "reduce_precision",
 ]
@@ -60,7 +65,7 @@ def create_feature_extractor(
     Args:
         backbone_name: any timm name.
         input_shape: (channels, height, width) of the images.
-        target_embed_dimension: D of a CNN, None for `default_embed_dim`; a ViT keeps its own width.
+        target_embed_dimension: D, None for `default_embed_dim`; see the two classes.
         device: where to run; None for the GPU where there is one.
         blocks_to_extract: zero-based blocks of a ViT, [1, 3, 5, 11] where None; a CNN has none.
         remove_cls_token: must stay True for a ViT with prefix tokens: they have no place in the grid.
@@ -77,43 +82,46 @@ def create_feature_extractor(
         BackboneError: unknown backbone, layer or block.
         WeightsError, WeightsUnavailable: see `create_backbone`.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if is_vit(backbone_name):
-        if layers is not None:
-            raise BackboneError(f"{backbone_name} is a ViT: choose blocks_to_extract, not layers")
-        return _create_vit(
-            backbone_name, input_shape, device, blocks_to_extract, remove_cls_token, weights, pretrained, drawn
-        )
-    if blocks_to_extract is not None:
+    vit = is_vit(backbone_name)
+    if vit and layers is not None:
+        raise BackboneError(f"{backbone_name} is a ViT: choose blocks_to_extract, not layers")
+    if not vit and blocks_to_extract is not None:
         logger.info("%s is no ViT: blocks_to_extract has no effect", backbone_name)
     backbone, origin = create_backbone(backbone_name, pretrained, weights, input_shape, drawn)
+    made: dict[str, Any] = {
+        "input_shape": input_shape,
+        "device": device,
+        "backbone": backbone,
+        "weights_origin": origin,
+        "keep_weights": origin == RANDOM and drawn is None,
+    }
+    if vit:
+        return ViTPatchCoreExtractor(
+            backbone_name,
+            DEFAULT_BLOCKS if blocks_to_extract is None else blocks_to_extract,
+            target_embed_dimension=target_embed_dimension,
+            remove_cls_token=remove_cls_token,
+            **made,
+        )
     return CNNPatchCoreExtractor(
-        backbone,
         backbone_name,
-        layers or default_layers(backbone_name),
-        target_embed_dimension or default_embed_dim(backbone_name),
-        input_shape,
-        patch_size,
-        patch_stride,
-        device,
-        origin,
-        keep_weights=origin == RANDOM and drawn is None,
+        layers,
+        patch_size=patch_size,
+        patch_stride=patch_stride,
+        target_embed_dimension=target_embed_dimension or default_embed_dim(backbone_name),
+        **made,
     )
 
 
-def _create_vit(
-    backbone_name: str,
-    input_shape: tuple[int, int, int],
-    device: torch.device,
-    blocks: Sequence[int] | None,
-    remove_cls_token: bool,
-    weights: str | Path | None,
-    pretrained: bool | None,
-    drawn: Path | None,
-) -> ViTPatchCoreExtractor:
-    backbone, origin = create_backbone(backbone_name, pretrained, weights, input_shape, drawn)
-    if not remove_cls_token and getattr(backbone, "num_prefix_tokens", None):
-        raise BackboneError("remove_cls_token=False: prefix tokens have no place in a patch grid")
-    chosen = DEFAULT_BLOCKS if blocks is None else blocks
-    keep = origin == RANDOM and drawn is None
-    return ViTPatchCoreExtractor(backbone, backbone_name, chosen, input_shape, device, origin, keep_weights=keep)
+def get_backbone_type(backbone_name: str) -> str:
+    """The text `vit` or `cnn`; BackboneError for a name that timm does not know."""
+    return "vit" if is_vit(backbone_name) else "cnn"
+
+
+def is_cnn_backbone(backbone_name: str) -> bool:
+    """Whether a backbone has feature maps and no tokens; BackboneError for a name that timm does not know."""
+    return not is_vit(backbone_name)
+
+
+is_vit_backbone = is_vit
+PatchCoreExtractor = CNNPatchCoreExtractor

@@ -41,6 +41,11 @@ class PatchExtractor(nn.Module):
         super().train(False)
 
     @property
+    def target_embed_dimension(self) -> int:
+        """D, by its published name."""
+        return self.embed_dim
+
+    @property
     def device(self) -> torch.device:
         return next(self.backbone.parameters()).device
 
@@ -61,6 +66,11 @@ class PatchExtractor(nn.Module):
         if not return_spatial_shape:
             return features
         return features, (features.shape[1], features.shape[2])
+
+    @torch.no_grad()
+    def get_flatten_embeddings(self, images: Tensor) -> Tensor:
+        """Patch features in a row, (B * H * W, D)."""
+        return self._features(images).flatten(0, 2)
 
     @torch.no_grad()
     def get_image_level_features(self, images: Tensor) -> Tensor:
@@ -114,6 +124,11 @@ class PatchExtractor(nn.Module):
         """Normalised, on this device and in the backbone's dtype; bytes cross to the device as bytes."""
         images = images.to(self.device, non_blocking=True)
         return (normalized(images) if images.dtype == torch.uint8 else images).to(self.dtype)
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def widened(output: Tensor) -> Tensor:

@@ -63,6 +63,7 @@ class MoLESpatialAwareNF(nn.Module):
         self.feature_statistics = FeatureStatistics(device)
         self.current_task_id: int | None = None
         self.task_ids: list[int] = []
+        self.class_to_task: dict[int, int] = {}
         # New experts take on this empty tensor's device and dtype; a flow of zero blocks has no other to ask.
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
@@ -165,11 +166,72 @@ class MoLESpatialAwareNF(nn.Module):
             return [*self.task_flows[str(task_id)].parameters(), *self.get_fast_params(task_id)]
         return self.get_fast_params(task_id)
 
-    def get_slow_params(self, blocks: int) -> list[nn.Parameter]:
-        """Base weights and biases of the last `blocks` coupling blocks (the slow stage)."""
-        chosen = list(self.flow.module_list)[-blocks:] if blocks > 0 else []
+    def get_base_params_for_slow_update(self, k: int = 2) -> list[nn.Parameter]:
+        """Base weights and biases of the last `k` coupling blocks (the slow stage)."""
+        chosen = list(self.flow.module_list)[-k:] if k > 0 else []
         layers = [m for block in chosen for m in block.modules() if isinstance(m, LoRALinear)]
         return [p for layer in layers for p in layer.base_linear.parameters()]
+
+    def unfreeze_last_k_blocks(self, k: int = 2) -> None:
+        """Freeze the base, and let the base weights of the last `k` coupling blocks train."""
+        self.freeze_all_base()
+        for parameter in self.get_base_params_for_slow_update(k):
+            parameter.requires_grad_(True)
+
+    def freeze_fast_params(self, task_id: int) -> None:
+        """Keep a task's expert as it is."""
+        for parameter in self.get_fast_params(task_id):
+            parameter.requires_grad_(False)
+
+    def unfreeze_fast_params(self, task_id: int) -> None:
+        """Let a task's expert train."""
+        for parameter in self.get_fast_params(task_id):
+            parameter.requires_grad_(True)
+
+    # -- what the published model is asked besides ------------------------------------------------------
+
+    @property
+    def ablation_config(self) -> AblationConfig:
+        """The switches."""
+        return self.config
+
+    @property
+    def subnets(self) -> list[nn.Module]:
+        """The network of each coupling block of the base flow."""
+        return [block.subnet for block in self.flow.module_list]  # type: ignore[misc]
+
+    @property
+    def reference_stats(self) -> FeatureStatistics:
+        """Mean and deviation of the first task's features with positions."""
+        return self.feature_statistics
+
+    def add_class(self, class_id: int, class_name: str, task_id: int) -> None:
+        """Create the expert of the task that a class belongs to, and make it active; classes have none of their own."""
+        self.class_to_task[class_id] = task_id
+        self.add_task(task_id)
+
+    def set_active_class(self, class_id: int | None) -> None:
+        """Choose the expert of a class's task.
+
+        Raises:
+            KeyError: a class that was never added.
+        """
+        self.set_active_task(None if class_id is None else self.class_to_task[class_id])
+
+    def get_trainable_params_for_class(self, class_id: int) -> list[nn.Parameter]:
+        """What the task of a class trains."""
+        return self.get_trainable_params(self.class_to_task[class_id])
+
+    def get_active_adapter_key(self) -> str:
+        """Under which name the active expert's parts are stored; "0" without one."""
+        return str(self.current_task_id or 0)
+
+    def get_context_info(self) -> dict[str, float]:
+        """Mean, least and largest strength of the scale context over the blocks; empty without one."""
+        alphas = [float(net.context_strength()) for net in self.subnets if isinstance(net, MoLEContextSubnet)]
+        if not alphas:
+            return {}
+        return {"alpha_mean": sum(alphas) / len(alphas), "alpha_min": min(alphas), "alpha_max": max(alphas)}
 
     # -- reference statistics ------------------------------------------------------------------------
 
@@ -390,8 +452,11 @@ class MoLESpatialAwareNF(nn.Module):
         return super().load_state_dict(state, strict=strict, assign=assign)
 
     def reference_state_dict(self) -> dict[str, Tensor]:
-        """The state under the published names, with dense `w_perm` and `w_perm_inv`."""
-        return reference_format.to_reference(self.state_dict())
+        """The state under the published names, with dense `w_perm` and `w_perm_inv`, for a strict load there."""
+        state = reference_format.to_reference(self.state_dict())
+        if not self.config.use_lora:
+            return state
+        return state | reference_format.inert_adapters(state, self.lora_rank, self.config.use_task_bias)
 
     # -- construction --------------------------------------------------------------------------------
 

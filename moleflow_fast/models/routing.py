@@ -49,8 +49,16 @@ class PrototypeRouter:
         kind = TaskPrototype if self.covariance == "published" else ScatterPrototype
         return kind(task_id, task_classes, self.device)
 
-    def add_prototype(self, prototype: Prototype) -> None:
-        """Add or replace the prototype of a task."""
+    def add_prototype(self, task_id: int | Prototype, prototype: Prototype | None = None) -> None:
+        """Add or replace the prototype of a task: `add_prototype(task_id, prototype)`, or the prototype alone.
+
+        Raises:
+            ValueError: a prototype of another task, or of a kind that this router does not take.
+        """
+        prototype = prototype or task_id  # type: ignore[assignment]
+        assert isinstance(prototype, Prototype)
+        if task_id not in (prototype, prototype.task_id):
+            raise ValueError(f"the prototype is of task {prototype.task_id}, not of task {task_id}")
         if isinstance(prototype, ScatterPrototype) == (self.covariance == "published"):
             raise ValueError(f"a router of covariance {self.covariance} takes prototypes of its new_prototype alone")
         prototype.finalize()

@@ -70,6 +70,26 @@ class FeatureStatistics:
         self.count = int(running["count"])
 
     @property
+    def n_samples(self) -> int:
+        """Patches seen, over all epochs."""
+        return self.count
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether the first task is done, as the published name has it."""
+        return self.is_finalized
+
+    def get_reference_params(self) -> tuple[Tensor, Tensor]:
+        """Copies of mean and deviation (D,).
+
+        Raises:
+            ValueError: before `finalize`.
+        """
+        if not self.is_finalized or self.mean is None or self.std is None:
+            raise ValueError("the statistics are not finalized: train the first task, or call finalize()")
+        return self.mean.clone(), self.std.clone()
+
+    @property
     def mean(self) -> Tensor | None:
         """(D,) float32, or None before the first update."""
         return None if self._mean is None else self._mean.float()

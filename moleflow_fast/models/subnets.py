@@ -130,7 +130,7 @@ class MoLEContextSubnet(nn.Module):
 
     def context(self, x: Tensor) -> Tensor:
         """a * DWConv_k(x) for x (B, H, W, C)."""
-        return self._strength() * self.context_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.context_strength() * self.context_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     def context_taps(self) -> tuple[Tensor, Tensor]:
         """The convolution with its strength folded in: weights (k * k, dims_in) and bias (dims_in,)."""
@@ -148,7 +148,8 @@ class MoLEContextSubnet(nn.Module):
         t = self.t_layer2(F.relu(self.t_layer1(x)))
         return torch.cat([s, t], dim=-1)
 
-    def _strength(self) -> Tensor:
+    def context_strength(self) -> Tensor:
+        """a, (1,)."""
         return self.context_max_alpha * torch.sigmoid(self.context_scale_param)
 
 

@@ -22,7 +22,7 @@ def image_score(maps: Tensor, mode: str, *, fraction: float = 0.99, top_k: int =
             "top_k": mean of the `top_k` largest; 1 gives the maximum;
             "mean": mean of all;
             "spatial_cluster": w * mean(top k weighted) + (1 - w) * mean(top k raw). A patch strictly above its
-            image's quantile at `fraction` is high; a high patch weighs 1 + (high neighbours of 8) / 8, the others 0.
+            image's quantile at `fraction` is high; a high patch weighs 1 + (high neighbours of 8) / 8, the others 1.
         fraction: in [0, 1].
         top_k: k, brought into 1..H*W.
         weight: w, in [0, 1].
@@ -74,13 +74,13 @@ def _quantile(patches: Tensor, fraction: float) -> Tensor:
 
 
 def _clustered(maps: Tensor, fraction: float) -> Tensor:
-    """High patches weighted by their high neighbours, zeros elsewhere; (B, H*W)."""
+    """Patches, the high ones weighted by their high neighbours; (B, H*W)."""
     threshold = _quantile(maps.flatten(1), fraction)
     high = (maps > threshold[:, None, None]).to(maps.dtype)  # (B, H, W)
     kernel = torch.ones(1, 1, 3, 3, dtype=maps.dtype, device=maps.device)
     kernel[..., 1, 1] = 0
     neighbours = F.conv2d(high[:, None], kernel, padding=1)[:, 0]
-    return torch.where(high > 0, maps * (1 + neighbours / 8), torch.zeros_like(maps)).flatten(1)
+    return torch.where(high > 0, maps * (1 + neighbours / 8), maps).flatten(1)
 
 
 def _check(maps: Tensor, mode: str, fraction: float, weight: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -28,9 +28,11 @@ from moleflow_fast.phases import phase
 from moleflow_fast.trainer.cross_fitting import cross_fitted
 from moleflow_fast.trainer.feature_loader import FeatureLoader, FeatureSource, ImageBatchSource
 from moleflow_fast.trainer.features_behind import BatchesBehind, Front, behind, in_memory
+from moleflow_fast.trainer.loader_features import batches_of
 from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
 from moleflow_fast.trainer.task_state import BatchRecord, EpochRecord, Listener, StateKeeper, TaskState
+from moleflow_fast.utils.logger import TrainingLogger
 
 CLIP_NORM = 0.5
 LARGEST_LOSS = 1e8
@@ -52,7 +54,7 @@ class MoLEContinualTrainer:
         args: any object; `batch_size` and `seed` are read where `train_task` is given a feature source.
         slow_lr_ratio, slow_blocks_k: the optional slow stage (`args.enable_slow_stage`).
         ablation_config: defaults to the model's.
-        logger: where messages go; defaults to this module's logger.
+        logger: where messages go; defaults to this module's logger. See `set_logger`.
     """
 
     def __init__(
@@ -65,10 +67,10 @@ class MoLEContinualTrainer:
         slow_lr_ratio: float = 0.2,
         slow_blocks_k: int = 2,
         ablation_config: AblationConfig | None = None,
-        logger: logging.Logger | None = None,
+        logger: logging.Logger | TrainingLogger | None = None,
         listener: Listener | None = None,
     ) -> None:
-        self.extractor = vit_extractor
+        self.vit_extractor = vit_extractor
         self.pos_embed_generator = pos_embed_generator
         self.nf_model = nf_model
         self.args = args if args is not None else SimpleNamespace()
@@ -78,7 +80,7 @@ class MoLEContinualTrainer:
         self.slow_lr_ratio = slow_lr_ratio
         self.slow_blocks_k = slow_blocks_k
         self.config = ablation_config or nf_model.config
-        self.logger = logger or logging.getLogger(__name__)
+        self.logger: Any = logger or logging.getLogger(__name__)
         self.listener: Listener = listener or (lambda record: None)
         self.router = PrototypeRouter(self.device, self.config.use_mahalanobis, self.config.router_covariance)
         self.executor = InferenceExecutor(
@@ -100,6 +102,15 @@ class MoLEContinualTrainer:
         """Whether nothing that an earlier task uses can change any more."""
         return not (self.enable_slow_stage or self.config.no_freeze_base)
 
+    @property
+    def feature_extractor(self) -> Any:
+        """What makes patches of images."""
+        return self.vit_extractor
+
+    def set_logger(self, logger: logging.Logger | TrainingLogger) -> None:
+        """Send messages there from now on; a `TrainingLogger` hears of every epoch too."""
+        self.logger = logger
+
     def learned(self, task_id: int) -> dict[str, Tensor]:
         """Of the model's state what `task_id` adds or may change."""
         state = self.nf_model.state_dict()
@@ -114,8 +125,8 @@ class MoLEContinualTrainer:
         task_id: int,
         task_classes: Sequence[str],
         train_loader: FeatureLoader | Iterable,
-        num_epochs: int,
-        lr: float,
+        num_epochs: int = 10,
+        lr: float = 1e-4,
         log_interval: int = 10,
         global_class_to_idx: dict[str, int] | None = None,
         keeper: StateKeeper | None = None,
@@ -133,6 +144,9 @@ class MoLEContinualTrainer:
         """
         del global_class_to_idx  # published signature; labels play no part in the training
         self.task_classes[task_id] = list(task_classes)
+        told = self.logger if isinstance(self.logger, TrainingLogger) else None
+        if told:
+            told.log_task_start(task_id, task_classes, num_epochs, lr)
         self._begin_task(task_id)
         batches = self._as_epochs(train_loader, task_classes)
         stages = self._stages(task_id, num_epochs, lr)
@@ -144,6 +158,9 @@ class MoLEContinualTrainer:
                 record = self._train_epoch(task_id, stage, epoch, num_epochs, batches_in)
                 records.append(record)
                 self.listener(record)
+                if told:
+                    rate = {"LR": record.learning_rate}
+                    told.log_epoch(task_id, record.epoch, num_epochs, record.loss, _published_stage(record), rate)
                 if keeper is not None:
                     keeper.epoch_ended(partial(self._state, task_id, stage, records))
                 if record.epoch % log_interval == 0:
@@ -152,6 +169,8 @@ class MoLEContinualTrainer:
                     )
             stage.end()
         self._end_task(task_id, batches)
+        if told:
+            told.log_task_complete(task_id)
         return records
 
     def _go_on(self, task_id: int, stages: Sequence[_Stage], keeper: StateKeeper | None) -> list[EpochRecord]:
@@ -257,7 +276,7 @@ class MoLEContinualTrainer:
 
     def _as_epochs(self, loader: FeatureLoader | Iterable, task_classes: Sequence[str]) -> _Epochs:
         if not isinstance(loader, FeatureLoader):
-            return _Epochs(ImageBatchSource(loader, self.extractor, self.device))
+            return _Epochs(batches_of(loader, self.vit_extractor, self.device, self.args, self.logger))
         if loader.smaller_than_a_batch:
             self.logger.warning(
                 "%s: %d training images are fewer than a batch of %d; each epoch is one batch of all of them",
@@ -276,7 +295,7 @@ class MoLEContinualTrainer:
             return [_Stage("train", params, num_epochs, 0, lr, rate, WEIGHT_DECAY)]
         fast = int(FAST_STAGE_FRACTION * num_epochs)
         slow_lr = lr * self.slow_lr_ratio
-        slow_params = self.nf_model.get_slow_params(self.slow_blocks_k)
+        slow_params = self.nf_model.get_base_params_for_slow_update(self.slow_blocks_k)
         return [
             _Stage("fast", params, fast, 0, lr, rate, WEIGHT_DECAY),
             _Stage("slow", slow_params, num_epochs - fast, fast, slow_lr, cosine_rate, WEIGHT_DECAY / 2),
@@ -410,6 +429,12 @@ class MoLEContinualTrainer:
         return maps
 
 
+def _published_stage(record: EpochRecord) -> str:
+    if record.stage == "slow":
+        return "SLOW"
+    return "BASE" if record.task_id == 0 else "FAST"
+
+
 def _form(tensor: Tensor | None) -> object:
     return None if tensor is None else (tensor.shape, tensor.dtype)
 
@@ -482,9 +507,7 @@ class _Epochs:
         self.loader = loader
 
     def __len__(self) -> int:
-        if isinstance(self.loader, FeatureLoader):
-            return len(self.loader)
-        return len(self.loader.loader) if isinstance(self.loader.loader, Sized) else 0
+        return len(self.loader)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         if isinstance(self.loader, FeatureLoader):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 
 class FeatureSource(Protocol):
@@ -69,7 +70,33 @@ class ImageBatchSource:
         self.extractor = extractor
         self.device = device
 
+    def __len__(self) -> int:
+        """Batches in an epoch, 0 where the loader cannot say."""
+        return len(self.loader) if isinstance(self.loader, Sized) else 0
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.loader:
             patches = self.extractor(batch[0].to(self.device, non_blocking=True))  # type: ignore[operator]
             yield patches, patches.mean((1, 2))
+
+
+class BatchesOfFeatures(ImageBatchSource):
+    """The batches of a torch loader, in the loader's own order, from features that are known.
+
+    The state of torch's generator goes on as it does with the loader itself.
+
+    Args:
+        loader: whose batch sampler says which images come together.
+        source: their features.
+    """
+
+    loader: DataLoader
+
+    def __init__(self, loader: DataLoader, source: FeatureSource) -> None:
+        self.loader = loader
+        self.source = source
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # A loader draws a seed for its workers before its sampler draws the order.
+        torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
+        return self.source.batches([torch.tensor(batch) for batch in self.loader.batch_sampler or ()])

@@ -33,11 +33,14 @@ class BatchesBehind(ImageBatchSource):
     """The same for the loaders of the published implementation."""
 
     def __init__(self, batches: ImageBatchSource, front: Front) -> None:
-        super().__init__(batches.loader, batches.extractor, batches.device)
+        self.batches = batches
         self.front = front
 
+    def __len__(self) -> int:
+        return len(self.batches)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return ((self.front(patches), features) for patches, features in super().__iter__())
+        return ((self.front(patches), features) for patches, features in self.batches)
 
 
 def in_memory(source: FeatureSource) -> TypeGuard[TensorStore | JoinedStore]:

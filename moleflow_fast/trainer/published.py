@@ -15,25 +15,28 @@ from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.published_files import STATE_FILE
 from moleflow_fast.trainer.tensor_file import CheckpointError
 
+_WRAPPERS = ("model_state_dict", "nf_model_state_dict", "state_dict", "nf_model")  # a state dict may be under one
 _MOST_TASKS = 1000  # an expert is made for every task that a file names, before its tensors are looked at
 
 
 def load_published(path: Path, trainer: MoLEContinualTrainer) -> list[int]:
     """Import a checkpoint of the published implementation; returns its task ids.
 
-    Accepts a bare state dict (`*.pth`), a directory `task_<t>/` with `nf_model.pth`, or a run directory holding
-    several, of which the last is taken: its state dict contains every earlier expert. Routing prototypes are not
-    part of that state dict; the caller builds them from training images (`build_prototype`).
+    Accepts a state dict (`*.pth`), bare or under a name that training scripts use, a directory `task_<t>/` with
+    `nf_model.pth`, or a run directory holding several, of which the last is taken: its state dict contains every
+    earlier expert. Routing prototypes are not part of that state dict; the caller builds them from training images
+    (`build_prototype`).
 
     Raises:
         CheckpointError: not a checkpoint, needs pickled code, or does not fit the model.
     """
     file = _published_state_file(path)
     state = _read_torch(file)
-    state = state.get("state_dict", state.get("nf_model", state))
+    state = next((state[name] for name in _WRAPPERS if name in state), state)
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise CheckpointError(f"{file} holds no state dict: tensors by name")
     try:
+        state = reference_format.to_native(state)
         tasks = reference_format.task_ids(state)
         if len(tasks) > _MOST_TASKS:
             raise ValueError(f"it names {len(tasks)} tasks")

@@ -22,7 +22,7 @@ from small_trainer import DIM, GRID, TensorSource, make_trainer, task_features
 from moleflow_fast.backend import use_backend
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.data.normalization import Normalization
-from moleflow_fast.evaluation.evaluator import evaluate_class
+from moleflow_fast.evaluation.by_class import evaluate_class
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
 from moleflow_fast.extractors import CNNPatchCoreExtractor, create_feature_extractor
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF

@@ -1,137 +1,126 @@
-"""What is computed again after a task, and what is not."""
+"""The published evaluation: keys, types and figures, against scikit-learn on what the trainer's own inference gives."""
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from run.small_runs import CLASSES, write_data
+from scipy.ndimage import gaussian_filter
+from sklearn.metrics import average_precision_score, roc_auc_score
 
+from moleflow_fast import evaluate_all_tasks, evaluate_class, evaluate_routing_performance
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.evaluation import evaluator, regions, scorer
-from moleflow_fast.evaluation.evaluator import evaluate_all_tasks, evaluate_class, evaluate_routing_performance
-from moleflow_fast.evaluation.scorer import Scorer, TestClass
-from moleflow_fast.models.routing import PrototypeRouter
+from moleflow_fast.data import create_task_dataset
+from moleflow_fast.data.datasets import FOLDER
+from moleflow_fast.data.errors import DataError
+from moleflow_fast.extractors import create_feature_extractor
+from moleflow_fast.models import MoLESpatialAwareNF, PositionalEmbeddingGenerator
+from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
-IMAGES, GRID, SIZE = 9, 4, 12
-
-
-class RandomFeatures:
-    """Of a class whose images lie around `centre` (2,), `spread` apart; their maps are random."""
-
-    def __init__(self, centre: torch.Tensor, spread: float, generator: torch.Generator) -> None:
-        self.image_features = centre + spread * torch.randn(IMAGES, 2, generator=generator)
-        self.patches = torch.randn(IMAGES, GRID, GRID, 1, generator=generator)
-
-    def __len__(self) -> int:
-        return IMAGES
-
-    def batches(self, index_batches):
-        for index in index_batches:
-            yield self.patches[index], self.image_features[index]
+SIZE = 64
 
 
-class Tasks:
-    """A class a task, at the corners of a polygon; experts shift and turn over maps by task id."""
-
-    def __init__(self, count: int, spread: float) -> None:
-        self.generator = generator = torch.Generator().manual_seed(count)
-        angles = torch.arange(count) * 2 * torch.pi / count
-        self.centres = torch.stack([angles.cos(), angles.sin()], 1)
-        self.router = PrototypeRouter(use_mahalanobis=False)
-        self.trainer = SimpleNamespace(
-            config=AblationConfig(), router=self.router, anomaly_maps=self.maps, task_classes={}
-        )
-        self.scorer = Scorer(self.trainer, SIZE, 1.0, "bilinear", batch_size=4)
-        masks = torch.rand(count, IMAGES, SIZE, SIZE, generator=generator) < 0.05
-        masks[:, :3] = False
-        self.tests = [
-            TestClass(str(t), t, RandomFeatures(c, spread, generator), m.flatten(1).any(1).long(), m)
-            for t, (c, m) in enumerate(zip(self.centres, masks, strict=True))
-        ]
-        self.expert = 1.0
-
-    def maps(self, patches: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        return self.expert * (-1.0) ** ids[:, None, None] * patches[..., 0] + ids[:, None, None]
-
-    def learn(self, task_id: int) -> list[TestClass]:
-        prototype = self.router.new_prototype(task_id)
-        prototype.update(self.centres[task_id] + 0.1 * torch.randn(5, 2, generator=self.generator))
-        self.router.add_prototype(prototype)
-        self.trainer.task_classes[task_id] = [str(task_id)]
-        return self.tests[: task_id + 1]
+@pytest.fixture(scope="module")
+def args(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("published")
+    return SimpleNamespace(
+        dataset="folder", data_path=str(write_data(folder)), img_size=SIZE, msk_size=SIZE, use_rotation_aug=False,
+        rotation_degrees=180.0, seed=0, cache_dir=folder / "features",
+    )  # fmt: skip
 
 
-@pytest.fixture
-def evaluated(monkeypatch):
-    """(class, ids) of every class evaluation."""
-    calls = []
-
-    def spy(scorer, test, task_ids):
-        calls.append((test.name, tuple(task_ids.tolist())))
-        return evaluate_class(scorer, test, task_ids)
-
-    monkeypatch.setattr(evaluator, "evaluate_class", spy)
-    return calls
-
-
-@pytest.mark.parametrize("spread", [0.01, 0.6], ids=["routed_right", "routed_wrong"])
-def test_a_class_is_computed_again_only_if_its_route_changed(evaluated, spread):
-    tasks = Tasks(6, spread)
-    wanted = set()
-    for task_id in range(6):
-        tests = tasks.learn(task_id)
-        routed, oracle = evaluate_all_tasks(tasks.scorer, tests)
-        for evaluation, ids_of in ((routed, tasks.scorer.route), (oracle, tasks.scorer.true_ids)):
-            for test, result in zip(tests, evaluation.classes, strict=True):
-                ids = ids_of(test)
-                wanted.add((test.name, tuple(ids.tolist())))
-                assert result == evaluate_class(tasks.scorer, test, ids)
-    assert len(evaluated) == len(wanted) and set(evaluated) == wanted
-    assert len(evaluated) == 6 if spread < 0.1 else len(evaluated) > 6
+@pytest.fixture(scope="module")
+def trainer(args: Any) -> MoLEContinualTrainer:
+    torch.manual_seed(0)
+    flow = MoLESpatialAwareNF(16, 2, lora_rank=2, device="cpu", ablation_config=AblationConfig())
+    extractor = create_feature_extractor("resnet18", (3, SIZE, SIZE), 16, "cpu", pretrained=False)
+    made = MoLEContinualTrainer(extractor, PositionalEmbeddingGenerator("cpu"), flow, args)
+    for task, name in enumerate(CLASSES):
+        data = create_task_dataset(args, [name], {name: 0})
+        made.train_task(task, [name], torch.utils.data.DataLoader(data, batch_size=3), num_epochs=2, lr=1e-2)
+    return made
 
 
-def test_everything_is_computed_again_once_maps_are_forgotten(evaluated):
-    tasks = Tasks(3, 0.01)
-    before = after = None
-    for task_id in range(3):
-        tests = tasks.learn(task_id)
-        tasks.expert = -1.0 - task_id
-        tasks.scorer.forget_maps(tests)
-        before, after = after, evaluate_all_tasks(tasks.scorer, tests)
-    assert len(evaluated) == 1 + 2 + 3
-    assert before[0].classes[0] != after[0].classes[0]
+def by_hand(trainer: MoLEContinualTrainer, args: Any, name: str, task_id: int | None) -> dict[str, float]:
+    data = FOLDER(args.data_path, name, train=False, img_size=SIZE, crp_size=SIZE, msk_size=224)
+    images, labels, masks = (torch.stack([torch.as_tensor(item[k]) for item in data]) for k in (0, 1, 2))
+    maps, scores, _ = trainer.inference(images, task_id)
+    large = torch.nn.functional.interpolate(maps[:, None], 224, mode="bilinear", align_corners=True)[:, 0]
+    smooth = np.stack([gaussian_filter(one.numpy(), 4.0) for one in large])
+    pixels, truth = smooth.ravel(), (masks.numpy().ravel() > 0).astype(int)
+    return {
+        "img_auc": roc_auc_score(labels, scores),
+        "img_ap": average_precision_score(labels, scores),
+        "pixel_auc": roc_auc_score(truth, pixels),
+        "pixel_ap": average_precision_score(truth, pixels),
+    }
 
 
-def test_regions_are_labelled_once_a_class(monkeypatch):
-    labelled = []
-    monkeypatch.setattr(scorer, "defective_pixels", lambda m: labelled.append(1) or regions.defective_pixels(m))
-    tasks = Tasks(3, 0.6)
-    for task_id in range(3):
-        evaluate_all_tasks(tasks.scorer, tasks.learn(task_id))
-    assert len(labelled) == 3
+@pytest.mark.parametrize("task_id", [None, 0, 2])
+@pytest.mark.parametrize("name", CLASSES[:2])
+def test_a_class(name: str, task_id: int | None, trainer: MoLEContinualTrainer, args: Any) -> None:
+    result = evaluate_class(trainer, name, args, task_id, ground_truth_task_id=1)
+    expected = by_hand(trainer, args, name, task_id)
+    assert {key: result[key] for key in expected} == pytest.approx(expected, rel=1e-4)
+    assert result["n_samples"] == 6 == sum(result["routing_distribution"].values())
+    assert (result["routing_accuracy"] is None) == (task_id is not None)
+    if task_id is not None:
+        assert result["routing_distribution"] == {task_id: 6}
+    assert evaluate_class(trainer, name, args)["routing_accuracy"] is None
 
 
-def test_routed_once_for_the_same_prototypes(monkeypatch):
-    tasks = Tasks(4, 0.6)
-    routed, route = [], tasks.router.route
-    monkeypatch.setattr(tasks.router, "route", lambda features: routed.append(1) or route(features))
-    for task_id in range(4):
-        tests = tasks.learn(task_id)
-        evaluate_all_tasks(tasks.scorer, tests)
-        _, confusion = evaluate_routing_performance(tasks.scorer, tests)
-        assert confusion.sum() == IMAGES * len(tests)
-    assert len(routed) == 1 + 2 + 3 + 4
-    before = tasks.scorer.route(tests[0])
-    tasks.router.prototypes[0].mean += 5  # written to in place
-    assert not torch.equal(tasks.scorer.route(tests[0]), before)
-    del tasks.router.prototypes[0]
-    assert 0 not in tasks.scorer.route(tests[0])
-    assert len(routed) == 12
+def test_all_tasks(trainer: MoLEContinualTrainer, args: Any) -> None:
+    results = evaluate_all_tasks(trainer, args)
+    assert results["classes"] == list(CLASSES) and results["task_ids"] == [0, 1, 2]
+    for i, name in enumerate(CLASSES):
+        single = evaluate_class(trainer, name, args, ground_truth_task_id=i)
+        for key in ("img_auc", "pixel_auc", "img_ap", "pixel_ap"):
+            assert results[f"{key}s"][i] == results[f"class_{key}s"][name] == single[key]
+            assert results[f"task_avg_{key}s"][i] == single[key]
+        assert results["routing_accuracies"][i] == single["routing_accuracy"]
+        assert results["routing_distributions"][i] == single["routing_distribution"]
+    assert results["mean_pixel_ap"] == pytest.approx(np.mean(results["pixel_aps"]))
+    weights = results["n_samples"]
+    assert results["mean_routing_accuracy"] == pytest.approx(np.average(results["routing_accuracies"], weights=weights))
+    assert len(results) == 9 + 5 + 5 + 5
 
 
-def test_a_class_without_masks_has_image_figures_alone():
-    tasks = Tasks(1, 0.01)
-    test = tasks.learn(0)[0]
-    test.masks = None
-    result = evaluate_all_tasks(tasks.scorer, [test])[0].classes[0]
-    assert 0 <= result.image_auroc <= 1
-    assert all(value != value for value in (result.pixel_auroc, result.pixel_ap, result.pixel_f1, result.aupro))
+def test_true_tasks(trainer: MoLEContinualTrainer, args: Any) -> None:
+    results = evaluate_all_tasks(trainer, args, use_router=False)
+    assert results["routing_accuracies"] == [None] * 3 and results["mean_routing_accuracy"] is None
+    assert results["task_avg_routing_accuracies"] == {}
+    assert results["routing_distributions"] == [{0: 6}, {1: 6}, {2: 6}]
+
+
+def test_routing(trainer: MoLEContinualTrainer, args: Any) -> None:
+    routing = evaluate_routing_performance(trainer, args)
+    assert routing["class_name"] == list(CLASSES) and routing["ground_truth_task"] == [0, 1, 2]
+    matrix = np.stack([np.bincount(ids, minlength=3) for ids in routing["predicted_tasks"]])
+    assert (routing["confusion_matrix"] == matrix).all() and matrix.sum() == 18
+    assert routing["correct_count"] == list(matrix.diagonal()) and routing["total_count"] == [6, 6, 6]
+    assert routing["overall_accuracy"] == pytest.approx(matrix.trace() / 18)
+    assert routing["task_accuracies"] == pytest.approx({t: matrix[t, t] / 6 for t in range(3)})
+
+
+def test_an_extractor_of_one_s_own(trainer: MoLEContinualTrainer, args: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = evaluate_class(trainer, CLASSES[0], args, 0)
+    monkeypatch.setattr(trainer, "vit_extractor", trainer.vit_extractor.forward)
+    computed = evaluate_class(trainer, CLASSES[0], args, 0)
+    for name in ("routing_distribution", "routing_accuracy"):
+        assert computed.pop(name) == known.pop(name)
+    assert computed == pytest.approx(known, rel=1e-5)
+
+
+def test_nothing_learned(trainer: MoLEContinualTrainer, args: Any, caplog: pytest.LogCaptureFixture) -> None:
+    flow = MoLESpatialAwareNF(16, 1, lora_rank=2, device="cpu", ablation_config=AblationConfig())
+    empty = MoLEContinualTrainer(trainer.vit_extractor, PositionalEmbeddingGenerator("cpu"), flow, args)
+    results = evaluate_all_tasks(empty, args)
+    assert results["classes"] == [] and results["mean_img_auc"] == 0.0 and "no task" in caplog.text
+
+
+def test_a_class_that_is_not_there(trainer: MoLEContinualTrainer, args: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="screws"):
+        evaluate_class(trainer, "screws", args)

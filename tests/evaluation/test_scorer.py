@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.evaluation.evaluator import evaluate_class
+from moleflow_fast.evaluation.by_class import evaluate_class
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -57,7 +57,9 @@ def make_parts(
     chosen = RunOptions(data_path=None, device="cpu", ablation=config or AblationConfig(), **given)
     parts = RunParts(chosen, RunConsole(quiet=True))
     backbone, shape = TinyBackbone(), (3, SIDE, SIDE)
-    parts.extractor = extractor or CNNPatchCoreExtractor(backbone, "tiny", ["first", "second"], DIM, shape)
+    parts.extractor = extractor or CNNPatchCoreExtractor(
+        "tiny", ["first", "second"], shape, target_embed_dimension=DIM, device="cpu", backbone=backbone
+    )
     trainer, model = parts.trainer, parts.trainer.nf_model
     for task in range(tasks):
         patches = _patches(parts, pictures(task, 12, chosen.img_size))

@@ -9,12 +9,18 @@ from torch import nn
 
 from moleflow_fast.extractors import (
     CNNPatchCoreExtractor,
+    PatchCoreExtractor,
     ViTPatchCoreExtractor,
+    cnn_extractor,
     create_feature_extractor,
     default_embed_dim,
     default_layers,
+    get_backbone_type,
     high_res_layers,
+    is_cnn_backbone,
     is_vit,
+    is_vit_backbone,
+    vit_extractor,
 )
 from moleflow_fast.extractors.batch_norms import settle_batch_norms
 from moleflow_fast.ops.patch_pool import patch_pool_reference
@@ -34,7 +40,7 @@ def make(name="resnet18", size=64, **options):
         ("mobilenetv2_100", (8, 8, 32)),
         ("convnext_atto", (8, 8, 32)),
         ("regnety_002", (8, 8, 32)),
-        ("vit_tiny_patch16_224", (4, 4, 192)),
+        ("vit_tiny_patch16_224", (4, 4, 32)),
     ],
 )
 def test_shapes_and_both_levels(name, shape):
@@ -73,8 +79,42 @@ def test_cnn_features_are_those_of_the_whole_model():
     assert not list(extractor.backbone.layer4.parameters())  # never needed, so not kept
 
 
+def test_a_vit_is_projected_block_by_block():
+    extractor = make("vit_tiny_patch16_224", blocks_to_extract=[2, 5])
+    outputs = [output[:, 1:] for output in extractor._capture(IMAGES)]  # (B, T, 192), no class token
+    layers = extractor.projections
+    assert [(layer.in_features, layer.out_features) for layer in layers] == [(192, 32)] * 2
+    assert not torch.equal(layers[0].weight, layers[1].weight)
+    for layer in layers:  # as nn.Linear draws them: even within 1 / sqrt(192)
+        assert 0.98 * 192**-0.5 < layer.weight.abs().max() <= 192**-0.5
+        assert layer.weight.mean().abs() < 2e-3 and not layer.weight.requires_grad
+    expected = sum(output @ layer.weight.T + layer.bias for output, layer in zip(outputs, layers, strict=True)) / 2
+    torch.testing.assert_close(extractor(IMAGES), expected.reshape(3, 4, 4, 32), rtol=1e-5, atol=1e-5)
+    again = make("vit_tiny_patch16_224", blocks_to_extract=[2, 5])
+    assert torch.equal(again.projections[1].weight, layers[1].weight)
+    own = make("vit_tiny_patch16_224", blocks_to_extract=[2, 5], target_embed_dimension=192)
+    assert len(own.projections) == 0 and own(IMAGES).shape == (3, 4, 4, 192)
+
+
+def test_the_published_constructors(monkeypatch):
+    for module in (cnn_extractor, vit_extractor):
+        create = module.create_backbone
+        monkeypatch.setattr(
+            module, "create_backbone", lambda name, create=create, **shape: create(name, pretrained=False, **shape)
+        )
+    cnn = CNNPatchCoreExtractor("resnet18", input_shape=(3, 64, 64), target_embed_dimension=24, device="cpu")
+    assert cnn.layers == ("layer2", "layer3") and cnn(IMAGES).shape == (3, 8, 8, 24)
+    vit = ViTPatchCoreExtractor("vit_tiny_patch16_224", [1, 3], (3, 64, 64), 24, "cpu")
+    assert vit.blocks == (1, 3) and vit(IMAGES).shape == (3, 4, 4, 24) and vit.target_embed_dimension == 24
+    for extractor in (cnn, vit):
+        assert torch.equal(extractor.get_flatten_embeddings(IMAGES), extractor(IMAGES).reshape(-1, 24))
+    assert PatchCoreExtractor is CNNPatchCoreExtractor
+    assert (get_backbone_type("resnet18"), get_backbone_type("vit_tiny_patch16_224")) == ("cnn", "vit")
+    assert is_cnn_backbone("convnext_atto") and is_vit_backbone("deit_tiny_patch16_224")
+
+
 def test_vit_features_are_the_mean_of_block_outputs():
-    extractor = make("deit_tiny_distilled_patch16_224", blocks_to_extract=[0, 2])
+    extractor = make("deit_tiny_distilled_patch16_224", blocks_to_extract=[0, 2], target_embed_dimension=None)
     outputs = []
     for block in (0, 2):
         extractor.backbone.blocks[block].register_forward_hook(lambda _, __, y: outputs.append(y))
@@ -85,7 +125,7 @@ def test_vit_features_are_the_mean_of_block_outputs():
 
 def test_vit_with_registers_and_without_square_images():
     extractor = create_feature_extractor(
-        "vit_small_patch14_reg4_dinov2", (3, 56, 84), device="cpu", pretrained=False, blocks_to_extract=[1]
+        "vit_small_patch14_reg4_dinov2", (3, 56, 84), None, device="cpu", pretrained=False, blocks_to_extract=[1]
     )
     assert extractor(torch.zeros(1, 3, 56, 84)).shape == (1, 4, 6, 384)
     assert extractor.num_prefix_tokens == 5
@@ -201,7 +241,9 @@ def test_tail_is_kept_where_a_model_needs_it():
 
     model = Peculiar().eval()
     last = model.last
-    CNNPatchCoreExtractor(model, "peculiar", ["first"], 8, (3, 16, 16))
+    CNNPatchCoreExtractor(
+        "peculiar", ["first"], (3, 16, 16), target_embed_dimension=8, device="cpu", backbone=model
+    )
     assert model.last is last
 
 

@@ -237,9 +237,9 @@ def test_published_names_round_trip(case: str) -> None:
     published = golden.under("sd/")
     written = golden.model().reference_state_dict()
     inert = {n for n in published if n.startswith("task_flows.") and (".lora_" in n or ".task_biases." in n)}
-    assert set(written) == set(published) - inert
-    for name, value in written.items():
-        torch.testing.assert_close(value, published[name], rtol=0, atol=0)
+    assert {n: v.shape for n, v in written.items()} == {n: v.shape for n, v in published.items()}
+    for name in written.keys() - inert:
+        torch.testing.assert_close(written[name], published[name], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("task", [0, 1])

@@ -95,6 +95,17 @@ def test_a_cluster_outranks_scattered_patches():
     torch.testing.assert_close(scores, torch.tensor([1.0, 1 + 3 / 8]))
 
 
+@pytest.mark.parametrize("score", [compiled, plain])
+def test_patches_outside_of_clusters_weigh_one(score):
+    """More patches taken than are high, and scores below zero: by hand, as the published code has it."""
+    maps = torch.tensor([[[-5.0, -4.0, -3.0], [-2.0, -1.0, -6.0], [-7.0, -8.0, -9.0]]])
+    # Above the median -5: -4, -3, -2, -1, which have 3, 2, 2 and 3 high neighbours.
+    weighted = [-4 * 11 / 8, -3 * 10 / 8, -2 * 10 / 8, -1 * 11 / 8, -5.0, -6.0, -7.0, -8.0, -9.0]
+    expected = sum(sorted(weighted)[-6:]) / 6
+    scores = score(maps, "spatial_cluster", fraction=0.5, top_k=6, weight=1.0)
+    torch.testing.assert_close(scores, torch.tensor([expected]))
+
+
 def test_the_mean_of_a_large_offset_is_exact_in_fp32():
     maps = 1e6 + random_maps((1, 300, 300), 2, torch.float32)
     expected = maps.double().mean().float()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moleflow_fast.config.options import RunOptions, parse_options
-from moleflow_fast.evaluation.evaluator import ClassResult, Evaluation
+from moleflow_fast.evaluation.by_class import ClassResult, Evaluation
 from moleflow_fast.run_directory import RunDirectory
 
 CLASSES = ("bolt", "cable", "disc", "gear", "plate")

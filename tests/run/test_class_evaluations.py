@@ -6,7 +6,7 @@ import pytest
 from run.small_runs import CLASSES, run
 
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.evaluation import evaluator
+from moleflow_fast.evaluation import by_class
 from moleflow_fast.evaluation.scorer import Scorer
 
 
@@ -14,7 +14,7 @@ from moleflow_fast.evaluation.scorer import Scorer
 def test_in_proportion_to_what_is_new(
     frozen: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate_class, route = evaluator.evaluate_class, Scorer.route
+    evaluate_class, route = by_class.evaluate_class, Scorer.route
     calls, wanted = [], [(name, (t,) * 6) for t, name in enumerate(CLASSES)]
 
     def spy(scorer, test, task_ids):
@@ -26,15 +26,15 @@ def test_in_proportion_to_what_is_new(
         wanted.append((test.name, tuple(ids.tolist())))
         return ids
 
-    monkeypatch.setattr(evaluator, "evaluate_class", spy)
+    monkeypatch.setattr(by_class, "evaluate_class", spy)
     monkeypatch.setattr(Scorer, "route", routed)
     ablation = AblationConfig(no_freeze_base=not frozen)
     once = run(data, tmp_path / "once", ablation=ablation, heatmaps=0)
     assert set(calls) == set(wanted)
     assert len(calls) == len(set(wanted)) if frozen else len(calls) >= 1 + 2 + 3
 
-    remember = evaluator._known_result
-    monkeypatch.setattr(evaluator, "_known_result", lambda *args: args[1].results.clear() or remember(*args))
+    remember = by_class._known_result
+    monkeypatch.setattr(by_class, "_known_result", lambda *args: args[1].results.clear() or remember(*args))
     calls.clear()
     always = run(data, tmp_path / "always", ablation=ablation, heatmaps=0)
     assert len(calls) == 2 * (1 + 2 + 3)

@@ -352,7 +352,7 @@ def test_refused_where_later_tasks_change_the_base(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"final_eval_only": True, "load_checkpoint": "x", "parallel_tasks": "ray"}, "--final_eval_only trains no"),
+        ({"final_eval_only": True, "load_checkpoint": "x", "parallel_tasks": "ray"}, "trains no tasks"),
         ({"ray_address": "auto"}, "--ray_address is for --parallel_tasks ray"),
         ({"parallel_tasks": "threads"}, "--parallel_tasks must be one of off, ray"),
     ],

@@ -9,7 +9,7 @@ import torch
 from run.small_runs import run
 
 from moleflow_fast.data.demo import write_demo
-from moleflow_fast.evaluation.evaluator import Evaluation
+from moleflow_fast.evaluation.by_class import Evaluation
 
 pytestmark = pytest.mark.slow
 

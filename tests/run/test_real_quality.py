@@ -15,7 +15,7 @@ import torch
 from run.small_runs import run
 
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.evaluation.evaluator import Evaluation
+from moleflow_fast.evaluation.by_class import Evaluation
 
 ROOT = Path(__file__).parents[2]
 PLACES = [ROOT / "shared" / "realset", ROOT.parent / "shared" / "realset"]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.evaluate import main as evaluate
-from moleflow_fast.evaluation.evaluator import METRICS
+from moleflow_fast.evaluation.by_class import METRICS
 from moleflow_fast.files import InUse
 from moleflow_fast.run import ContinualRun, RunResult
 from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
@@ -165,6 +165,39 @@ def test_evaluate_explains_what_it_cannot_do(
     shutil.rmtree(copy / "checkpoints")
     assert evaluate([str(copy)]) == 1
     assert "holds no complete checkpoint" in capsys.readouterr().err
+
+
+def test_published_tables(finished: RunResult, data: Path, tmp_path: Path) -> None:
+    result = run(data, tmp_path, published_csv=True)
+    folder = result.directory.path
+    table = rows(folder / "evaluation" / "after_task_2.csv")
+    ours = {row["class_name"]: row for row in table if row["ids"] == "routed"}
+    published = {row["class_name"]: row for row in rows(folder / "continual_results_after_task_2.csv")}
+    assert list(published) == [*CLASSES, "Average", "Task_0_Average", "Task_1_Average", "Task_2_Average"]
+    for name in CLASSES:
+        assert float(published[name]["img_auc"]) == float(ours[name]["image_auroc"])
+        assert float(published[name]["pixel_auc"]) == float(ours[name]["pixel_auroc"])
+    assert [row["current_task_id"] for row in rows(folder / "unified_evaluation_results.csv")] == ["0", "1", "2"]
+    assert rows(folder / "unified_evaluation_results.csv")[0]["wood_img_auc"] == "-1"
+    assert [row["Class Name"] for row in rows(folder / "final_results.csv")] == [*CLASSES, "Overall"]
+    final = {row["metric"]: row["value"] for row in rows(folder / f"final_summary_{folder.name}.csv")}
+    assert final["total_tasks"] == "3" and final["use_router"] == "True"
+    assert last_evaluation(result) == last_evaluation(finished)
+    assert not (finished.directory.path / "final_results.csv").exists()
+
+
+def test_trained_and_evaluated_once_at_the_end(finished: RunResult, data: Path, tmp_path: Path) -> None:
+    once = run(data, tmp_path, final_eval_only=True).directory.path
+    assert {file.name for file in (once / "evaluation").iterdir()} == {"after_task_2.csv"}
+    assert (once / "evaluation" / "after_task_2.csv").read_text() == last_evaluation(finished)
+    assert {file.stem for file in (once / "heatmaps").iterdir()} == set(CLASSES)
+    summary = json.loads((once / "summary.json").read_text())
+    assert summary["forgetting"]["oracle"]["per_task"] == [None, None]
+    (once / "summary.json").unlink()
+    (once / "evaluation" / "after_task_2.csv").unlink()
+    run(data, tmp_path, final_eval_only=True, resume=True)
+    assert {file.name for file in (once / "evaluation").iterdir()} == {"after_task_2.csv"}
+    assert (once / "summary.json").exists()
 
 
 def test_a_loaded_checkpoint_is_evaluated_without_training(finished: RunResult, data: Path, tmp_path: Path) -> None:

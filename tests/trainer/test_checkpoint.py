@@ -237,6 +237,50 @@ def test_published_checkpoints_import(form: str, tmp_path: Path) -> None:
     torch.testing.assert_close(z, torch.from_numpy(arrays["t1/z"]), rtol=1e-5, atol=1e-5)
 
 
+def named_by_another_release(name: str) -> str:
+    return name.replace("dia_adapters.", "acl_adapters.", 1)
+
+
+def with_integer_permutations(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {n: v.argmax(1) if n.endswith(("w_perm", "w_perm_inv")) else v for n, v in state.items()}
+
+
+FORMS = {
+    "model_state_dict": lambda state: {"model_state_dict": state, "epoch": 3},
+    "nf_model_state_dict": lambda state: {"nf_model_state_dict": state, "router": {}},
+    "state_dict": lambda state: {"state_dict": state},
+    "later release": lambda state: {named_by_another_release(n): v for n, v in state.items()},
+    "data parallel": lambda state: {f"module.{n}": v for n, v in state.items()},
+    "integer permutations": with_integer_permutations,
+    "all at once": lambda state: {
+        "model_state_dict": {
+            f"module.{named_by_another_release(n)}": v for n, v in with_integer_permutations(state).items()
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_published_checkpoints_in_other_forms(form: str, tmp_path: Path) -> None:
+    directory, arrays = published_directory(tmp_path)
+    state = torch.load(directory / "task_1" / "nf_model.pth")
+    torch.save(FORMS[form](state), tmp_path / "model.pth")
+    trainer = make_published_trainer(json.loads(str(arrays["meta"])))
+    assert load_published(tmp_path / "model.pth", trainer) == [0, 1]
+    trainer.nf_model.set_active_task(1)
+    z, _ = trainer.nf_model(torch.from_numpy(arrays["x"]))
+    torch.testing.assert_close(z, torch.from_numpy(arrays["t1/z"]), rtol=1e-5, atol=1e-5)
+
+
+def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
+    directory, arrays = published_directory(tmp_path)
+    state = torch.load(directory / "task_1" / "nf_model.pth")
+    state["ogp.basis"] = state.pop("input_adapters.1.gamma_raw")
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=r"(?s)input_adapters\.1\.gamma_raw.*ogp\.basis"):
+        load_published(tmp_path / "model.pth", make_published_trainer(json.loads(str(arrays["meta"]))))
+
+
 def test_a_published_checkpoint_of_other_widths_names_the_options(tmp_path: Path) -> None:
     directory, _ = published_directory(tmp_path)
     with pytest.raises(CheckpointError, match="--embed_dim"):

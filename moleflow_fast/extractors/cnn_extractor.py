@@ -11,47 +11,54 @@ from torch import Tensor, nn
 from moleflow_fast.backend import wants_triton
 from moleflow_fast.ops.patch_pool import patch_grid, patch_pool, patch_pool_and_means
 
-from .base import PatchExtractor, probe_image
+from .base import PatchExtractor, default_device, probe_image
 from .capture import LayerCapture, drop_unused_tail
 from .errors import BackboneError
+from .families import default_layers
 from .folding import fold_batch_norms
 from .fused import FusedGraph, FusedLayers
+from .weights import create_backbone
 
 
 class CNNPatchCoreExtractor(PatchExtractor):
     """Patch features of the named layers of a timm model with spatial feature maps.
 
     Args:
-        backbone: the timm model, on the CPU; what runs after the last named layer is removed from it, and its
-            batch norms are folded into its convolutions.
         backbone_name: its timm name.
-        layers: names of submodules; the patch grid of the first is the grid of the result.
-        embed_dim: D.
+        layers: names of submodules, `default_layers` where None; the patch grid of the first is that of the result.
         input_shape: (channels, height, width) of the images.
         patch_size, patch_stride: the neighbourhoods.
-        device: where to run.
-        weights_origin: where the weights come from, in words.
-        keep_weights: keep them as `drawn`.
+        target_embed_dimension: D.
+        device: where to run; None for the GPU where there is one.
+        backbone: the timm model, on the CPU, made by `create_backbone` where None; what runs after the last named layer
+            is removed from it, and its batch norms are folded into its convolutions.
+        weights_origin: where its weights come from, in words.
+        keep_weights: whether they are kept as `drawn`, as they are before that.
 
     Raises:
         BackboneError: a name is no layer, or a layer gives no (B, C, H, W) or (B, H, W, C) map.
+        WeightsUnavailable: see `create_backbone`.
     """
 
     def __init__(
         self,
-        backbone: nn.Module,
-        backbone_name: str,
-        layers: Sequence[str],
-        embed_dim: int = 768,
+        backbone_name: str = "wide_resnet50_2",
+        layers: Sequence[str] | None = None,
         input_shape: tuple[int, int, int] = (3, 224, 224),
         patch_size: int = 3,
         patch_stride: int = 1,
-        device: torch.device | str = "cpu",
+        target_embed_dimension: int = 1024,
+        device: torch.device | str | None = None,
+        *,
+        backbone: nn.Module | None = None,
         weights_origin: str = "unknown",
         keep_weights: bool = False,
     ) -> None:
-        recipe = {"layers": list(layers), "embed_dim": embed_dim, "patch": [patch_size, patch_stride]}
-        super().__init__(backbone, backbone_name, embed_dim, weights_origin, recipe)
+        if backbone is None:
+            backbone, weights_origin = create_backbone(backbone_name, input_shape=input_shape)
+        layers = layers or default_layers(backbone_name)
+        recipe = {"layers": list(layers), "embed_dim": target_embed_dimension, "patch": [patch_size, patch_stride]}
+        super().__init__(backbone, backbone_name, target_embed_dimension, weights_origin, recipe)
         self.layers = tuple(layers)
         self.patch_size = patch_size
         self.patch_stride = patch_stride
@@ -65,7 +72,7 @@ class CNNPatchCoreExtractor(PatchExtractor):
             fold_batch_norms(self._capture, probe)
         self._fused = FusedLayers(self._capture, backbone_name, probe)
         # convolutions on two cores: MobileNetV2 1.9x, WideResNet-50-2 1.1x as fast as in the default format
-        self.to(memory_format=torch.channels_last).to(device)
+        self.to(memory_format=torch.channels_last).to(device or default_device())
 
     def patch_features(self, images: Tensor) -> Tensor:
         return patch_pool(*self._pooling(self._outputs(images)))
