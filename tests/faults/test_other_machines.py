@@ -1,4 +1,4 @@
-"""A run is the same one wherever it is loaded: with other threads, another instruction set, another working directory."""
+"""A run is the same one wherever it is loaded: other threads, another instruction set, another working directory."""
 
 import json
 import os

@@ -105,7 +105,13 @@ def test_old_features_come_from_the_cache(
 
 @pytest.mark.parametrize("place", [(ContinualRun, "_calibrate"), (RunDirectory, "write_summary")])
 def test_killed_in_the_middle_the_old_one_is_kept(
-    place: tuple[type, str], started: Path, learned: Path, data: Path, more: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
+    place: tuple[type, str],
+    started: Path,
+    learned: Path,
+    data: Path,
+    more: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: Refused,
 ) -> None:
     before = figures(started, data)
     with monkeypatch.context() as patch:
