@@ -8,11 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from .errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+_NEEDS = {".webp": "webp", ".avif": "avif", ".jp2": "jpg_2000"}  # what an installed Pillow may have been built without
+
+
+def _image_suffixes() -> frozenset[str]:
+    known = {*features.modules, *features.codecs}
+    optional = {suffix for suffix, name in _NEEDS.items() if name in known and features.check(name)}
+    always = ".png .apng .jpg .jpeg .jpe .jfif .bmp .dib .tif .tiff .gif .ppm .pgm .pbm .pnm .tga"
+    return frozenset(always.split()) | optional
+
+
+IMAGE_SUFFIXES = _image_suffixes()
 
 _FULL_16_BIT = 65535.0
 # What Pillow raises for a damaged file depends on the format and on where the damage is.
@@ -115,7 +125,8 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        what = "a link to a file that is not there; mend or remove it" if path.is_symlink() else "no such file"
+        raise DataError(f"{path}: {what}") from error
     except (PermissionError, IsADirectoryError) as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror}); its owner can let others read it") from error
     except UnidentifiedImageError as error:

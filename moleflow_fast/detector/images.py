@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,10 @@ from torch import Tensor
 
 from moleflow_fast.data.decoding import IMAGE_SUFFIXES, as_rgb, load_image
 from moleflow_fast.data.errors import DataError
+from moleflow_fast.data.finding import find_images
 from moleflow_fast.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,17 +59,19 @@ def file_item(path: Path) -> Item:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file itself, or all image files below a folder, by name.
+    """The file itself, or all image files below a folder, by name; what is left out there is said.
 
     Raises:
         DataError: a folder without any, or one that cannot be listed.
     """
     if not path.is_dir():
         return [path]
-    found = sorted(_below(path))
-    if not found:
+    found = find_images(path)
+    for line in found.left_out.said(path):
+        logger.warning(line)
+    if not found.images:
         raise DataError(f"{path}: no images below it; they end in {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return found
+    return found.images
 
 
 def decode(item: Item, transform: Callable[[Image.Image], Tensor], picture_side: int | None) -> Decoded:
@@ -97,17 +102,6 @@ def _items_of_list(images: list[Any] | tuple[Any, ...]) -> Iterator[Item]:
         for single in _single_images(image):
             yield Item(place, _loader(single))
             place += 1
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-
-    for place, _, names in os.walk(folder, onerror=refuse):
-        for name in names:
-            path = Path(place, name)
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-                yield path
 
 
 def _load_file(path: Path) -> Image.Image:
