@@ -11,9 +11,10 @@ from moleflow_fast.errors import shown
 
 from .decoder import Decoder
 from .errors import raise_all
-from .layouts import FOLDERS_ARE_CLASSES, GOOD, ClassFiles, Sample, layout, products_left_out
-from .requests import FileCheck, Frame
+from .layouts import FOLDERS_ARE_CLASSES, GOOD, PUBLISHED, ClassFiles, Sample, layout, products_left_out
+from .requests import FileCheck, Frame, Note
 
+_NOTES = 8  # odd files that are named
 _FEW = 3  # test images of a kind: one more or less moves an AUROC by a third
 
 
@@ -65,7 +66,7 @@ class DataCheck:
         self._class_names = [c for classes in tasks for c in classes]
         raise_all([problem for c in self._class_names for problem in _problems_of_name(c)])
         find = layout(name)
-        self._layout, self._root = name, root
+        self._layout, self._root, self._published = name, root, name in PUBLISHED
         self._decoder = decoder
         self._frame = frame
         self._splits: list[ClassFiles] = []
@@ -89,27 +90,29 @@ class DataCheck:
         repeated = sorted({c for c in names if names.count(c) > 1})
         problems = [f"class {c!r} is named twice in --task_classes; name it once" for c in repeated]
         problems += dict.fromkeys(problem for split in self._splits for problem in split.problems)
-        problems += [problem for finish in self._readings for problem in finish()]
-        raise_all(problems)
+        said = [text for finish in self._readings for text in finish()]
+        raise_all([*problems, *(text for text in said if not isinstance(text, Note))])
         images = sum(len(split.samples) for split in self._splits)
         warnings = products_left_out(self._root) if self._layout in FOLDERS_ARE_CLASSES else []
         for name, train, test in zip(names, self._splits[::2], self._splits[1::2], strict=True):
             train.left_out.update(test.left_out)
             warnings += [*train.left_out.said(self._root / name), *_odd(name, train, test)]
-        return DataReport(images, warnings)
+        notes = [text for text in said if isinstance(text, Note)]
+        more = [f"and {len(notes) - _NOTES} more files like that"] if len(notes) > _NOTES else []
+        return DataReport(images, [*warnings, *notes[:_NOTES], *more])
 
     def _read(self, split: ClassFiles, wants_pictures: bool) -> None:
         self._splits.append(split)
         checks = [self._check_of(sample, wants_pictures) for sample in split.samples]
         if not self._decoder.has_room_for(checks):
-            checks = [FileCheck(sample.path, sample.mask_path) for sample in split.samples]
+            checks = [FileCheck(sample.path, sample.mask_path, published=self._published) for sample in split.samples]
         self._readings.append(self._decoder.check(checks))
 
     def _check_of(self, sample: Sample, wants_picture: bool) -> FileCheck:
         frame, mask_path = self._frame, sample.mask_path
         picture = frame.picture_of(sample.path) if frame and wants_picture else None
         mask = frame.mask_of(mask_path) if frame and mask_path else None
-        return FileCheck(sample.path, mask_path, picture, mask)
+        return FileCheck(sample.path, mask_path, picture, mask, self._published)
 
 
 def _problems_of_name(class_name: str) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from .drawn_mask import DrawnMask
 from .errors import DataError
 
 _NEEDS = {".webp": "webp", ".avif": "avif", ".jp2": "jpg_2000"}  # what an installed Pillow may have been built without
@@ -47,17 +48,43 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return _upright(_to_eight_bit(image).convert("RGB"), image)
 
 
-def load_mask(path: Path) -> Image.Image:
+def load_mask(path: Path | DrawnMask) -> Image.Image:
     """A mask in mode L, 255 where defective.
 
-    Every pixel that is not zero counts, so class indices work as well as 0 and 255; in a JPEG, whose zeros are
-    only nearly zero, those of 128 and more.
+    Every pixel that is not zero in some channel counts, so class indices work as well as 0 and 255; in a JPEG, whose
+    zeros are only nearly zero, those of 128 and more. Where there is an alpha layer, pixels that it hides do not count,
+    and without any colour it is the mask itself. Of a palette the indices count, unless it says what is background: a
+    transparent colour, or black where index 0 is another one.
     """
+    if isinstance(path, DrawnMask):
+        return path.image()
     with _readable(path), Image.open(path) as image:
-        lossy = image.format == "JPEG"
-        grey = image if image.mode in ("1", "P", "L", "I;16", "I", "F") else image.convert("L")
-        marked = np.asarray(grey) >= 128 if lossy else np.asarray(grey) != 0
-        return _upright(Image.fromarray(marked.astype(np.uint8) * 255), image)
+        return _upright(Image.fromarray(_marked(image).astype(np.uint8) * 255), image)
+
+
+def mask_values(path: Path | DrawnMask) -> str:
+    """The commonest values of a mask file as they are stored, in words, to show what it was taken for."""
+    if isinstance(path, DrawnMask):
+        return "drawn by annotations"
+    with _readable(path), Image.open(path) as image:
+        pixels = np.asarray(image)
+    flat = pixels.reshape(len(pixels) * pixels.shape[1], -1)
+    values, counts = np.unique(flat, axis=0, return_counts=True)
+    order = np.argsort(-counts)
+    names = [
+        str(value[0]) if len(value) == 1 else str(tuple(value.tolist())) for value in values[order[:_SHOWN_VALUES]]
+    ]
+    shares = counts[order] / len(flat)
+    listed = ", ".join(f"{name} in {share:.1%}" for name, share in zip(names, shares, strict=False))
+    return listed + (f" and {len(values) - _SHOWN_VALUES} more" if len(values) > _SHOWN_VALUES else "")
+
+
+def has_frames(path: Path) -> bool:
+    """Whether a file that can be an animation, or have pages, has more than the one that is used."""
+    if path.suffix.lower() not in _WITH_FRAMES:
+        return False
+    with _readable(path), Image.open(path) as image:
+        return bool(getattr(image, "is_animated", False))
 
 
 def upright_size(path: Path) -> tuple[int, int]:
@@ -102,6 +129,36 @@ def load_whole(path: Path) -> Image.Image:
 
 
 _ORIENTATION = 0x0112
+_WITH_FRAMES = frozenset({".gif", ".webp", ".avif", ".apng", ".tif", ".tiff"})
+_SHOWN_VALUES = 4
+
+
+def _marked(image: Image.Image) -> np.ndarray:
+    """(H, W) bool, as `load_mask` says."""
+    if image.mode in ("P", "PA"):
+        return _marked_of_palette(image)
+    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
+        return _counts(np.asarray(image), image.format)
+    if not image.has_transparency_data:
+        return _counts(np.asarray(image.convert("RGB")), image.format).any(2)
+    pixels = np.asarray(image.convert("RGBA"))
+    coloured, visible = _counts(pixels[..., :3], image.format).any(2), pixels[..., 3] != 0
+    return coloured & visible if coloured.any() else visible
+
+
+def _counts(values: np.ndarray, file_format: str | None) -> np.ndarray:
+    lossy = file_format in ("WEBP", "AVIF", "JPEG2000") and bool((values >= 128).any())
+    return values >= 128 if lossy or file_format in ("JPEG", "MPO") else values != 0
+
+
+def _marked_of_palette(image: Image.Image) -> np.ndarray:
+    indices = np.asarray(image if image.mode == "P" else image.getchannel(0))
+    pixels = np.asarray(image.convert("RGBA"))
+    hidden, black = pixels[..., 3] == 0, ~pixels[..., :3].any(2)
+    if hidden.any():
+        return ~hidden
+    background = indices == 0
+    return ~black if black.any() and background.any() and not black[background].any() else ~background
 
 
 def _to_eight_bit(image: Image.Image) -> Image.Image:

@@ -9,10 +9,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from moleflow_fast.errors import shown
 
+from .drawn_mask import DrawnMask
 from .errors import DataError
 from .finding import UNLISTED, Found, LeftOut, find_images, subfolder
 
@@ -31,7 +34,7 @@ class Sample:
     """One image: `label` is 0 good or 1 defect in test sets, the class index in training sets."""
 
     path: Path
-    mask_path: Path | None
+    mask_path: Path | DrawnMask | None
     label: int
     type: str
     class_name: str
@@ -212,6 +215,9 @@ LAYOUTS: dict[str, Callable[[Path, str, bool], ClassFiles]] = {
     "folder": find_mvtec_layout,
 }
 
+PUBLISHED = ("mvtec", "visa", "mpdd")
+# Readers of lists: a module each, with `find` and `classes`.
+LISTS = {"coco": "coco", "csv": "csv_list", "datumaro": "datumaro", "real_iad": "real_iad"}
 FOLDERS_ARE_CLASSES = ("folder",)  # each folder of the root is a class, or it is said why not
 
 
@@ -221,9 +227,33 @@ def layout(name: str) -> Callable[[Path, str, bool], ClassFiles]:
     Raises:
         DataError: no such layout.
     """
+    if name in LISTS:
+        find: Callable[[Path, str, bool], ClassFiles] = _reader(name).find
+        return find
     if name not in LAYOUTS:
-        raise DataError(f"unknown data set {name!r}: choose from {', '.join(LAYOUTS)}")
+        raise DataError(f"unknown data set {name!r}: choose from {', '.join((*LAYOUTS, *LISTS))}")
     return LAYOUTS[name]
+
+
+def listed_classes(name: str, root: Path) -> list[str]:
+    """The classes that a list names, sorted; `name` is one of `LISTS`."""
+    if not root.exists():
+        raise DataError(f"{root}: no such file or folder; check --data_path")
+    classes: list[str] = _reader(name).classes(root)
+    if not classes:
+        raise DataError(f"{root}: nothing in it that --dataset {name} reads; docs/data_formats.md shows what it wants")
+    return classes
+
+
+def _reader(name: str) -> Any:
+    return import_module(f"{__package__}.{LISTS[name]}")  # readers import this module
+
+
+def is_there(name: str, root: Path, class_name: str) -> bool:
+    """Whether the training images of a class are where a run had them."""
+    if name in LISTS:
+        return bool(layout(name)(root, class_name, True).samples)
+    return (root / class_name).is_dir()
 
 
 def discover_classes(root: Path) -> list[str]:
