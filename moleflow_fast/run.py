@@ -506,7 +506,7 @@ class ContinualRun(RunParts):
 
     def _draw_classes(self, tests: Sequence[TestClass]) -> None:
         if self._sheets is not None:
-            for test in tests:
+            for test in filter(len, tests):
                 self._sheets.draw(test)
 
 

@@ -23,9 +23,10 @@ from moleflow_fast.data import AnomalyImages, Sample, create_task_dataset, get_c
 from moleflow_fast.data.datasets import joined
 from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.data.demo import is_demo, write_demo
+from moleflow_fast.data.layouts import is_there
 from moleflow_fast.data.requests import Frame
 from moleflow_fast.errors import UserError
-from moleflow_fast.evaluation.scorer import Scorer, TestClass
+from moleflow_fast.evaluation.scorer import NoImages, Scorer, TestClass
 from moleflow_fast.extractors import (
     Parity,
     PatchExtractor,
@@ -137,7 +138,7 @@ class RunParts:
         """Whether a task's images are there, which those of a finished run need not be once it is changed."""
         if not (self.options.extensions or self.options.removed_tasks):
             return True
-        return all((root / name).is_dir() for name in self.tasks[task_id] for _, root in self.sources_of(name))
+        return all(is_there(*source, name) for name in self.tasks[task_id] for source in self.sources_of(name))
 
     def retire(self) -> None:
         """Have the router forget tasks that are not active."""
@@ -311,7 +312,11 @@ class RunParts:
             dataset = self.test_dataset(name)
             labels = torch.tensor([sample.label for sample in dataset.samples])
             masks = self._masks_of(dataset) if dataset.has_masks else None
-            source = self._joint_features(self._test_datasets(name), f"features {name} test")
+            title = f"features {name} test"
+            there = len(dataset) > 0
+            source = (
+                self._joint_features(self._test_datasets(name), title) if there else NoImages(self.extractor.embed_dim)
+            )
             self._tests[name] = TestClass(name, task_id, source, labels, masks)
         return self._tests[name]
 

@@ -25,7 +25,7 @@ from moleflow_fast.config.stored import require_types
 from moleflow_fast.errors import UserError
 from moleflow_fast.experiments.presets import LINE, OUR_NAMES, get_preset, listing, matching
 
-DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder")
+DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder", "csv", "coco", "datumaro", "real_iad")
 INTERPOLATIONS = ("bilinear", "bicubic")
 PARALLEL_TASKS = ("off", "ray")
 LOGGERS = ("tensorboard", "wandb", "mlflow")
@@ -188,7 +188,7 @@ class RunOptions:
 
 
 # Data that is learned as the preset `line` says, unless another preset is named.
-LINE_DATASETS = ("demo", "folder")
+LINE_DATASETS = ("demo", "folder", "csv", "coco", "datumaro", "real_iad")
 
 # What the demo run uses where nothing is given: small enough for three minutes on two CPU cores.
 DEMO_DEFAULTS: dict[str, Any] = {
@@ -221,8 +221,9 @@ _LISTS = {"task_classes": str, "backbone_layers": str, "vit_blocks": int, "logge
 _GROUPS: dict[str, dict[str, str]] = {
     "data": {
         "dataset": "demo (synthetic, written on the spot), mvtec, visa, mpdd, or folder: any directory in MVTec "
-        "AD layout (<class>/train/good, <class>/test/<type>, <class>/ground_truth/<type>)",
-        "data_path": "folder that holds the class folders",
+        "AD layout (<class>/train/good, <class>/test/<type>, <class>/ground_truth/<type>); or lists of images: csv "
+        "(columns image, label, split, mask, class), coco, datumaro, real_iad: see docs/data_formats.md",
+        "data_path": "folder that holds the class folders, or the list of images",
         "task_classes": "classes to learn, in order; all of the data set if left out",
         "cl_scenario": "classes per task, base-inc: 1-1 one by one, 14-1 fourteen first, 3-3, 10-5, ...",
         "img_size": "side of the square images that the backbone sees, pixels",

@@ -7,10 +7,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from moleflow_fast.errors import shown
+
 from .decoder import Decoder
 from .errors import raise_all
-from .layouts import ClassFiles, Sample, layout
-from .requests import FileCheck, Frame
+from .layouts import FOLDERS_ARE_CLASSES, GOOD, PUBLISHED, ClassFiles, Sample, layout, products_left_out
+from .requests import FileCheck, Frame, Note
+
+_NOTES = 8  # odd files that are named
+_FEW = 3  # test images of a kind: one more or less moves an AUROC by a third
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class DataCheck:
         self._class_names = [c for classes in tasks for c in classes]
         raise_all([problem for c in self._class_names for problem in _problems_of_name(c)])
         find = layout(name)
+        self._layout, self._root, self._published = name, root, name in PUBLISHED
         self._decoder = decoder
         self._frame = frame
         self._splits: list[ClassFiles] = []
@@ -84,24 +90,29 @@ class DataCheck:
         repeated = sorted({c for c in names if names.count(c) > 1})
         problems = [f"class {c!r} is named twice in --task_classes; name it once" for c in repeated]
         problems += dict.fromkeys(problem for split in self._splits for problem in split.problems)
-        problems += [problem for finish in self._readings for problem in finish()]
-        raise_all(problems)
-        tests = zip(names, self._splits[1::2], strict=True)
+        said = [text for finish in self._readings for text in finish()]
+        raise_all([*problems, *(text for text in said if not isinstance(text, Note))])
         images = sum(len(split.samples) for split in self._splits)
-        return DataReport(images, [warning for name, split in tests for warning in _odd(name, split)])
+        warnings = products_left_out(self._root) if self._layout in FOLDERS_ARE_CLASSES else []
+        for name, train, test in zip(names, self._splits[::2], self._splits[1::2], strict=True):
+            train.left_out.update(test.left_out)
+            warnings += [*train.left_out.said(self._root / name), *_odd(name, train, test)]
+        notes = [text for text in said if isinstance(text, Note)]
+        more = [f"and {len(notes) - _NOTES} more files like that"] if len(notes) > _NOTES else []
+        return DataReport(images, [*warnings, *notes[:_NOTES], *more])
 
     def _read(self, split: ClassFiles, wants_pictures: bool) -> None:
         self._splits.append(split)
         checks = [self._check_of(sample, wants_pictures) for sample in split.samples]
         if not self._decoder.has_room_for(checks):
-            checks = [FileCheck(sample.path, sample.mask_path) for sample in split.samples]
+            checks = [FileCheck(sample.path, sample.mask_path, published=self._published) for sample in split.samples]
         self._readings.append(self._decoder.check(checks))
 
     def _check_of(self, sample: Sample, wants_picture: bool) -> FileCheck:
         frame, mask_path = self._frame, sample.mask_path
         picture = frame.picture_of(sample.path) if frame and wants_picture else None
         mask = frame.mask_of(mask_path) if frame and mask_path else None
-        return FileCheck(sample.path, mask_path, picture, mask)
+        return FileCheck(sample.path, mask_path, picture, mask, self._published)
 
 
 def _problems_of_name(class_name: str) -> list[str]:
@@ -115,13 +126,20 @@ def _problems_of_name(class_name: str) -> list[str]:
     return []
 
 
-def _odd(class_name: str, test: ClassFiles) -> list[str]:
-    labels = {sample.label for sample in test.samples}
-    warnings = []
-    if labels == {0}:
+def _odd(class_name: str, train: ClassFiles, test: ClassFiles) -> list[str]:
+    called = sorted({sample.type for sample in test.samples if sample.label == 0} - {GOOD})
+    warnings = [f"class {class_name!r}: images in test/{shown(name)} count as normal" for name in called]
+    labels = [sample.label for sample in test.samples]
+    normal, defective = labels.count(0), labels.count(1)
+    if not labels:
+        return [*warnings, f"class {class_name!r} has no test images: it is learned, its metrics are undefined (-)"]
+    if not defective:
         warnings.append(f"class {class_name!r} has no defective test images: its AUROC and AP are undefined (-)")
-    if labels == {1}:
+    if not normal:
         warnings.append(f"class {class_name!r} has no normal test images: its AUROC is undefined (-)")
+    if normal and defective and min(normal, defective) < _FEW:
+        counts = f"{normal} normal and {defective} defective"
+        warnings.append(f"class {class_name!r} has only {counts} test images: read its metrics with care")
     if not test.has_masks:
         warnings.append(f"class {class_name!r} has no ground_truth folder: image-level metrics only")
     return warnings

@@ -190,11 +190,44 @@ class FOLDER(ClassDataset):
         return layouts.discover_classes(root)
 
 
-DATASET_REGISTRY: dict[str, type[ClassDataset]] = {"mvtec": MVTEC, "visa": VISA, "mpdd": MPDD, "folder": FOLDER}
+class ListedDataset(ClassDataset):
+    """A class of a list of images: what `layouts.LISTS` reads."""
+
+    @classmethod
+    def class_names(cls, root: Path) -> list[str]:
+        return layouts.listed_classes(cls.layout, root)
+
+
+class COCO(ListedDataset):
+    """Images with defects drawn in COCO's JSON."""
+
+    layout = "coco"
+
+
+class CSV(ListedDataset):
+    """Images named by a table."""
+
+    layout = "csv"
+
+
+class DATUMARO(ListedDataset):
+    """Images of a Datumaro project."""
+
+    layout = "datumaro"
+
+
+class REAL_IAD(ListedDataset):
+    """Real-IAD, with its JSON file for each class."""
+
+    layout = "real_iad"
+
+
+_KINDS = (MVTEC, VISA, MPDD, FOLDER, COCO, CSV, DATUMARO, REAL_IAD)
+DATASET_REGISTRY: dict[str, type[ClassDataset]] = {kind.layout: kind for kind in _KINDS}
 
 
 def get_dataset_class(name: str) -> type[ClassDataset]:
-    """The class for `mvtec`, `visa`, `mpdd` or `folder`, in any case."""
+    """The class for a name of `layouts.LAYOUTS` or `layouts.LISTS`, in any case."""
     layouts.layout(name.lower())
     return DATASET_REGISTRY[name.lower()]
 

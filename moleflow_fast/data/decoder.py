@@ -14,7 +14,7 @@ from moleflow_fast.memory import free_memory
 
 from .errors import DataError
 from .pool import DecodingProcesses, InThisProcess, Pending, Pool, Problems
-from .requests import FileCheck, Mask, Picture, bytes_of, placed
+from .requests import FileCheck, Mask, Note, Picture, bytes_of, placed
 
 # Of the memory that is free when a run starts. The 5,354 images of MVTec AD are 0.8 GB at 224 px.
 _SHARE = 0.25
@@ -54,7 +54,8 @@ class Decoder:
         return sum(map(bytes_of, checks)) <= self._room
 
     def check(self, checks: Sequence[FileCheck]) -> Callable[[], list[str]]:
-        """Start to read files; the function that is returned waits, and says what is wrong with them.
+        """Start to read files; the function that is returned waits, and says what is wrong with them,
+        or odd (`Note`).
 
         Whoever asks for pixels that a check will see gets them as soon as it has.
 
@@ -154,5 +155,6 @@ class _Kept:
 
 def _raise_first(problems: Problems) -> None:
     for found in problems:
-        if found:
-            raise DataError(found[0])
+        for problem in found:
+            if not isinstance(problem, Note):
+                raise DataError(problem)

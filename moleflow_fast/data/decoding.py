@@ -11,14 +11,25 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from .drawn_mask import DrawnMask
 from .errors import DataError
 from .pictures import NoPicture, eight_bits, of_16_bits, of_32_bits
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+_NEEDS = {".webp": "webp", ".avif": "avif", ".jp2": "jpg_2000"}  # what an installed Pillow may have been built without
+
+
+def _image_suffixes() -> frozenset[str]:
+    known = {*features.modules, *features.codecs}
+    optional = {suffix for suffix, name in _NEEDS.items() if name in known and features.check(name)}
+    always = ".png .apng .jpg .jpeg .jpe .jfif .bmp .dib .tif .tiff .gif .ppm .pgm .pbm .pnm .tga"
+    return frozenset(always.split()) | optional
+
+
+IMAGE_SUFFIXES = _image_suffixes()
 
 # What Pillow raises for a damaged file depends on the format and on where the damage is.
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError)
@@ -58,17 +69,43 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return _upright(_in_rgb(_to_eight_bit(image)), image)
 
 
-def load_mask(path: Path) -> Image.Image:
+def load_mask(path: Path | DrawnMask) -> Image.Image:
     """A mask in mode L, 255 where defective.
 
-    Every pixel that is not zero counts, so class indices work as well as 0 and 255; in a JPEG, whose zeros are
-    only nearly zero, those of 128 and more.
+    Every pixel that is not zero in some channel counts, so class indices work as well as 0 and 255; in a JPEG, whose
+    zeros are only nearly zero, those of 128 and more. Where there is an alpha layer, pixels that it hides do not count,
+    and without any colour it is the mask itself. Of a palette the indices count, unless it says what is background: a
+    transparent colour, or black where index 0 is another one.
     """
+    if isinstance(path, DrawnMask):
+        return path.image()
     with _readable(path), Image.open(path) as image:
-        lossy = image.format == "JPEG"
-        grey = image if image.mode in ("1", "P", "L", "I;16", "I", "F") else image.convert("L")
-        marked = np.asarray(grey) >= 128 if lossy else np.asarray(grey) != 0
-        return _upright(Image.fromarray(marked.astype(np.uint8) * 255), image)
+        return _upright(Image.fromarray(_marked(image).astype(np.uint8) * 255), image)
+
+
+def mask_values(path: Path | DrawnMask) -> str:
+    """The commonest values of a mask file as they are stored, in words, to show what it was taken for."""
+    if isinstance(path, DrawnMask):
+        return "drawn by annotations"
+    with _readable(path), Image.open(path) as image:
+        pixels = np.asarray(image)
+    flat = pixels.reshape(len(pixels) * pixels.shape[1], -1)
+    values, counts = np.unique(flat, axis=0, return_counts=True)
+    order = np.argsort(-counts)
+    names = [
+        str(value[0]) if len(value) == 1 else str(tuple(value.tolist())) for value in values[order[:_SHOWN_VALUES]]
+    ]
+    shares = counts[order] / len(flat)
+    listed = ", ".join(f"{name} in {share:.1%}" for name, share in zip(names, shares, strict=False))
+    return listed + (f" and {len(values) - _SHOWN_VALUES} more" if len(values) > _SHOWN_VALUES else "")
+
+
+def has_frames(path: Path) -> bool:
+    """Whether a file that can be an animation, or have pages, has more than the one that is used."""
+    if path.suffix.lower() not in _WITH_FRAMES:
+        return False
+    with _readable(path), Image.open(path) as image:
+        return bool(getattr(image, "is_animated", False))
 
 
 def upright_size(path: Path) -> tuple[int, int]:
@@ -114,6 +151,36 @@ def load_whole(path: Path) -> Image.Image:
 
 
 _ORIENTATION = 0x0112
+_WITH_FRAMES = frozenset({".gif", ".webp", ".avif", ".apng", ".tif", ".tiff"})
+_SHOWN_VALUES = 4
+
+
+def _marked(image: Image.Image) -> np.ndarray:
+    """(H, W) bool, as `load_mask` says."""
+    if image.mode in ("P", "PA"):
+        return _marked_of_palette(image)
+    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
+        return _counts(np.asarray(image), image.format)
+    if not image.has_transparency_data:
+        return _counts(np.asarray(image.convert("RGB")), image.format).any(2)
+    pixels = np.asarray(image.convert("RGBA"))
+    coloured, visible = _counts(pixels[..., :3], image.format).any(2), pixels[..., 3] != 0
+    return coloured & visible if coloured.any() else visible
+
+
+def _counts(values: np.ndarray, file_format: str | None) -> np.ndarray:
+    lossy = file_format in ("WEBP", "AVIF", "JPEG2000") and bool((values >= 128).any())
+    return values >= 128 if lossy or file_format in ("JPEG", "MPO") else values != 0
+
+
+def _marked_of_palette(image: Image.Image) -> np.ndarray:
+    indices = np.asarray(image if image.mode == "P" else image.getchannel(0))
+    pixels = np.asarray(image.convert("RGBA"))
+    hidden, black = pixels[..., 3] == 0, ~pixels[..., :3].any(2)
+    if hidden.any():
+        return ~hidden
+    background = indices == 0
+    return ~black if black.any() and background.any() and not black[background].any() else ~background
 
 
 _ON_THE_WAY_TO_RGB = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # which Pillow does not know
@@ -166,7 +233,8 @@ def _readable(path: Path | str) -> Iterator[None]:
     except NoPicture as error:
         raise DataError(f"{path}: {error}") from error
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        what = "a link to a file that is not there; mend or remove it" if path.is_symlink() else "no such file"
+        raise DataError(f"{path}: {what}") from error
     except (PermissionError, IsADirectoryError) as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror}); its owner can let others read it") from error
     except UnidentifiedImageError as error:

@@ -285,7 +285,5 @@ SCENES: dict[str, Scene] = {
     "brushed_metal": Scene(_brushed_metal, {"dent": _metal_dent, "rust": _metal_rust, "scratch": _metal_scratch}),
     "tablet": Scene(_tablet, {"chip": _tablet_chip, "crack": _tablet_crack, "spot": _tablet_spot}),
     "gasket": Scene(_gasket, {"burr": _gasket_burr, "cut": _gasket_cut, "dirt": _gasket_dirt}),
-    "circuit": Scene(
-        _circuit, {"bridge": _circuit_bridge, "burn": _circuit_burn, "missing_pad": _circuit_missing_pad}
-    ),
+    "circuit": Scene(_circuit, {"bridge": _circuit_bridge, "burn": _circuit_burn, "missing_pad": _circuit_missing_pad}),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moleflow_fast.errors import UserError
+from moleflow_fast.errors import UserError, shown
 
 _SHOWN = 12
 
@@ -17,7 +17,7 @@ def raise_all(problems: Sequence[str]) -> None:
     """One DataError for a list of problems, if there are any."""
     if not problems:
         return
-    shown = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
+    listed = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
     more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    raise DataError(f"{count} in the data set, nothing was started:\n{shown}{more}")
+    raise DataError(shown(f"{count} in the data set, nothing was started:\n{listed}{more}"))

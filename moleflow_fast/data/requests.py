@@ -13,7 +13,17 @@ import numpy as np
 from PIL import Image
 
 from . import decoding, framing
+from .decoding import has_frames
+from .drawn_mask import DrawnMask
 from .errors import DataError
+
+_MOST, _NEARLY_ALL = 0.5, 0.9  # of a picture: a mask that marks more is named; one that marks more still is refused
+
+
+class Note(str):
+    """What is odd about a file that can be used all the same; among the problems of an answer that has its bytes."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -62,9 +72,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask file as its image is seen, (crop, crop) of 0 and 1."""
+    """A mask as its image is seen, (crop, crop) of 0 and 1."""
 
-    path: Path
+    path: Path | DrawnMask
     size: int
     crop: int
 
@@ -102,7 +112,7 @@ class Frame:
     def picture_of(self, path: Path, angle: float = 0.0) -> Picture:
         return Picture(path, self.size, self.crop, angle)
 
-    def mask_of(self, path: Path) -> Mask:
+    def mask_of(self, path: Path | DrawnMask) -> Mask:
         return Mask(path, round(self.mask * self.size / self.crop), self.mask)
 
 
@@ -111,9 +121,11 @@ class FileCheck:
     """Whether an image and its mask can be used, and what is seen of them where that is wanted, from one reading."""
 
     path: Path
-    mask_path: Path | None = None
+    mask_path: Path | DrawnMask | None = None
     picture: Picture | None = None
     mask: Mask | None = None
+    published: bool = False
+    """Of a data set whose masks are known to be right."""
 
     @property
     def pixels(self) -> tuple[Picture | Mask, ...]:
@@ -133,13 +145,15 @@ class FileCheck:
     def _answer(self) -> Answer:
         image = self._image()
         seen = () if image is None or self.picture is None else (self.picture.pixels(image),)
+        frames = (Note(f"{self.path}: several frames or pages; the first is used"),) if has_frames(self.path) else ()
         if self.mask_path is None:
-            return Answer(seen)
+            return Answer(seen, frames)
         mask = decoding.load_mask(self.mask_path)
         problem = self._problem_of(mask, decoding.upright_size(self.path) if image is None else image.size)
-        if problem:
-            return Answer(problems=(problem,))
-        return Answer(seen if self.mask is None else (*seen, self.mask.pixels(mask)))
+        found = (*frames, *((problem,) if problem else ()))
+        if any(not isinstance(one, Note) for one in found):
+            return Answer(problems=found)
+        return Answer(seen if self.mask is None else (*seen, self.mask.pixels(mask)), found)
 
     def _image(self) -> Image.Image | None:
         """Decoded where it is wanted, else read through."""
@@ -154,9 +168,27 @@ class FileCheck:
                 f"{self.mask_path}: {mask.width}x{mask.height} pixels, but {self.path} has {size[0]}x{size[1]}; "
                 "export the mask at the size of its image"
             )
-        if mask.getbbox() is None:
-            return f"{self.mask_path}: marks no pixel, though {self.path} is labelled defective; draw the defect"
+        share = mask.histogram()[255] / (mask.width * mask.height)
+        if share == 0:
+            return (
+                f"{self.mask_path}: marks no pixel, though {self.path} is labelled defective; draw the defect, not in "
+                f"a JPEG if it holds class numbers ({self._values})"
+            )
+        if share > (_NEARLY_ALL if self.published else _MOST):
+            return self._covers(share)
         return None
+
+    def _covers(self, share: float) -> str:
+        text = f"{self.mask_path}: marks {share:.0%} of the picture ({self._values})"
+        whole = share == 1 and " and " not in self._values and "," not in self._values
+        if self.published or whole or share <= _NEARLY_ALL:
+            return Note(f"{text}; if it is inverted, or 0 is not its background, save it with 0 for what is normal")
+        return f"{text}: it is inverted, or 0 is not its background; save it with 0 for what is normal"
+
+    @property
+    def _values(self) -> str:
+        assert self.mask_path is not None
+        return f"its values: {decoding.mask_values(self.mask_path)}"
 
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from torch import Tensor
 
 from moleflow_fast.data.decoding import IMAGE_SUFFIXES, as_rgb, load_encoded, load_image
 from moleflow_fast.data.errors import DataError
+from moleflow_fast.data.finding import find_images
 from moleflow_fast.data.pictures import SHAPES, NoPicture, conversion_of, pictures_of
 from moleflow_fast.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _Loader = Callable[[], Image.Image]
 
@@ -66,17 +70,19 @@ def file_item(path: Path) -> Item:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file itself, or all image files below a folder, by name.
+    """The file itself, or all image files below a folder, by name; what is left out there is said.
 
     Raises:
         DataError: a folder without any, or one that cannot be listed.
     """
     if not path.is_dir():
         return [path]
-    found = sorted(_below(path))
-    if not found:
+    found = find_images(path)
+    for line in found.left_out.said(path):
+        logger.warning(line)
+    if not found.images:
         raise DataError(f"{path}: no images below it; they end in {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return found
+    return found.images
 
 
 def decode(item: Item, transform: Callable[[Image.Image], Tensor], picture_side: int | None) -> Decoded:
@@ -144,17 +150,6 @@ def _failing(error: Exception) -> _Loader:
         raise error
 
     return fail
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-
-    for place, _, names in os.walk(folder, onerror=refuse):
-        for name in names:
-            path = Path(place, name)
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-                yield path
 
 
 def _load_file(path: Path) -> Image.Image:

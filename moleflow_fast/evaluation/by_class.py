@@ -25,7 +25,9 @@ __all__ = [
 
 
 def evaluate_class(scorer: Scorer, test: TestClass, task_ids: Tensor) -> ClassResult:
-    """Score one class, each image under its id in task_ids (N,)."""
+    """Score one class, each image under its id in task_ids (N,); without images all metrics are NaN."""
+    if not len(test):
+        return ClassResult(test.name, test.task_id, 0, **dict.fromkeys(METRICS, math.nan))
     patch_maps = scorer.patch_maps(test, task_ids)
     scores = image_scores(patch_maps, scorer.trainer.config)
     with phase("metrics"):
@@ -71,6 +73,6 @@ def evaluate_routing_performance(scorer: Scorer, tests: Sequence[TestClass]) -> 
     """Accuracy weighted by images, and the confusion matrix (tasks, tasks): row true, column routed."""
     tasks = max(scorer.trainer.task_classes) + 1
     confusion = torch.zeros(tasks, tasks, dtype=torch.long)
-    for test in tests:
+    for test in filter(len, tests):
         confusion[test.task_id] += torch.bincount(scorer.route(test), minlength=tasks)
     return (confusion.diagonal().sum() / confusion.sum()).item(), confusion

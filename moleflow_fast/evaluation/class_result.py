@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class ClassResult:
-    """Metrics of one class; pixel metrics are NaN for a class without masks.
+    """Metrics of one class; pixel metrics are NaN for a class without masks, all without test images.
 
     Thresholds are those of the best F1; `routing_accuracy` is the fraction of images sent to their own task.
     """
@@ -41,8 +41,9 @@ class Evaluation:
     def mean(self, metric: str) -> float:
         """Plain mean over the classes that have the metric; routing accuracy is weighted by images."""
         if metric == "routing_accuracy":
-            images = sum(c.images for c in self.classes)
-            return sum(c.routing_accuracy * c.images for c in self.classes) / images
+            tested = [c for c in self.classes if c.images]
+            images = sum(c.images for c in tested)
+            return sum(c.routing_accuracy * c.images for c in tested) / images if images else math.nan
         values = [v for c in self.classes if not math.isnan(v := getattr(c, metric))]
         return sum(values) / len(values) if values else math.nan
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -28,6 +28,19 @@ class TestFeatures(FeatureSource, Protocol):
 
     @property
     def image_features(self) -> Tensor: ...
+
+
+class NoImages:
+    """Of a class without test images."""
+
+    def __init__(self, width: int) -> None:
+        self.image_features = torch.empty(0, width)
+
+    def __len__(self) -> int:
+        return 0
+
+    def batches(self, index_batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(())
 
 
 @dataclass
@@ -75,7 +88,7 @@ class Scorer:
 
     def route(self, test: TestClass) -> Tensor:
         """Task id of each image (N,), found once for the same prototypes; the true one if the router is off."""
-        if not self.trainer.config.use_router:
+        if not self.trainer.config.use_router or not len(test):
             return self.true_ids(test)
         router = self.trainer.router
         sources = router.sources()

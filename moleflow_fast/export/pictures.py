@@ -31,7 +31,8 @@ def to_check_with(parts: RunParts, folder: Path | None, each: int) -> list[Path]
         if not there:
             raise UserError("None of its products has images.")
         names = [name for task in there for name in parts.tasks[task]]
-        tests = [[sample.path for sample in parts.test_dataset(name).samples] for name in names]
+        samples = [parts.test_dataset(name).samples or parts.training_dataset([name]).samples for name in names]
+        tests = [[sample.path for sample in some] for some in samples]
     except UserError as error:
         raise UserError(
             "an exported program is checked with the run's own test images, and they cannot be found: give the folder "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moleflow_fast.detector.result import Result
-from moleflow_fast.errors import UserError
+from moleflow_fast.errors import UserError, shown
 
 CSV, JSONL = "scores.csv", "scores.jsonl"
 
@@ -49,11 +48,6 @@ def record_of(result: Result, pictures: Mapping[str, str]) -> dict[str, Any]:
         "mask": pictures.get("mask"),
         "error": None if result.error is None else shown(result.error),
     }
-
-
-def shown(text: Path | int | str) -> str:
-    """A file name as text; bytes in it that are no UTF-8 as backslash escapes."""
-    return os.fsencode(str(text)).decode("utf-8", "backslashreplace")
 
 
 def require_none_in(folder: Path) -> None:

@@ -212,7 +212,10 @@ class ExtendedRun(ChangedRun):
         if not (router.compares_distances and before.prototypes):
             return
         tests = self.tests_until(len(self.tasks) - 1)
-        chosen = [t for t in tests if t.task_id in self._learned] or tests
+        tested = [t for t in tests if len(t)]
+        chosen = [t for t in tested if t.task_id in self._learned] or tested
+        if not chosen:
+            return
         features = torch.cat([t.source.image_features for t in chosen])
         old = [list(router.prototypes).index(t) for t in before.prototypes]
         moved = int((before.distances(features).argmin(1) != router.distances(features)[:, old].argmin(1)).sum())
@@ -223,8 +226,10 @@ class ExtendedRun(ChangedRun):
 
     def _probes(self, task_id: int) -> torch.Tensor:
         """Patches (n, H, W, D) to compare a task's outputs on."""
-        tests = self.tests_until(len(self.tasks) - 1)
+        tests = [t for t in self.tests_until(len(self.tasks) - 1) if len(t)]
         chosen = [t.source for t in tests if t.task_id == task_id or t.task_id not in self._learned]
+        if not chosen:
+            chosen = [self.training_features(self.tasks[t]) for t in range(len(self._learned), len(self.tasks))]
         first = [next(iter(source.batches([torch.arange(min(_PROBES, len(source)))])))[0] for source in chosen]
         return torch.cat(first)
 
