@@ -253,7 +253,9 @@ class RunParts:
         if train and self.options.use_rotation_aug:
             return False
         size = self.options.img_size
-        dataset = AnomalyImages(samples, has_masks=False, img_size=size, crp_size=size)
+        if self.options.view == "tiles":
+            return False  # what is kept is a square a picture
+        dataset = AnomalyImages(samples, has_masks=False, img_size=size, crp_size=size, view=self.options.view)
         return self.options.no_feature_cache or not self.cache.may_know(dataset)
 
     def tests_until(self, task_id: int) -> list[TestClass]:
@@ -285,7 +287,7 @@ class RunParts:
     @property
     def frame(self) -> Frame:
         """How images and masks are seen."""
-        return Frame(self.options.img_size, self.options.img_size, self.options.mask_size)
+        return Frame(self.options.img_size, self.options.img_size, self.options.mask_size, self.options.view)
 
     def training_dataset(self, classes: list[str], rotated: bool = True) -> Any:
         """Training images of a task, rotated where the run does so, unless they are wanted as they are."""
@@ -296,7 +298,13 @@ class RunParts:
         size = self.options.img_size
         layout, root = self.source_of(name)
         return get_dataset_class(layout)(
-            root, name, train=False, img_size=size, crp_size=size, msk_size=self.options.mask_size
+            root,
+            name,
+            train=False,
+            img_size=size,
+            crp_size=size,
+            msk_size=self.options.mask_size,
+            view=self.options.view,
         )
 
     # -- options in the shapes that the parts take ---------------------------------------------------
@@ -334,6 +342,7 @@ class RunParts:
             msk_size=options.mask_size,
             use_rotation_aug=options.use_rotation_aug and rotated,
             rotation_degrees=options.rotation_degrees,
+            view=options.view,
         )
 
     @property

@@ -50,6 +50,12 @@ def load_mask(path: Path) -> Image.Image:
         return _upright(Image.fromarray(marked.astype(np.uint8) * 255), image)
 
 
+def stored_size(path: Path) -> tuple[int, int]:
+    """(width, height) as the file has it, from the header alone: displayed it may be turned."""
+    with _readable(path), Image.open(path) as image:
+        return image.size
+
+
 def upright_size(path: Path) -> tuple[int, int]:
     """(width, height) as displayed, from the header alone."""
     with _readable(path), Image.open(path) as image:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from moleflow_fast.data.datasets import byte_transform
+from moleflow_fast.data.framing import NEARLY_SQUARE, elongation
 from moleflow_fast.detector.calibration import LEVEL, Calibration
 from moleflow_fast.detector.images import Decoded, Item, decode, file_item, files_of, items_of
 from moleflow_fast.detector.parts import TrainedParts
@@ -72,8 +73,9 @@ class Detector:
         self.threshold = threshold
         self.batch_size = batch_size or parts.options.batch_size
         self._parts = parts
-        self._transform = byte_transform(parts.options.img_size, parts.options.img_size)
+        self._transform = byte_transform(parts.options.img_size, parts.options.img_size, parts.options.view)
         self._device_is_free = threading.Lock()
+        self._said_cropped: set[tuple[str, ...]] = set()
 
     @classmethod
     def load(
@@ -216,7 +218,7 @@ class Detector:
         calibrated = task.calibrated(scored.score)
         others = (distance for t, distance in scored.distances.items() if t != scored.task_id)
         known = task.knows(scored.distances[scored.task_id], min(others, default=math.inf))
-        view = FieldOfView.of(*decoded.size, self._parts.options.img_size)
+        view = self._view_of(decoded, task.class_names)
         # Interpolation never exceeds what it interpolates: most maps need not be enlarged to see that nothing is there.
         shows = bool(scored.pixel_map.max() > task.pixel_threshold)
         return Result(
@@ -232,6 +234,22 @@ class Detector:
             pixel_map=scored.pixel_map,
             view=view,
         )
+
+
+    def _view_of(self, decoded: Decoded, products: tuple[str, ...]) -> FieldOfView:
+        """A long picture of which the run sees the middle alone is said, once per product."""
+        options = self._parts.options
+        if options.view == "crop" and elongation(decoded.size) > NEARLY_SQUARE and products not in self._said_cropped:
+            self._said_cropped.add(products)
+            logger.warning(
+                "%s, routed to %s, is %d x %d pixels, and this run looks at the central square alone: %.0f%% of it are "
+                "not inspected; train with --view whole or --view tiles to see all",
+                decoded.source,
+                ", ".join(products),
+                *decoded.size,
+                100 - 100 / elongation(decoded.size),
+            )
+        return FieldOfView.of(*decoded.size, options.img_size, options.view)
 
 
 def _without_picture(result: Result, _: Image.Image | None) -> Result:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moleflow_fast.data.decoding import IMAGE_SUFFIXES, as_rgb, load_image
 from moleflow_fast.data.errors import DataError
+from moleflow_fast.data.framing import require_ordinary_shape
 from moleflow_fast.errors import UserError
 
 
@@ -77,7 +78,7 @@ def decode(item: Item, transform: Callable[[Image.Image], Tensor], picture_side:
     """
     try:
         image = item.load()
-        _require_ordinary_shape(image, item.source)
+        require_ordinary_shape(image.size, item.source)
         picture = None if picture_side is None else _shrunk(image, picture_side)
         return Decoded(item.source, image.size, transform(image), picture=picture)
     except UserError as error:
@@ -156,13 +157,6 @@ def _images_of_tensor(tensor: Tensor) -> list[np.ndarray]:
         whole = (whole * 255).round().to(torch.uint8)
     images = whole if whole.ndim == 4 else whole.reshape(1, channels, *whole.shape[-2:])
     return [(image[0] if channels == 1 else image.permute(1, 2, 0)).contiguous().numpy() for image in images]
-
-
-def _require_ordinary_shape(image: Image.Image, source: Path | int) -> None:
-    """A strip of 1 x 10,000 pixels would be blown up to gigabytes on its way to the model's square."""
-    long, short = max(image.size), min(image.size)
-    if long > 100 * short:
-        raise DataError(f"{source}: {image.width} x {image.height} is too narrow to be a photograph; crop it")
 
 
 def _shrunk(image: Image.Image, side: int) -> Image.Image:
