@@ -19,7 +19,10 @@ from moleflow_fast.console import RunConsole
 from moleflow_fast.data import AnomalyImages, Sample, create_task_dataset, get_class_names, get_dataset_class
 from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.data.demo import is_demo, write_demo
+from moleflow_fast.data.framing import scaled
 from moleflow_fast.data.requests import Frame
+from moleflow_fast.data.stitching import OfPictures
+from moleflow_fast.data.tile_images import TileImages
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
 from moleflow_fast.extractors import (
@@ -226,9 +229,10 @@ class RunParts:
 
     def _features_of(self, dataset: Any, title: str) -> FeatureStore:
         options = self.options
+        items = TileImages(dataset) if options.view == "tiles" else dataset
         with phase("cache"), self.console.counting(title) as progress:
             features = self.cache.features(
-                dataset,
+                items,
                 self.extractor,
                 options.batch_size,
                 self.decoder,
@@ -236,7 +240,9 @@ class RunParts:
                 enabled=not options.no_feature_cache,
             )
         if features.origin != "backbone":
-            self.decoder.forget(dataset.pictures)
+            self.decoder.forget(items.pictures)
+        if isinstance(items, TileImages):
+            features.of_pictures = OfPictures(items.tilings)
         return features
 
     def read_ahead(self, tests: Sequence[str], task_id: int | None) -> None:
@@ -268,7 +274,8 @@ class RunParts:
         if name not in self._tests:
             dataset = self.test_dataset(name)
             labels = torch.tensor([sample.label for sample in dataset.samples])
-            masks = self._masks_of(dataset) if dataset.has_masks else None
+            of_class = self._shaped_masks_of if self.options.view == "tiles" else self._masks_of
+            masks = of_class(dataset) if dataset.has_masks else None
             source = self._features_of(dataset, f"features {name} test")
             self._tests[name] = TestClass(name, task_id, source, labels, masks)
         return self._tests[name]
@@ -282,6 +289,16 @@ class RunParts:
                 (pixels,) = self.decoder.pixels([list(requests.values())])
             masks[list(requests)] = torch.from_numpy(pixels).bool()
             self.decoder.forget(requests.values())
+        return masks
+
+    def _shaped_masks_of(self, dataset: AnomalyImages) -> list[torch.Tensor]:
+        """bool, each in the shape of its picture, the short side `mask_size` pixels."""
+        sizes = [self.frame.tiling_of(sample.path).picture for sample in dataset.samples]
+        masks = [torch.zeros(scaled(size, dataset.msk_size)[::-1], dtype=torch.bool) for size in sizes]
+        requests = dataset.masks()
+        with phase("decoding"):
+            for i, pixels in zip(requests, self.decoder.pixels([[r] for r in requests.values()]), strict=True):
+                masks[i] = torch.from_numpy(pixels[0]).bool()
         return masks
 
     @property

@@ -20,7 +20,7 @@ from .errors import raise_all
 from .layouts import ClassFiles, Sample
 from .normalization import normalized
 from .requests import Frame, Mask, Picture, channels_first
-from .tiling import Tiling
+from .tiling import STRIDE, Tiling
 
 MVTEC_CLASS_NAMES = [
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
@@ -272,7 +272,8 @@ def _spelled(frame: Frame) -> str:
     """How images are brought to the square, for a key."""
     if frame.view == "crop":
         return f"short side {frame.size} lanczos, crop {frame.crop}"
-    return f"{frame.view} {frame.crop} lanczos"
+    stride = f" stride {STRIDE}" if frame.view == "tiles" else ""
+    return f"{frame.view} {frame.crop}{stride} lanczos"
 
 
 def _normalized(image: Image.Image, frame: Frame, degrees: float) -> Tensor:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from .framing import scaled
 
-_STRIDE = 3 / 4  # of a square's side: what lies on the edge of one is at least an eighth inside another
+STRIDE = 3 / 4  # of a square's side: what lies on the edge of one is at least an eighth inside another
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Tiling:
     def starts(self) -> tuple[int, ...]:
         """The first pixel of each square along the strip: at equal distances, from one end to the other."""
         beyond = self.length - self.side
-        steps = math.ceil(beyond / (_STRIDE * self.side))
+        steps = math.ceil(beyond / (STRIDE * self.side))
         return tuple(round(i * beyond / steps) for i in range(steps + 1)) if steps else (0,)
 
     def __len__(self) -> int:

@@ -20,12 +20,14 @@ from torch import Tensor
 
 from moleflow_fast.data.datasets import byte_transform
 from moleflow_fast.data.framing import NEARLY_SQUARE, elongation
+from moleflow_fast.data.tiling import Tiling
 from moleflow_fast.detector.calibration import LEVEL, Calibration
 from moleflow_fast.detector.images import Decoded, Item, decode, file_item, files_of, items_of
 from moleflow_fast.detector.parts import TrainedParts
 from moleflow_fast.detector.pipeline import pipelined
 from moleflow_fast.detector.regions import find_regions
 from moleflow_fast.detector.result import Result
+from moleflow_fast.detector.tiled import score_picture
 from moleflow_fast.detector.view import FieldOfView
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.scorer import bounded
@@ -168,6 +170,8 @@ class Detector:
 
     def _score(self, batch: list[Decoded]) -> list[_Scored | None]:
         """None where there is no image."""
+        if self._parts.options.view == "tiles":
+            return [None if one.pixels is None else self._score_squares(one.pixels, one.size) for one in batch]
         images = [one.pixels for one in batch if one.pixels is not None]
         scored = iter(self._score_images(images))
         return [None if one.pixels is None else next(scored) for one in batch]
@@ -183,6 +187,24 @@ class Detector:
                 continue
             yield from scored
             start += len(some)
+
+    def _score_squares(self, squares: Tensor, size: tuple[int, int]) -> _Scored:
+        """One picture, all of its squares (n, 3, S, S)."""
+        parts = self._parts
+        while True:
+            at_once = min(self.batch_size, len(squares))
+            try:
+                with self._device_is_free, parts.as_chosen():
+                    scored = score_picture(parts, squares, Tiling(size, parts.options.img_size), at_once)
+                    return _Scored(
+                        int(scored.task_id),
+                        _bounded(scored.score).item(),
+                        dict(zip(parts.trainer.router.prototypes, _bounded(scored.distances)[0].tolist(), strict=True)),
+                        scored.patch_map.cpu().numpy(),
+                        scored.pixel_map.cpu().numpy(),
+                    )
+            except torch.cuda.OutOfMemoryError as error:
+                self._take_fewer(at_once, error)
 
     def _take_fewer(self, images: int, error: Exception) -> None:
         if images == 1:

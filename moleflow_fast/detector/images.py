@@ -29,7 +29,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The part of an image that the model sees, uint8 (3, S, S), with its own size, or why it cannot be read."""
+    """The part of an image that the model sees, uint8, with the image's own size, or why it cannot be read.
+
+    (3, S, S), or (n, 3, S, S) where it is seen in squares.
+    """
 
     source: Path | int
     size: tuple[int, int] = (0, 0)
