@@ -17,7 +17,7 @@ from torch import Tensor
 from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.evaluation.drawing_process import DrawingProcess
 from moleflow_fast.evaluation.picture_maps import Maps, joined, scores_of, squeezed
-from moleflow_fast.evaluation.scorer import Scorer, TestClass
+from moleflow_fast.evaluation.scorer import Scorer, TestClass, pixels_of
 from moleflow_fast.evaluation.sheet import Sheet
 
 logger = logging.getLogger(__name__)
@@ -112,11 +112,11 @@ def sheet_of(
     """
     scores = scores_of(patch_maps, scorer.trainer.config).cpu()
     chosen = choose_images(test.labels, scores, count)
-    maps = squeezed(scorer.pixels_of(patch_maps[chosen]), scorer.size, "bilinear").cpu().numpy()
+    maps = _squares(scorer, pixels_of(scorer, patch_maps[chosen]), "bilinear").cpu().numpy()
     coldest = _median_pixel(scorer, patch_maps, test.labels)
     hottest = max(float(maps.max()), coldest + 1e-6)
     captions = [(dataset.samples[i].type, f"{scores[i]:.4g}{_elsewhere(int(ids[i]), test.task_id)}") for i in chosen]
-    masks = None if test.masks is None else _masks_of(test.masks, chosen, scorer.size)
+    masks = None if test.masks is None else _masks_of(scorer, test.masks, chosen)
     read = decoder.begin([dataset.picture(i) for i in chosen])  # (n, 3, S, S)
 
     def sheet() -> Sheet:
@@ -128,11 +128,15 @@ def sheet_of(
     return sheet
 
 
-def _masks_of(masks: Tensor | list[Tensor], chosen: list[int], side: int) -> NDArray[np.bool_]:
+def _masks_of(scorer: Scorer, masks: Tensor | list[Tensor], chosen: list[int]) -> NDArray[np.bool_]:
     """(n, S, S)"""
-    if isinstance(masks, Tensor):
-        return masks[chosen].cpu().numpy()
-    return squeezed([masks[i] for i in chosen], side, "nearest").bool().cpu().numpy()
+    some = masks[chosen] if isinstance(masks, Tensor) else [masks[i] for i in chosen]
+    return _squares(scorer, some, "nearest").bool().cpu().numpy()
+
+
+def _squares(scorer: Scorer, maps: Tensor | list[Tensor], mode: str) -> Tensor:
+    """(n, S, S): those of several shapes are squeezed."""
+    return maps if isinstance(maps, Tensor) else squeezed(maps, scorer.size, mode)
 
 
 def choose_images(labels: Tensor, scores: Tensor, count: int) -> list[int]:
@@ -159,7 +163,7 @@ def _elsewhere(routed: int, own: int) -> str:
 def _median_pixel(scorer: Scorer, patch_maps: Maps, labels: Tensor) -> float:
     """Of normal images, of all where none is normal."""
     normal = (labels == 0).nonzero().flatten().tolist() or list(range(len(labels)))
-    pixels = joined(scorer.pixels_of(patch_maps[normal])).flatten()
+    pixels = joined(pixels_of(scorer, patch_maps[normal])).flatten()
     return float(pixels[:: max(1, len(pixels) // _PIXELS)].median())
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from moleflow_fast.evaluation.class_result import METRICS, ClassResult, Evaluation
 from moleflow_fast.evaluation.metrics import pixel_metrics, ranking_metrics
 from moleflow_fast.evaluation.picture_maps import joined, scores_of
-from moleflow_fast.evaluation.scorer import Scorer, TestClass
+from moleflow_fast.evaluation.scorer import Scorer, TestClass, pixels_of
 from moleflow_fast.phases import phase
 
 __all__ = [
@@ -32,7 +32,7 @@ def evaluate_class(scorer: Scorer, test: TestClass, task_ids: Tensor) -> ClassRe
         image = ranking_metrics(scores, test.labels)
     pixel_auroc = pixel_ap = pixel_f1 = pixel_threshold = region = math.nan
     if test.defects is not None:
-        maps = joined(scorer.pixels_of(patch_maps))
+        maps = joined(pixels_of(scorer, patch_maps))
         with phase("metrics"):
             pixel = pixel_metrics(maps, test.defects)
         pixel_auroc, pixel_ap, pixel_f1, pixel_threshold, region = pixel

@@ -59,12 +59,10 @@ def together(maps: Sequence[Maps]) -> Maps:
     return PictureMaps([m for one in shaped for m in one.maps], [p for one in shaped for p in one.pictures])
 
 
-def squeezed(maps: Tensor | Sequence[Tensor], side: int, mode: str) -> Tensor:
-    """Maps (N, H, W) as they are; those of several shapes each brought to the square, (N, side, side).
+def squeezed(maps: Sequence[Tensor], side: int, mode: str) -> Tensor:
+    """Maps (H, W) of several shapes, each brought to the square, (N, side, side).
 
     Args:
         mode: "bilinear" or "nearest".
     """
-    if isinstance(maps, Tensor):
-        return maps
     return torch.cat([F.interpolate(one[None, None].float(), (side, side), mode=mode)[0] for one in maps])

@@ -123,10 +123,6 @@ class Scorer:
                 for one, size in zip(patch_maps.maps, patch_maps.pictures, strict=True)
             ]
 
-    def pixels_of(self, patch_maps: Maps) -> Tensor | list[Tensor]:
-        """`pixel_maps` or `picture_maps`."""
-        return self.pixel_maps(patch_maps) if isinstance(patch_maps, Tensor) else self.picture_maps(patch_maps)
-
     def forget_maps(self, tests: Iterable[TestClass]) -> None:
         """Drop kept maps and what was computed from them: for configurations in which old experts change."""
         for test in tests:
@@ -149,6 +145,11 @@ class Scorer:
         if pictures is not None and images:
             maps = pictures.stitched(images, bounded(torch.stack(maps)))
         return dict(zip(images, maps, strict=True))
+
+
+def pixels_of(scorer: Scorer, patch_maps: Maps) -> Tensor | list[Tensor]:
+    """`pixel_maps` or `picture_maps`."""
+    return scorer.pixel_maps(patch_maps) if isinstance(patch_maps, Tensor) else scorer.picture_maps(patch_maps)
 
 
 def _of_images(test: TestClass, images: Sequence[int], maps: Sequence[Tensor]) -> Maps:
