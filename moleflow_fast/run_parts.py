@@ -227,9 +227,13 @@ class RunParts:
         features = self.training_features(self.tasks[task_id])
         return FeatureLoader(features, self.options.batch_size, self.options.seed + task_id)
 
+    def items_of(self, dataset: Any) -> Any:
+        """What the backbone sees of the pictures of a data set, one item each time it is asked: they, or squares."""
+        return TileImages(dataset) if self.options.view == "tiles" else dataset
+
     def _features_of(self, dataset: Any, title: str) -> FeatureStore:
         options = self.options
-        items = TileImages(dataset) if options.view == "tiles" else dataset
+        items = self.items_of(dataset)
         with phase("cache"), self.console.counting(title) as progress:
             features = self.cache.features(
                 items,
