@@ -19,13 +19,15 @@ from PIL import Image, ImageOps
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
 
-def read(path: Path, side: int) -> np.ndarray:
-    """The picture as the program takes it: upright RGB, short side resized to `side`, central square."""
+def read(path: Path, side: int, view: str = "crop") -> np.ndarray:
+    """The picture as the program takes it: upright RGB; its central square, or squeezed as a whole to the square."""
     image = ImageOps.exif_transpose(Image.open(path))
     if image.mode.startswith("I"):  # 16 bits
         pixels = np.asarray(image, dtype=np.float64) * (255 / 65535)
         image = Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
     image = image.convert("RGB")
+    if view == "whole":
+        return np.asarray(image.resize((side, side), Image.Resampling.LANCZOS))
     short = min(image.size)
     width, height = (int(side * length / short) for length in image.size)
     image = image.resize((width, height), Image.Resampling.LANCZOS)
@@ -36,13 +38,14 @@ def read(path: Path, side: int) -> np.ndarray:
 def main(model: str, folder: str) -> None:
     session = onnxruntime.InferenceSession(model)
     facts = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
-    side, labels = facts["moleflow.input"]["image_size"], facts["moleflow.labels"]
+    seen, labels = facts["moleflow.input"], facts["moleflow.labels"]
+    side, view = seen["image_size"], seen.get("view", "crop")  # a file older than the option sees the central square
     products = {task["task_id"]: " ".join(task["class_names"]) for task in facts["moleflow.calibration"]["tasks"]}
     table = csv.writer(sys.stdout)
     table.writerow(["path", "label", "score", "calibrated", "product"])
     for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES):
         names = ["label", "score", "calibrated", "task_id"]
-        label, score, calibrated, task = (v[0] for v in session.run(names, {"images": read(path, side)[None]}))
+        label, score, calibrated, task = (v[0] for v in session.run(names, {"images": read(path, side, view)[None]}))
         table.writerow([path, labels[label], score, calibrated, products[task]])
 
 

@@ -21,6 +21,7 @@ from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.data.check import DataCheck
 from moleflow_fast.data.decoder import Decoder
+from moleflow_fast.data.stitching import picture_features
 from moleflow_fast.detector.calibrate import calibrate
 from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.errors import UserError
@@ -304,7 +305,7 @@ class ContinualRun(RunParts):
             )
         for task_id in done:
             self.trainer.task_classes[task_id] = self.tasks[task_id]
-            self.trainer.build_prototype(task_id, self.training_features(self.tasks[task_id]).image_features)
+            self.trainer.build_prototype(task_id, picture_features(self.training_features(self.tasks[task_id])))
         return done
 
     def _require_own_classes(self, path: Path) -> None:

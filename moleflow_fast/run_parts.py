@@ -23,8 +23,11 @@ from moleflow_fast.data import AnomalyImages, Sample, create_task_dataset, get_c
 from moleflow_fast.data.datasets import joined
 from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.data.demo import is_demo, write_demo
+from moleflow_fast.data.framing import scaled
 from moleflow_fast.data.layouts import is_there
 from moleflow_fast.data.requests import Frame
+from moleflow_fast.data.stitching import OfPictures
+from moleflow_fast.data.tile_images import TileImages
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.scorer import NoImages, Scorer, TestClass
 from moleflow_fast.extractors import (
@@ -265,15 +268,20 @@ class RunParts:
 
     def _joint_features(self, datasets: Sequence[Any], title: str) -> FeatureStore:
         """Of all images; those of each data set are cached by themselves, so that adding one leaves them known."""
-        if len(datasets) == 1 or datasets[0].augmented:
+        if len(datasets) == 1 or datasets[0].augmented or self.options.view == "tiles":
             return self._features_of(joined(datasets), title)
         return JoinedStore([self._features_of(dataset, title) for dataset in datasets])
 
+    def items_of(self, dataset: Any) -> Any:
+        """What the backbone sees of the pictures of a data set, one item each time it is asked: they, or squares."""
+        return TileImages(dataset) if self.options.view == "tiles" else dataset
+
     def _features_of(self, dataset: Any, title: str) -> FeatureStore:
         options = self.options
+        items = self.items_of(dataset)
         with phase("cache"), self.console.counting(title) as progress:
             features = self.cache.features(
-                dataset,
+                items,
                 self.extractor,
                 options.batch_size,
                 self.decoder,
@@ -281,7 +289,9 @@ class RunParts:
                 enabled=not options.no_feature_cache,
             )
         if features.origin != "backbone":
-            self.decoder.forget(dataset.pictures)
+            self.decoder.forget(items.pictures)
+        if isinstance(items, TileImages):
+            features.of_pictures = OfPictures(items.tilings)
         return features
 
     def read_ahead(self, tests: Sequence[str], task_id: int | None) -> None:
@@ -298,7 +308,9 @@ class RunParts:
         if train and self.options.use_rotation_aug:
             return False
         size = self.options.img_size
-        dataset = AnomalyImages(samples, has_masks=False, img_size=size, crp_size=size)
+        if self.options.view == "tiles":
+            return False  # what is kept is a square a picture
+        dataset = AnomalyImages(samples, has_masks=False, img_size=size, crp_size=size, view=self.options.view)
         return self.options.no_feature_cache or not self.cache.may_know(dataset)
 
     def tests_until(self, task_id: int) -> list[TestClass]:
@@ -311,7 +323,8 @@ class RunParts:
         if name not in self._tests:
             dataset = self.test_dataset(name)
             labels = torch.tensor([sample.label for sample in dataset.samples])
-            masks = self._masks_of(dataset) if dataset.has_masks else None
+            of_class = self._shaped_masks_of if self.options.view == "tiles" else self._masks_of
+            masks = of_class(dataset) if dataset.has_masks else None
             title = f"features {name} test"
             there = len(dataset) > 0
             source = (
@@ -331,10 +344,20 @@ class RunParts:
             self.decoder.forget(requests.values())
         return masks
 
+    def _shaped_masks_of(self, dataset: AnomalyImages) -> list[torch.Tensor]:
+        """bool, each in the shape of its picture, the short side `mask_size` pixels."""
+        sizes = [self.frame.tiling_of(sample.path).picture for sample in dataset.samples]
+        masks = [torch.zeros(scaled(size, dataset.msk_size)[::-1], dtype=torch.bool) for size in sizes]
+        requests = dataset.masks()
+        with phase("decoding"):
+            for i, pixels in zip(requests, self.decoder.pixels([[r] for r in requests.values()]), strict=True):
+                masks[i] = torch.from_numpy(pixels[0]).bool()
+        return masks
+
     @property
     def frame(self) -> Frame:
         """How images and masks are seen."""
-        return Frame(self.options.img_size, self.options.img_size, self.options.mask_size)
+        return Frame(self.options.img_size, self.options.img_size, self.options.mask_size, self.options.view)
 
     def training_dataset(self, classes: list[str], rotated: bool = True) -> Any:
         """Training images of a task, rotated where the run does so, unless they are wanted as they are."""
@@ -351,8 +374,10 @@ class RunParts:
 
     def _test_datasets(self, name: str) -> list[AnomalyImages]:
         """One for each place that test images of a class lie in."""
-        size = self.options.img_size
-        shapes = {"img_size": size, "crp_size": size, "msk_size": self.options.mask_size}
+        options, size = self.options, self.options.img_size
+        shapes: dict[str, Any] = {
+            "img_size": size, "crp_size": size, "msk_size": options.mask_size, "view": options.view,
+        }  # fmt: skip
         sources = self.sources_of(name)
         datasets: list[AnomalyImages] = [
             get_dataset_class(layout)(root, name, train=False, **shapes) for layout, root in sources
@@ -395,6 +420,7 @@ class RunParts:
             msk_size=options.mask_size,
             use_rotation_aug=options.use_rotation_aug and rotated,
             rotation_degrees=options.rotation_degrees,
+            view=options.view,
         )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import re
 import sys
@@ -27,6 +28,7 @@ from moleflow_fast.experiments.presets import LINE, OUR_NAMES, get_preset, listi
 
 DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder", "csv", "coco", "datumaro", "real_iad")
 INTERPOLATIONS = ("bilinear", "bicubic")
+VIEWS = ("crop", "whole", "tiles")  # see moleflow_fast.data.framing, which needs Pillow
 PARALLEL_TASKS = ("off", "ray")
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 BACKEND_HELP = (
@@ -49,6 +51,7 @@ class RunOptions:
     cl_scenario: str = "1-1"
     img_size: int = 224
     msk_size: int | None = None
+    view: str = "crop"
     use_rotation_aug: bool = False
     rotation_degrees: float = 180.0
 
@@ -117,6 +120,7 @@ class RunOptions:
         for name in self.logger or ():
             if name not in LOGGERS:
                 raise ValueError(f"--logger must be among {', '.join(LOGGERS)}, got {name!r}")
+        _one_of(VIEWS, self, "view")
         if self.lr <= 0:
             raise ValueError(f"--lr must be positive, got {self.lr}")
         if self.num_epochs == 0 and not self.ablation.has_front:
@@ -214,7 +218,9 @@ NOT_PART_OF_THE_RESULT = frozenset(
 PATHS = ("data_path", "backbone_weights", "load_checkpoint")
 
 # Runs whose options do not say, whatever is asked for now.
-_BEFORE_THEY_WERE_STORED = {"backend": "auto", "precision": "fp32", "extensions": [], "removed_tasks": []}
+_BEFORE_THEY_WERE_STORED = {
+    "backend": "auto", "precision": "fp32", "view": "crop", "extensions": [], "removed_tasks": [],
+}  # fmt: skip
 
 _LISTS = {"task_classes": str, "backbone_layers": str, "vit_blocks": int, "logger": str}
 
@@ -228,6 +234,9 @@ _GROUPS: dict[str, dict[str, str]] = {
         "cl_scenario": "classes per task, base-inc: 1-1 one by one, 14-1 fourteen first, 3-3, 10-5, ...",
         "img_size": "side of the square images that the backbone sees, pixels",
         "msk_size": "side of masks and of the maps they are compared with, pixels; the image size if left out",
+        "view": "what is seen of a picture that is not square: crop, the central square (as published); whole, all of "
+        "it squeezed to the square; tiles, all of it in overlapping squares along its long side, with one map: the "
+        "finest, at several times the work; whole for --dataset folder unless given",
         "use_rotation_aug": "rotate training images at random, anew every epoch (switches the feature cache off)",
         "rotation_degrees": "largest rotation",
     },
@@ -297,7 +306,7 @@ _GROUPS: dict[str, dict[str, str]] = {
 
 _CHOICES = {
     "dataset": DATASETS, "interp_mode": INTERPOLATIONS, "backend": BACKENDS, "precision": tuple(PRECISIONS),
-    "backbone_precision": tuple(BACKBONE_PRECISIONS), "parallel_tasks": PARALLEL_TASKS,
+    "backbone_precision": tuple(BACKBONE_PRECISIONS), "parallel_tasks": PARALLEL_TASKS, "view": VIEWS,
     "logger": LOGGERS,
 }  # fmt: skip
 
@@ -408,7 +417,28 @@ def options_from(args: argparse.Namespace) -> RunOptions:
                 values[name] = tuple(given) if name in _LISTS else given
     if args.backbone_name is not None and args.embed_dim is None:
         values.pop("embed_dim", None)
+    if "view" not in values:
+        as_published = dataset != "folder" or args.preset not in (None, LINE)
+        values["view"] = _stored_view(values) or ("crop" if as_published else "whole")
     return RunOptions(**values, ablation=parse_ablation_args(args))
+
+
+def _stored_view(values: dict[str, Any]) -> str | None:
+    """Of the run that is gone on with, or started from: where none is said its own counts, not today's default."""
+    if values.get("resume"):
+        options = RunOptions(**{**values, "num_epochs": 1})  # for where it lies: its own are checked when complete
+        folder = Path(options.log_dir) / options.run_name
+    elif values.get("load_checkpoint"):
+        folder = Path(values["load_checkpoint"])
+        if not (folder / "config.json").exists():
+            return "crop"  # the published implementation knows no other
+    else:
+        return None
+    try:
+        stored = json.loads((folder / "config.json").read_bytes())["options"]
+        return stored.get("view", _BEFORE_THEY_WERE_STORED["view"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # whoever opens the run says what is wrong with it
 
 
 class _ListPresets(argparse.Action):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from moleflow_fast.errors import shown
 
+from . import decoding, framing
 from .decoder import Decoder
-from .errors import raise_all
+from .errors import DataError, raise_all
 from .layouts import FOLDERS_ARE_CLASSES, GOOD, PUBLISHED, ClassFiles, Sample, layout, products_left_out
 from .requests import FileCheck, Frame, Note
 
@@ -87,6 +88,7 @@ class DataCheck:
             DecodingFailed: a process has died.
         """
         names = self._class_names
+        cut_off = self._cut_off()  # while others read
         repeated = sorted({c for c in names if names.count(c) > 1})
         problems = [f"class {c!r} is named twice in --task_classes; name it once" for c in repeated]
         problems += dict.fromkeys(problem for split in self._splits for problem in split.problems)
@@ -99,7 +101,22 @@ class DataCheck:
             warnings += [*train.left_out.said(self._root / name), *_odd(name, train, test)]
         notes = [text for text in said if isinstance(text, Note)]
         more = [f"and {len(notes) - _NOTES} more files like that"] if len(notes) > _NOTES else []
-        return DataReport(images, [*warnings, *notes[:_NOTES], *more])
+        return DataReport(images, [*warnings, *cut_off, *notes[:_NOTES], *more])
+
+    def _cut_off(self) -> list[str]:
+        """A warning for each class of whose pictures a centre crop leaves much out."""
+        if self._frame is None or self._frame.view != "crop":
+            return []
+        splits = zip(self._class_names, self._splits[::2], self._splits[1::2], strict=True)
+        found = [(name, _long([*train.samples, *test.samples])) for name, train, test in splits]
+        return [
+            f"class {name!r}: {len(long)} pictures are longer than {framing.NEARLY_SQUARE:g} : 1, one is "
+            f"{worst[0]} x {worst[1]}; --view crop looks at the central square alone and never sees "
+            f"{100 - 100 / framing.elongation(worst):.0f}% of it: --view whole squeezes all of a picture to the "
+            "square, --view tiles looks at it square by square"
+            for name, long in found
+            if long and (worst := max(long, key=framing.elongation))
+        ]
 
     def _read(self, split: ClassFiles, wants_pictures: bool) -> None:
         self._splits.append(split)
@@ -111,7 +128,7 @@ class DataCheck:
     def _check_of(self, sample: Sample, wants_picture: bool) -> FileCheck:
         frame, mask_path = self._frame, sample.mask_path
         picture = frame.picture_of(sample.path) if frame and wants_picture else None
-        mask = frame.mask_of(mask_path) if frame and mask_path else None
+        mask = frame.mask_of(mask_path) if frame and mask_path and frame.view != "tiles" else None
         return FileCheck(sample.path, mask_path, picture, mask, self._published)
 
 
@@ -124,6 +141,15 @@ def _problems_of_name(class_name: str) -> list[str]:
     except UnicodeEncodeError:
         return [f"class {class_name!r} is no text in UTF-8: rename the folder"]
     return []
+
+
+def _long(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """Sizes of the pictures that are not nearly square; a file that cannot be read is said elsewhere."""
+    sizes = []
+    for sample in samples:
+        with suppress(DataError):
+            sizes.append(decoding.stored_size(sample.path))
+    return [size for size in sizes if min(size) and framing.elongation(size) > framing.NEARLY_SQUARE]
 
 
 def _odd(class_name: str, train: ClassFiles, test: ClassFiles) -> list[str]:

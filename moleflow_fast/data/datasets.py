@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL
 import torch
 from PIL import Image
@@ -19,7 +20,8 @@ from . import decoding, layouts
 from .errors import raise_all
 from .layouts import ClassFiles, Sample
 from .normalization import normalized
-from .requests import Frame, Mask, Picture
+from .requests import Frame, Mask, Picture, channels_first
+from .tiling import STRIDE, Tiling
 
 MVTEC_CLASS_NAMES = [
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
@@ -41,13 +43,15 @@ class AnomalyImages(Dataset[tuple[Tensor, int, Tensor, str, str]]):
     short side to `img_size` (Lanczos), centre crop, ImageNet normalization. Masks: nearest, same field of view.
 
     Attributes:
-        frame: how items are seen; None where the caller has transforms of its own.
+        frame: how pictures are seen; None where the caller has transforms of its own.
+        degrees: images are turned by at most so many, 0 for none.
 
     Args:
         samples: what to load.
         has_masks: False where there are image labels only; masks are then all zero.
         transform, target_transform: in place of the ones above, for image and mask (PIL image to tensor).
         use_rotation_aug: rotate by an angle drawn anew at every access, nearest, filled with 0.
+        view: one of `framing.VIEWS`; an item is one square, so that of a picture in tiles is the whole, squeezed.
     """
 
     def __init__(
@@ -61,17 +65,19 @@ class AnomalyImages(Dataset[tuple[Tensor, int, Tensor, str, str]]):
         msk_size: int = 256,
         use_rotation_aug: bool = False,
         rotation_degrees: float = 180.0,
+        view: str = "crop",
     ) -> None:
         self.samples = list(samples)
         self.has_masks = has_masks
         # A transform of the caller's own may be random: its features are never cached.
         self.augmented = use_rotation_aug or transform is not None
         self.msk_size = msk_size
-        self.frame = None if transform or target_transform else Frame(img_size, crp_size, msk_size)
-        self._degrees = rotation_degrees * use_rotation_aug
-        self._transform = transform or image_transform(img_size, crp_size, self._degrees)
-        self._target_transform = target_transform or _mask_transform(Frame(img_size, crp_size, msk_size))
-        self._transform_key = f"short side {img_size} lanczos, crop {crp_size}, imagenet, pillow {PIL.__version__}"
+        frame = Frame(img_size, crp_size, msk_size, view)
+        self.frame = None if transform or target_transform else frame
+        self.degrees = rotation_degrees * use_rotation_aug
+        self._transform = transform or partial(_normalized, frame=frame, degrees=self.degrees)
+        self._target_transform = target_transform or _mask_transform(frame)
+        self._transform_key = f"{_spelled(frame)}, imagenet, pillow {PIL.__version__}"
 
     def transform_key(self) -> str:
         """A text that differs whenever the way from file to tensor differs."""
@@ -84,8 +90,8 @@ class AnomalyImages(Dataset[tuple[Tensor, int, Tensor, str, str]]):
             seed: of the angle, where images are rotated: that of an item under this state of torch's generator.
         """
         assert self.frame is not None
-        generator = torch.Generator().manual_seed(seed) if self._degrees else None
-        return self.frame.picture_of(self.samples[index].path, _angle(self._degrees, generator))
+        generator = torch.Generator().manual_seed(seed) if self.degrees else None
+        return self.frame.picture_of(self.samples[index].path, angle(self.degrees, generator))
 
     @property
     def pictures(self) -> list[Picture]:
@@ -275,7 +281,7 @@ def create_task_dataset(
 
     Args:
         args: anything with dataset (mvtec if it has none), data_path, img_size, msk_size; and with use_rotation_aug and
-            rotation_degrees, where those are not given.
+            rotation_degrees, where those are not given; view if it has one.
         task_classes: their names.
         global_class_to_idx: label of each class's training images; test images have 0 or 1.
     """
@@ -293,6 +299,7 @@ def create_task_dataset(
         msk_size=args.msk_size,
         use_rotation_aug=train and rotated,
         rotation_degrees=degrees,
+        view=getattr(args, "view", "crop"),
     )
 
 
@@ -318,16 +325,35 @@ def image_transform(size: int, crop: int, degrees: float = 0) -> Transform:
     Args:
         degrees: the angle is drawn from torch's generator, up to so many either way.
     """
-    return partial(_normalized, size=size, crop=crop, degrees=degrees)
+    return partial(_normalized, frame=Frame(size, crop, crop), degrees=degrees)
 
 
-def byte_transform(size: int, crop: int) -> Transform:
-    """From an RGB image to uint8 (3, crop, crop), of which `Normalization` makes what `image_transform` gives."""
-    return partial(_bytes, Picture(Path(), size, crop))
+def byte_transform(size: int, crop: int, view: str = "crop") -> Transform:
+    """From an RGB image to uint8 (3, crop, crop), of which `Normalization` makes what `image_transform` gives.
+
+    Under the view "tiles" to all its squares, (n, 3, crop, crop).
+    """
+    if view == "tiles":
+        return partial(_tiles, side=crop)
+    return partial(_bytes, Frame(size, crop, crop, view).picture_of(Path()))
 
 
-def _normalized(image: Image.Image, size: int, crop: int, degrees: float) -> Tensor:
-    pixels = _bytes(Picture(Path(), size, crop, _angle(degrees)), image)
+def _tiles(image: Image.Image, side: int) -> Tensor:
+    tiling = Tiling(image.size, side)
+    strip = tiling.resized(image, Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.stack([channels_first(tiling.square(strip, i)) for i in range(len(tiling))]))
+
+
+def _spelled(frame: Frame) -> str:
+    """How images are brought to the square, for a key."""
+    if frame.view == "crop":
+        return f"short side {frame.size} lanczos, crop {frame.crop}"
+    stride = f" stride {STRIDE}" if frame.view == "tiles" else ""
+    return f"{frame.view} {frame.crop}{stride} lanczos"
+
+
+def _normalized(image: Image.Image, frame: Frame, degrees: float) -> Tensor:
+    pixels = _bytes(frame.picture_of(Path(), angle(degrees)), image)
     return normalized(pixels[None])[0]
 
 
@@ -335,14 +361,14 @@ def _bytes(request: Picture | Mask, image: Image.Image) -> Tensor:
     return torch.from_numpy(request.pixels(image))
 
 
-def _angle(degrees: float, generator: torch.Generator | None = None) -> float:
+def angle(degrees: float, generator: torch.Generator | None = None) -> float:
     """As torchvision's RandomRotation draws it."""
     return torch.empty(1).uniform_(-degrees, degrees, generator=generator).item() if degrees else 0.0
 
 
 def _mask_transform(frame: Frame) -> Transform:
-    """Nearest, then the same share of the picture as the image's own crop."""
-    return partial(_zeros_and_ones, frame.mask_of(Path()))
+    """Nearest; what is seen of the image, as one square."""
+    return partial(_zeros_and_ones, frame.square.mask_of(Path()))
 
 
 def _zeros_and_ones(mask: Mask, image: Image.Image) -> Tensor:

@@ -108,6 +108,12 @@ def has_frames(path: Path) -> bool:
         return bool(getattr(image, "is_animated", False))
 
 
+def stored_size(path: Path) -> tuple[int, int]:
+    """(width, height) as the file has it, from the header alone: displayed it may be turned."""
+    with _readable(path), Image.open(path) as image:
+        return image.size
+
+
 def upright_size(path: Path) -> tuple[int, int]:
     """(width, height) as displayed, from the header alone."""
     with _readable(path), Image.open(path) as image:

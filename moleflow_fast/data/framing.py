@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PIL import Image
+
+from .errors import DataError
+
+VIEWS = ("crop", "whole", "tiles")
+"""The central square; the picture squeezed to the square; overlapping squares along its long side."""
+
+LONGEST = 100  # sides of a picture, long to short: a strip of 1 x 10,000 would be blown up to gigabytes on its way
+NEARLY_SQUARE = 1.1  # up to here a centre crop loses a twentieth at either end
 
 
 def scaled(size: tuple[int, int], short: int) -> tuple[int, int]:
@@ -13,11 +23,32 @@ def scaled(size: tuple[int, int], short: int) -> tuple[int, int]:
 
 def framed(image: Image.Image, short: int, crop: int, resample: Image.Resampling, angle: float = 0.0) -> Image.Image:
     """Short side to `short`, turned by `angle` degrees (nearest, black outside), central `crop` x `crop` pixels."""
-    resized = image.resize(scaled(image.size, short), resample)
-    if angle:
-        resized = resized.rotate(angle, Image.Resampling.NEAREST)
+    resized = turned(image.resize(scaled(image.size, short), resample), angle)
     left, top = (_start(side, crop) for side in resized.size)
     return resized.crop((left, top, left + crop, top + crop))  # black where it is larger than the image
+
+
+def turned(image: Image.Image, angle: float) -> Image.Image:
+    """By `angle` degrees about the centre, nearest, black outside."""
+    return image.rotate(angle, Image.Resampling.NEAREST) if angle else image
+
+
+def elongation(size: Sequence[int]) -> float:
+    """Long side to short side."""
+    return max(size) / min(size)
+
+
+def require_ordinary_shape(size: Sequence[int], name: object) -> None:
+    """The one limit on the shape of pictures, for those to train on and those to label.
+
+    Raises:
+        DataError: names the picture and the limit.
+    """
+    if min(size) == 0 or elongation(size) > LONGEST:
+        raise DataError(
+            f"{name}: {size[0]} x {size[1]} is too narrow to be a photograph; the long side may have {LONGEST} times "
+            "the short one at most: crop it"
+        )
 
 
 def _start(side: int, crop: int) -> int:

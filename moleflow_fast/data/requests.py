@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -16,6 +17,7 @@ from . import decoding, framing
 from .decoding import has_frames
 from .drawn_mask import DrawnMask
 from .errors import DataError
+from .tiling import Tiling
 
 _MOST, _NEARLY_ALL = 0.5, 0.9  # of a picture: a mask that marks more is named; one that marks more still is refused
 
@@ -46,12 +48,18 @@ class Request(Protocol):
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file as a backbone sees it, RGB (3, crop, crop): short side to `size`, turned, centre crop."""
+    """An image file as a backbone sees it, RGB (3, crop, crop), turned.
+
+    Under the view "crop" its short side goes to `size` and the centre is cropped; "whole" squeezes it to the square;
+    under "tiles" it is the square `tile` of its `Tiling`.
+    """
 
     path: Path
     size: int
     crop: int
     angle: float = 0.0  # degrees
+    view: str = "crop"
+    tile: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,25 +70,34 @@ class Picture:
         return (self.shape,)
 
     def answer(self) -> Answer:
+        if self.view == "tiles":
+            return _read(self._of_tile)
         return _read(lambda: self.pixels(decoding.load_image(self.path)))
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Of the file's own image, in RGB."""
-        seen = framing.framed(image, self.size, self.crop, Image.Resampling.LANCZOS, self.angle)
-        return np.ascontiguousarray(np.asarray(seen).transpose(2, 0, 1))
+        if self.view == "whole":
+            squeezed = image.resize((self.crop, self.crop), Image.Resampling.LANCZOS)
+            return channels_first(framing.turned(squeezed, self.angle))
+        return channels_first(framing.framed(image, self.size, self.crop, Image.Resampling.LANCZOS, self.angle))
+
+    def _of_tile(self) -> np.ndarray:
+        tiling, strip = _strip(self.path, self.path.stat().st_mtime_ns, self.crop)
+        return channels_first(framing.turned(tiling.square(strip, self.tile), self.angle))
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask as its image is seen, (crop, crop) of 0 and 1."""
+    """A mask as its image is seen, (crop, crop) of 0 and 1; or all of it, squeezed to a canvas."""
 
     path: Path | DrawnMask
     size: int
     crop: int
+    canvas: tuple[int, int] | None = None  # (width, height)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.crop, self.crop)
+        return self.canvas[::-1] if self.canvas else (self.crop, self.crop)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -91,7 +108,8 @@ class Mask:
 
     def pixels(self, mask: Image.Image) -> np.ndarray:
         """Of the file's own mask, in mode L."""
-        seen = framing.framed(mask, self.size, self.crop, Image.Resampling.NEAREST)
+        nearest = Image.Resampling.NEAREST
+        seen = mask.resize(self.canvas, nearest) if self.canvas else framing.framed(mask, self.size, self.crop, nearest)
         return (np.asarray(seen) != 0).astype(np.uint8)
 
 
@@ -103,17 +121,42 @@ class Frame:
         size: short side of an image, pixels.
         crop: side of the central square that is taken of it.
         mask: side of the same square in masks.
+        view: one of `framing.VIEWS`. As one square a picture in tiles is seen as a whole.
     """
 
     size: int
     crop: int
     mask: int
+    view: str = "crop"
+
+    @property
+    def square(self) -> Frame:
+        """Where a picture is to be seen as one square."""
+        return replace(self, view="whole") if self.view == "tiles" else self
 
     def picture_of(self, path: Path, angle: float = 0.0) -> Picture:
-        return Picture(path, self.size, self.crop, angle)
+        return Picture(path, self.size, self.crop, angle, self.square.view)
 
     def mask_of(self, path: Path | DrawnMask) -> Mask:
-        return Mask(path, round(self.mask * self.size / self.crop), self.mask)
+        """Under "tiles" in the shape of its picture, short side to `mask`; a file is opened for its size then."""
+        canvas = None
+        if self.view == "whole":
+            canvas = (self.mask, self.mask)
+        if self.view == "tiles":
+            size = decoding.upright_size(path) if isinstance(path, Path) else path.size
+            canvas = framing.scaled(size, self.mask)
+        return Mask(path, round(self.mask * self.size / self.crop), self.mask, canvas)
+
+    def tiling_of(self, path: Path) -> Tiling:
+        """Of a file, whose size is read.
+
+        Raises:
+            DataError: see `decoding.upright_size`.
+        """
+        return Tiling(decoding.upright_size(path), self.crop)
+
+    def tile_of(self, path: Path, index: int, angle: float = 0.0) -> Picture:
+        return Picture(path, self.crop, self.crop, angle, "tiles", index)
 
 
 @dataclass(frozen=True)
@@ -143,6 +186,7 @@ class FileCheck:
             return Answer(problems=(str(error),))
 
     def _answer(self) -> Answer:
+        framing.require_ordinary_shape(decoding.stored_size(self.path), self.path)
         image = self._image()
         seen = () if image is None or self.picture is None else (self.picture.pixels(image),)
         frames = (Note(f"{self.path}: several frames or pages; the first is used"),) if has_frames(self.path) else ()
@@ -203,6 +247,19 @@ def placed(requests: Sequence[AnyRequest]) -> list[tuple[int, AnyRequest]]:
     """Each with the first byte of its arrays, where all lie one after another."""
     ends = itertools.accumulate(map(bytes_of, requests), initial=0)
     return list(zip(ends, requests, strict=False))
+
+
+def channels_first(image: Image.Image) -> np.ndarray:
+    """(3, H, W) of an image in RGB."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+@lru_cache(maxsize=1)
+def _strip(path: Path, _modified: int, side: int) -> tuple[Tiling, Image.Image]:
+    """Kept for the next square: those of a file are asked for one after another."""
+    image = decoding.load_image(path)
+    tiling = Tiling(image.size, side)
+    return tiling, tiling.resized(image, Image.Resampling.LANCZOS)
 
 
 def _read(read: Callable[[], np.ndarray]) -> Answer:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from moleflow_fast.data.datasets import AnomalyImages
+from moleflow_fast.data.stitching import of_pictures, picture_count, picture_features
 from moleflow_fast.detector import grey_levels
 from moleflow_fast.detector.calibration import ENOUGH_IMAGES, Calibration, TaskCalibration
 from moleflow_fast.detector.normal_scores import finite, median, threshold
-from moleflow_fast.evaluation.scorer import WORST_SCORE, Scorer, TestClass
-from moleflow_fast.models.aggregation import image_scores
+from moleflow_fast.evaluation.picture_maps import Maps, PictureMaps, scores_of, together
+from moleflow_fast.evaluation.scorer import WORST_SCORE, Scorer, TestClass, bounded
+from moleflow_fast.extractors.stores import FeatureStore
 from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.run_parts import RunParts
 
@@ -58,7 +60,7 @@ class _NormalImages:
     test: TestClass
     images: list[int]
     held_out: bool
-    cross_fitted: Tensor | None = None
+    cross_fitted: Maps | None = None
 
 
 def calibrate(parts: RunParts, tasks: Sequence[int]) -> Calibration:
@@ -100,7 +102,7 @@ def calibrate_on(parts: RunParts, known: Calibration, normal: Mapping[int, Seque
     for task_id, classes in normal.items():
         steps = grey_levels.patches_of_steps(parts.extractor, [c.dataset for c in classes], parts.device)
         images = [_NormalImages(c.test, list(range(len(c.test))), held_out=True) for c in classes]
-        columns = router.distances(torch.cat([c.test.source.image_features for c in classes])).cpu().unbind(1)
+        columns = router.distances(torch.cat([c.test.image_features for c in classes])).cpu().unbind(1)
         to = dict(zip(router.prototypes, columns, strict=True))
         own = torch.cat([to.pop(task_id), torch.tensor([known.tasks[task_id].largest_distance])])
         alike = known.tasks[task_id].grey_level > 0
@@ -153,8 +155,8 @@ def _normal_images(parts: RunParts, task_id: int, name: str) -> _NormalImages:
     if normal:
         return _NormalImages(test, normal, held_out=True)
     source = parts.training_features([name], rotated=False)
-    training = TestClass(name, task_id, source, torch.zeros(len(source)), None)
-    return _NormalImages(training, list(range(len(source))), held_out=False)
+    training = TestClass(name, task_id, source, torch.zeros(picture_count(source)), None)
+    return _NormalImages(training, list(range(len(training))), held_out=False)
 
 
 def _with_cross_fitted(parts: RunParts, task_id: int, classes: list[_NormalImages]) -> list[_NormalImages]:
@@ -163,12 +165,24 @@ def _with_cross_fitted(parts: RunParts, task_id: int, classes: list[_NormalImage
     if parts.trainer.nf_model.front(task_id) is None or not few:
         return classes
     source = parts.training_features(parts.tasks[task_id], rotated=False)
-    if len(source) < 2:
+    if picture_count(source) < 2:
         return classes
-    maps = parts.trainer.cross_fitted_maps(task_id, source)
-    of_class = maps.split([len(parts.training_dataset([c.test.name], rotated=False)) for c in classes])
-    chosen = dict(zip([c.test.name for c in classes], of_class, strict=True))
+    maps = _of_pictures(source, parts.trainer.cross_fitted_maps(task_id, source))
+    chosen, start = {}, 0
+    for c in classes:
+        end = start + len(parts.training_dataset([c.test.name], rotated=False))
+        chosen[c.test.name] = maps[list(range(start, end))]
+        start = end
     return [replace(c, cross_fitted=chosen[c.test.name]) if c in few else c for c in classes]
+
+
+def _of_pictures(source: FeatureStore, maps: Tensor) -> Maps:
+    """Maps (n, H, W) of the items of a source, as maps of its pictures."""
+    pictures = of_pictures(source)
+    if pictures is None:
+        return maps
+    whole = pictures.stitched(range(len(pictures)), bounded(maps))
+    return PictureMaps(whole, [tiling.picture for tiling in pictures.tilings])
 
 
 def _grey_level_steps(parts: RunParts, task_id: int) -> Tensor:
@@ -178,8 +192,8 @@ def _grey_level_steps(parts: RunParts, task_id: int) -> Tensor:
 
 
 def _distances(parts: RunParts, task_id: int, classes: list[_NormalImages], steps: Tensor) -> _Distances:
-    trained_on = parts.training_features(parts.tasks[task_id], rotated=False).image_features
-    held_out = [c.test.source.image_features[c.images] for c in classes if c.held_out]
+    trained_on = picture_features(parts.training_features(parts.tasks[task_id], rotated=False))
+    held_out = [c.test.image_features[c.images] for c in classes if c.held_out]
     router = parts.trainer.router
     columns = router.distances(torch.cat([trained_on, *held_out])).cpu().unbind(1)
     distances = dict(zip(router.prototypes, columns, strict=True))
@@ -225,12 +239,12 @@ def _task(
     )
 
 
-def _patch_maps(scorer: Scorer, normal: _NormalImages, task_id: int) -> Tensor:
+def _patch_maps(scorer: Scorer, normal: _NormalImages, task_id: int) -> Maps:
     if normal.cross_fitted is None:
         return scorer.patch_maps_under(normal.test, normal.images, task_id)
     if not normal.held_out:
         return normal.cross_fitted
-    return torch.cat([scorer.patch_maps_under(normal.test, normal.images, task_id), normal.cross_fitted])
+    return together([scorer.patch_maps_under(normal.test, normal.images, task_id), normal.cross_fitted])
 
 
 def _moved_scores(parts: RunParts, task_id: int, steps: Tensor) -> tuple[float, float]:
@@ -240,12 +254,22 @@ def _moved_scores(parts: RunParts, task_id: int, steps: Tensor) -> tuple[float, 
     return 2 * grey_levels.moved(scores), 2 * grey_levels.moved(peaks)
 
 
-def _measured(scorer: Scorer, patch_maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _measured(scorer: Scorer, patch_maps: Maps) -> tuple[Tensor, Tensor, Tensor]:
     """Image scores, and the median and the highest pixel of each map (n,), of patch maps (n, H, W)."""
     medians, peaks = [], []
-    for some in patch_maps.split(scorer.batch_size):
-        pixels = scorer.pixel_maps(some).flatten(1)
+    for some, pixels in _flat(scorer, patch_maps):
         medians.append(pixels.median(1).values)
-        peaks.append(pixels.amax(1).masked_fill(some.flatten(1).amax(1) > WORST_SCORE, torch.inf))
-    scores = image_scores(patch_maps, scorer.trainer.config)
+        peaks.append(pixels.amax(1).masked_fill(some.amax(1) > WORST_SCORE, torch.inf))
+    scores = scores_of(patch_maps, scorer.trainer.config)
     return scores.cpu(), torch.cat(medians).cpu(), torch.cat(peaks).cpu()
+
+
+def _flat(scorer: Scorer, patch_maps: Maps) -> Iterator[tuple[Tensor, Tensor]]:
+    """Patches (n, p) and pixels (n, P) of some images at a time: of pictures in their own shapes, one."""
+    if isinstance(patch_maps, Tensor):
+        for some in patch_maps.split(scorer.batch_size):
+            yield some.flatten(1), scorer.pixel_maps(some).flatten(1)
+        return
+    for i, one in enumerate(patch_maps.maps):
+        (pixels,) = scorer.picture_maps(patch_maps[[i]])
+        yield one.flatten()[None], pixels.flatten()[None]

@@ -22,6 +22,8 @@ from moleflow_fast.callers_state import as_at_start, plain_modes
 from moleflow_fast.config.requested import precision_chosen, use_backend
 from moleflow_fast.config.threshold_options import Level
 from moleflow_fast.data.datasets import byte_transform
+from moleflow_fast.data.framing import NEARLY_SQUARE, elongation
+from moleflow_fast.data.tiling import Tiling
 from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.detector.forks import require_usable
 from moleflow_fast.detector.images import Decoded, Item, decode, file_item, items_of
@@ -30,6 +32,7 @@ from moleflow_fast.detector.pipeline import pipelined
 from moleflow_fast.detector.regions import find_regions
 from moleflow_fast.detector.result import Result
 from moleflow_fast.detector.thresholds import limits_of
+from moleflow_fast.detector.tiled import score_picture
 from moleflow_fast.detector.view import FieldOfView
 from moleflow_fast.ending import lock_for_torch
 from moleflow_fast.errors import UserError
@@ -78,8 +81,9 @@ class Detector:
         self.calibration = calibration
         self.batch_size = batch_size or parts.options.batch_size
         self._parts = parts
-        self._transform = byte_transform(parts.options.img_size, parts.options.img_size)
+        self._transform = byte_transform(parts.options.img_size, parts.options.img_size, parts.options.view)
         self._device_is_free = lock_for_torch()
+        self._said_cropped: set[tuple[str, ...]] = set()
 
     @classmethod
     def load(
@@ -221,6 +225,8 @@ class Detector:
 
     def _score(self, batch: list[Decoded], task_id: int | None) -> list[_Scored | None]:
         """None where there is no image."""
+        if self._parts.options.view == "tiles":
+            return [None if one.pixels is None else self._score_squares(one.pixels, one.size, task_id) for one in batch]
         images = [one.pixels for one in batch if one.pixels is not None]
         scored = iter(self._score_images(images, task_id))
         return [None if one.pixels is None else next(scored) for one in batch]
@@ -237,6 +243,24 @@ class Detector:
                 continue
             yield from scored
             start += len(some)
+
+    def _score_squares(self, squares: Tensor, size: tuple[int, int], task_id: int | None) -> _Scored:
+        """One picture, all of its squares (n, 3, S, S)."""
+        parts = self._parts
+        while True:
+            at_once = min(self.batch_size, len(squares))
+            try:
+                with self._device_is_free, plain_modes(), parts.as_chosen():
+                    scored = score_picture(parts, squares, Tiling(size, parts.options.img_size), at_once, task_id)
+                    return _Scored(
+                        int(scored.task_id),
+                        _bounded(scored.score).item(),
+                        dict(zip(parts.trainer.router.prototypes, _bounded(scored.distances)[0].tolist(), strict=True)),
+                        scored.patch_map.cpu().numpy(),
+                        scored.pixel_map.cpu().numpy(),
+                    )
+            except torch.cuda.OutOfMemoryError as error:
+                self._take_fewer(at_once, error)
 
     def _take_fewer(self, images: int, error: Exception) -> None:
         if images == 1:
@@ -277,7 +301,7 @@ class Detector:
         task = self.calibration.tasks[task_id]
         others = (distance for t, distance in scored.distances.items() if t != scored.task_id)
         known = task.knows(scored.distances[scored.task_id], min(others, default=math.inf))
-        view = FieldOfView.of(*decoded.size, self._parts.options.img_size)
+        view = self._view_of(decoded, task.class_names)
         # Interpolation never exceeds what it interpolates: most maps need not be enlarged to see that nothing is there.
         shows = bool(scored.pixel_map.max() > task.pixel_threshold)
         return Result(
@@ -293,6 +317,21 @@ class Detector:
             pixel_map=scored.pixel_map,
             view=view,
         )
+
+    def _view_of(self, decoded: Decoded, products: tuple[str, ...]) -> FieldOfView:
+        """A long picture of which the run sees the middle alone is said, once per product."""
+        options = self._parts.options
+        if options.view == "crop" and elongation(decoded.size) > NEARLY_SQUARE and products not in self._said_cropped:
+            self._said_cropped.add(products)
+            logger.warning(
+                "%s, routed to %s, is %d x %d pixels, and this run looks at the central square alone: %.0f%% of it are "
+                "not inspected; train with --view whole or --view tiles to see all",
+                decoded.source,
+                ", ".join(products),
+                *decoded.size,
+                100 - 100 / elongation(decoded.size),
+            )
+        return FieldOfView.of(*decoded.size, options.img_size, options.view)
 
 
 def _loaded_again(

@@ -18,6 +18,7 @@ from torch import Tensor
 from moleflow_fast.data.decoding import IMAGE_SUFFIXES, as_rgb, load_encoded, load_image
 from moleflow_fast.data.errors import DataError
 from moleflow_fast.data.finding import find_images
+from moleflow_fast.data.framing import require_ordinary_shape
 from moleflow_fast.data.pictures import SHAPES, NoPicture, conversion_of, pictures_of
 from moleflow_fast.errors import UserError
 
@@ -36,7 +37,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The part of an image that the model sees, uint8 (3, S, S), with its own size, or why it cannot be read."""
+    """The part of an image that the model sees, uint8, with the image's own size, or why it cannot be read.
+
+    (3, S, S), or (n, 3, S, S) where it is seen in squares.
+    """
 
     source: Path | int
     size: tuple[int, int] = (0, 0)
@@ -93,7 +97,7 @@ def decode(item: Item, transform: Callable[[Image.Image], Tensor], picture_side:
     """
     try:
         image = item.load()
-        _require_ordinary_shape(image, item.source)
+        require_ordinary_shape(image.size, item.source)
         picture = None if picture_side is None else _shrunk(image, picture_side)
         return Decoded(item.source, image.size, transform(image), picture=picture)
     except UserError as error:
@@ -199,13 +203,6 @@ def _no_image(images: Any) -> UserError:
         f"no image: {type(images).__name__}; give a path, a folder, a PIL image, the bytes of a file, a NumPy array or "
         f"torch tensor of shape {SHAPES}, or an iterable of such{hint}"
     )
-
-
-def _require_ordinary_shape(image: Image.Image, source: Path | int) -> None:
-    """A strip of 1 x 10,000 pixels would be blown up to gigabytes on its way to the model's square."""
-    long, short = max(image.size), min(image.size)
-    if long > 100 * short:
-        raise DataError(f"{source}: {image.width} x {image.height} is too narrow to be a photograph; crop it")
 
 
 def _shrunk(image: Image.Image, side: int) -> Image.Image:

@@ -48,7 +48,8 @@ class Result:
     patch_map: NDArray[np.float32] = field(default_factory=_nothing)
     """-log p per patch (h, w)."""
     pixel_map: NDArray[np.float32] = field(default_factory=_nothing)
-    """The patch map resized and smoothed as for the run's pixel metrics (S, S), over the field of view."""
+    """The patch map resized and smoothed as for the run's pixel metrics, over the field of view: (S, S), under tiles in
+    the picture's own shape, short side S."""
     view: FieldOfView | None = None
 
     @property
@@ -69,7 +70,7 @@ class Result:
 
     @property
     def anomaly_map(self) -> NDArray[np.float32]:
-        """`pixel_map` at the image's own resolution (height, width); NaN beyond the central square that is looked at.
+        """`pixel_map` at the image's own resolution (height, width); under --view crop NaN beyond the central square.
 
         Made when asked for, so that results of large photographs stay small. (0, 0) for an error.
         """

@@ -13,7 +13,7 @@ from moleflow_fast.data.framing import scaled
 
 @dataclass(frozen=True)
 class FieldOfView:
-    """The square that a centre crop cuts out of a picture, in the picture's own pixels."""
+    """The part of a picture that a model sees, in the picture's own pixels."""
 
     width: int
     """Of the whole picture."""
@@ -24,8 +24,14 @@ class FieldOfView:
     bottom: int
 
     @classmethod
-    def of(cls, width: int, height: int, size: int) -> FieldOfView:
-        """What is left of a picture whose short side is resized to `size` and whose centre is cropped to a square."""
+    def of(cls, width: int, height: int, size: int, view: str = "crop") -> FieldOfView:
+        """All of it; under the view "crop" what is left where the short side goes to `size` and the centre is cropped.
+
+        Args:
+            view: one of `framing.VIEWS`.
+        """
+        if view != "crop":
+            return cls(width, height, 0, 0, width, height)
         across = scaled((width, height), size)
         left, right = _seen(width, across[0], size)
         top, bottom = _seen(height, across[1], size)
@@ -36,14 +42,14 @@ class FieldOfView:
         return (self.left, self.top, self.right, self.bottom) == (0, 0, self.width, self.height)
 
     def on(self, width: int, height: int) -> FieldOfView:
-        """The same square in a copy of the picture of another size."""
+        """The same part of a copy of the picture of another size."""
         x, y = width / self.width, height / self.height
         left, top = min(round(self.left * x), width - 1), min(round(self.top * y), height - 1)
         right, bottom = max(round(self.right * x), left + 1), max(round(self.bottom * y), top + 1)
         return FieldOfView(width, height, left, top, right, bottom)
 
     def lay_over(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A square map resized (bilinear) to the picture (height, width); NaN where the model does not look."""
+        """A map of that part resized (bilinear) to the picture (height, width); NaN where the model does not look."""
         size = (self.right - self.left, self.bottom - self.top)
         resized = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
         if self.is_whole:

@@ -126,7 +126,7 @@ class InferenceExecutor:
         """Whether images of different tasks go through the flow in one pass."""
         return bool(self.flow.task_ids) and self.flow.why_not_mixed(x, self.flow.task_ids) is None
 
-    def _features_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def features_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Patches (B, H, W, D) and their means (B, D)."""
         if isinstance(self.extractor, PatchExtractor):
             return self.extractor.features_with_image_level(images)
@@ -140,7 +140,7 @@ class InferenceExecutor:
         return normalized(images.to(self.router.device))
 
     def _score_routed(self, images: Tensor) -> Scored:
-        patches, features = self._features_of(images)
+        patches, features = self.features_of(images)
         distances, ids = self.router.distances_and_nearest(features)
         maps = self.anomaly_maps(patches, ids)
         return Scored(maps, image_scores(maps, self.config), ids, distances)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from moleflow_fast.evaluation.class_result import METRICS, ClassResult, Evaluation
 from moleflow_fast.evaluation.metrics import pixel_metrics, ranking_metrics
-from moleflow_fast.evaluation.scorer import Scorer, TestClass
-from moleflow_fast.models.aggregation import image_scores
+from moleflow_fast.evaluation.picture_maps import joined, scores_of
+from moleflow_fast.evaluation.scorer import Scorer, TestClass, pixels_of
 from moleflow_fast.phases import phase
 
 __all__ = [
@@ -29,12 +29,12 @@ def evaluate_class(scorer: Scorer, test: TestClass, task_ids: Tensor) -> ClassRe
     if not len(test):
         return ClassResult(test.name, test.task_id, 0, **dict.fromkeys(METRICS, math.nan))
     patch_maps = scorer.patch_maps(test, task_ids)
-    scores = image_scores(patch_maps, scorer.trainer.config)
+    scores = scores_of(patch_maps, scorer.trainer.config)
     with phase("metrics"):
         image = ranking_metrics(scores, test.labels)
     pixel_auroc = pixel_ap = pixel_f1 = pixel_threshold = region = math.nan
     if test.defects is not None:
-        maps = scorer.pixel_maps(patch_maps)
+        maps = joined(pixels_of(scorer, patch_maps))
         with phase("metrics"):
             pixel = pixel_metrics(maps, test.defects)
         pixel_auroc, pixel_ap, pixel_f1, pixel_threshold, region = pixel

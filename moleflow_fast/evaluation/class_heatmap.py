@@ -16,9 +16,9 @@ from torch import Tensor
 
 from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.evaluation.drawing_process import DrawingProcess
-from moleflow_fast.evaluation.scorer import Scorer, TestClass
+from moleflow_fast.evaluation.picture_maps import Maps, joined, scores_of, squeezed
+from moleflow_fast.evaluation.scorer import Scorer, TestClass, pixels_of
 from moleflow_fast.evaluation.sheet import Sheet
-from moleflow_fast.models.aggregation import image_scores
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _PIXELS = 100_000  # of normal maps, for their median
 
 @dataclass(frozen=True)
 class _Ordered:
-    """A sheet, and what it follows from: task ids (N,) and patch maps (N, H, W)."""
+    """A sheet, and what it follows from: task ids (N,) and the values of patch maps."""
 
     ids: Tensor
     patch_maps: Tensor
@@ -63,13 +63,14 @@ class ClassSheets:
         """Have a class drawn under its routed ids, unless its sheet shows these maps already."""
         ids = self._scorer.route(test)
         patch_maps = self._scorer.patch_maps(test, ids)
+        values = joined(patch_maps).cpu()
         before = self._ordered.get(test.name)
-        if before is not None and before.shows(ids, patch_maps.cpu()) and not _failed(before, "it is drawn again"):
+        if before is not None and before.shows(ids, values) and not _failed(before, "it is drawn again"):
             return
         dataset = self._dataset_of(test.name)
         sheet = sheet_of(self._scorer, test, dataset, self._decoder, self._count, ids, patch_maps)
         outcome = self._process.draw(self._folder / f"{test.name}.png", sheet)
-        self._ordered[test.name] = _Ordered(ids, patch_maps.cpu(), outcome)
+        self._ordered[test.name] = _Ordered(ids, values, outcome)
 
     def finish(self) -> None:
         """Wait until all is drawn.
@@ -99,7 +100,7 @@ def _failed(ordered: _Ordered, remedy: str) -> bool:
 
 
 def sheet_of(
-    scorer: Scorer, test: TestClass, dataset: Any, decoder: Decoder, count: int, ids: Tensor, patch_maps: Tensor
+    scorer: Scorer, test: TestClass, dataset: Any, decoder: Decoder, count: int, ids: Tensor, patch_maps: Maps
 ) -> Callable[[], Sheet]:
     """Up to `count` test images of a class; the result, which any thread may call, waits until they are read.
 
@@ -107,15 +108,15 @@ def sheet_of(
         dataset: the pictures of `test`.
         decoder: reads them, in its processes if it has some: six PNG files of 1024 px take 0.3 s of a core.
         ids: (N,), the tasks that images are routed to.
-        patch_maps: (N, H, W) under these.
+        patch_maps: (N, H, W) under these. Those in pictures' own shapes are squeezed to squares, as the pictures are.
     """
-    scores = image_scores(patch_maps, scorer.trainer.config).cpu()
+    scores = scores_of(patch_maps, scorer.trainer.config).cpu()
     chosen = choose_images(test.labels, scores, count)
-    maps = scorer.pixel_maps(patch_maps[chosen]).cpu().numpy()
+    maps = _squares(scorer, pixels_of(scorer, patch_maps[chosen]), "bilinear").cpu().numpy()
     coldest = _median_pixel(scorer, patch_maps, test.labels)
     hottest = max(float(maps.max()), coldest + 1e-6)
     captions = [(dataset.samples[i].type, f"{scores[i]:.4g}{_elsewhere(int(ids[i]), test.task_id)}") for i in chosen]
-    masks = None if test.masks is None else test.masks[chosen].cpu().numpy()
+    masks = None if test.masks is None else _masks_of(scorer, test.masks, chosen)
     read = decoder.begin([dataset.picture(i) for i in chosen])  # (n, 3, S, S)
 
     def sheet() -> Sheet:
@@ -125,6 +126,17 @@ def sheet_of(
         )
 
     return sheet
+
+
+def _masks_of(scorer: Scorer, masks: Tensor | list[Tensor], chosen: list[int]) -> NDArray[np.bool_]:
+    """(n, S, S)"""
+    some = masks[chosen] if isinstance(masks, Tensor) else [masks[i] for i in chosen]
+    return _squares(scorer, some, "nearest").bool().cpu().numpy()
+
+
+def _squares(scorer: Scorer, maps: Tensor | list[Tensor], mode: str) -> Tensor:
+    """(n, S, S): those of several shapes are squeezed."""
+    return maps if isinstance(maps, Tensor) else squeezed(maps, scorer.size, mode)
 
 
 def choose_images(labels: Tensor, scores: Tensor, count: int) -> list[int]:
@@ -148,10 +160,10 @@ def _elsewhere(routed: int, own: int) -> str:
     return "" if routed == own else f"  → task {routed}"
 
 
-def _median_pixel(scorer: Scorer, patch_maps: Tensor, labels: Tensor) -> float:
-    """Of normal images, of all where none is normal; patch_maps (N, H, W)."""
-    normal = patch_maps[(labels == 0).to(patch_maps.device)] if bool((labels == 0).any()) else patch_maps
-    pixels = scorer.pixel_maps(normal).flatten()
+def _median_pixel(scorer: Scorer, patch_maps: Maps, labels: Tensor) -> float:
+    """Of normal images, of all where none is normal."""
+    normal = (labels == 0).nonzero().flatten().tolist() or list(range(len(labels)))
+    pixels = joined(pixels_of(scorer, patch_maps[normal])).flatten()
     return float(pixels[:: max(1, len(pixels) // _PIXELS)].median())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +33,20 @@ def defective_pixels(masks: Tensor | ArrayLike) -> DefectivePixels:
         raise ValueError(f"masks must be (N, H, W), got {truth.shape}")
     places, weights = compiled.defective_pixels(truth, torch.get_num_threads())
     return DefectivePixels(truth.shape, torch.from_numpy(places), torch.from_numpy(weights))
+
+
+def defective_pixels_of(masks: Sequence[Tensor]) -> DefectivePixels:
+    """Those of masks (H, W) of several shapes, as of their values in a row, (1, 1, P)."""
+    height, width = (max(mask.shape[axis] for mask in masks) for axis in (0, 1))
+    padded = torch.zeros(len(masks), height, width, dtype=torch.bool)
+    for place, mask in zip(padded, masks, strict=True):
+        place[: mask.shape[0], : mask.shape[1]] = mask
+    _, places, weights = defective_pixels(padded)
+    image, inside = places // (height * width), places % (height * width)
+    starts = torch.tensor([0, *itertools.accumulate(mask.numel() for mask in masks)])
+    widths = torch.tensor([mask.shape[1] for mask in masks])
+    in_a_row = starts[image] + inside // width * widths[image] + inside % width
+    return DefectivePixels((1, 1, int(starts[-1])), in_a_row, weights)
 
 
 def binary(labels: Tensor | ArrayLike) -> NDArray[np.uint8]:

@@ -148,8 +148,8 @@ def size_of(options: RunOptions) -> Size:
 
 def _counted(options: RunOptions) -> Size:
     parts = RunParts(options)
-    train = tuple(len(parts.training_dataset(task)) for task in parts.tasks)
-    return Size(train, sum(len(parts.test_dataset(name)) for name in parts.classes))
+    train = tuple(len(parts.items_of(parts.training_dataset(task))) for task in parts.tasks)
+    return Size(train, sum(len(parts.items_of(parts.test_dataset(name))) for name in parts.classes))
 
 
 def _epoch_seconds(parts: RunParts, task: int, loader: FeatureLoader) -> float:

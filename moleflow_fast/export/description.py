@@ -15,6 +15,10 @@ from moleflow_fast.export.program import INPUT, LABELS, OUTPUTS
 from moleflow_fast.run_parts import RunParts
 
 SCHEMA = 1
+_PREPARATION = {
+    "crop": "upright RGB; short side to image_size (Lanczos, antialiased, as Pillow); centre crop",
+    "whole": "upright RGB; squeezed to image_size x image_size (Lanczos, antialiased, as Pillow)",
+}
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "onnx", "onnxscript", "onnxruntime", "openvino")
 
 
@@ -28,7 +32,8 @@ def describe(parts: RunParts, detector: Detector, notes: Sequence[str], checked:
             "dtype": "uint8",
             "shape": ["batch", options.img_size, options.img_size, 3],
             "image_size": options.img_size,
-            "preparation": "upright RGB; short side to image_size (Lanczos, antialiased, as Pillow); centre crop",
+            "view": options.view,
+            "preparation": _PREPARATION[options.view],
         },
         "outputs": list(OUTPUTS),
         "labels": list(LABELS),

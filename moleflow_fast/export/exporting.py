@@ -104,8 +104,14 @@ def _export(request: Request) -> Exported:
     with writing(request.file):
         _require_room(request.file)
     run = trained.load(directory, request.threshold, request.false_alarms, request.data_path)
+    options = run.parts.options
+    if options.view == "tiles":
+        raise UserError(
+            f"{request.run} sees pictures in tiles (--view tiles), and an exported program takes one square: export a "
+            "run trained with --view whole, or label pictures with python -m moleflow_fast.predict"
+        )
     paths = enough(pictures.to_check_with(run.parts, request.images, request.images_of_a_class))
-    images = np.stack([pictures.prepared(path, run.parts.options.img_size) for path in paths])
+    images = np.stack([pictures.prepared(path, options.img_size, options.view) for path in paths])
     expected = [of_detector(detector, paths) for detector in (run.detector, run.eager)]
     program = formats.trace(DetectorProgram(run.parts, run.detector))
     notes = [*run.notes, *_unreached(run.parts, expected[0])]

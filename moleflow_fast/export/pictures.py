@@ -41,13 +41,16 @@ def to_check_with(parts: RunParts, folder: Path | None, each: int) -> list[Path]
     return list(_in_turns([_spread(paths, each) for paths in tests]))
 
 
-def prepared(path: Path, side: int) -> NDArray[np.uint8]:
+def prepared(path: Path, side: int, view: str = "crop") -> NDArray[np.uint8]:
     """An image file as the program takes it, (side, side, 3): `data.datasets.byte_transform`, channels last.
+
+    Args:
+        view: "crop" or "whole".
 
     Raises:
         DataError: it cannot be read.
     """
-    return byte_transform(side, side)(load_image(path)).permute(1, 2, 0).contiguous().numpy()
+    return byte_transform(side, side, view)(load_image(path)).permute(1, 2, 0).contiguous().numpy()
 
 
 def _spread(paths: Sequence[Path], count: int) -> list[Path]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moleflow_fast.data.datasets import AnomalyImages
 from moleflow_fast.data.decoder import Decoder
+from moleflow_fast.data.stitching import OfPictures
 from moleflow_fast.errors import UserError
 from moleflow_fast.phases import each, phase
 
@@ -60,6 +61,7 @@ class BackboneSource:
 
     origin = "backbone"
     nbytes = 0
+    of_pictures: OfPictures | None = None
 
     def __init__(
         self,

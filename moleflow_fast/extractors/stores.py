@@ -12,11 +12,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from moleflow_fast.data.stitching import OfPictures
+
 _PREFETCHED_BATCHES = 2
 
 
 class FeatureStore(Protocol):
-    """Patch and image features of N images; everything it returns is float32 on `device`."""
+    """Patch and image features of N images; everything it returns is float32 on `device`.
+
+    Attributes:
+        of_pictures: where the images are squares of pictures, of which.
+    """
+
+    of_pictures: OfPictures | None
 
     @property
     def origin(self) -> str:
@@ -65,6 +73,7 @@ class TensorStore:
         self.image_features = image_features.to(device, torch.float32)
         self.device = device
         self.origin = origin
+        self.of_pictures: OfPictures | None = None
 
     def put(self, start: int, patches: Tensor, image_features: Tensor) -> Tensor:
         """Fill images from `start` on, before anybody reads them; returns their patches where they are kept."""

@@ -42,6 +42,11 @@ def pixel_map(maps: Tensor, size: int, sigma: float, mode: str = "bilinear") -> 
     return gaussian_smooth(_resize(maps, (size, size), mode), sigma)
 
 
+def picture_map(one: Tensor, shape: tuple[int, int], sigma: float, mode: str = "bilinear") -> Tensor:
+    """As `pixel_map`, of one map (h, w) to the shape (H, W) of its picture."""
+    return gaussian_smooth(_resize(one[None], shape, mode), sigma)[0]
+
+
 def pixel_map_reference(maps: Tensor, size: int, sigma: float, mode: str = "bilinear") -> Tensor:
     """The definition."""
     return gaussian_smooth_reference(_resize(maps, (size, size), mode), sigma)

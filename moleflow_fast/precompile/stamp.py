@@ -14,7 +14,7 @@ from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, RunOptions
 _NO_KERNELS = NOT_PART_OF_THE_RESULT | {
     "dataset", "data_path", "task_classes", "cl_scenario", "use_rotation_aug", "rotation_degrees", "backbone_weights",
     "random_backbone", "num_epochs", "lr", "seed", "slow_lr_ratio", "load_checkpoint", "final_eval_only", "device",
-    "backend", "extensions", "removed_tasks",
+    "backend", "extensions", "removed_tasks", "view",
 }  # fmt: skip
 
 

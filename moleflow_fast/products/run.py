@@ -216,7 +216,7 @@ class ExtendedRun(ChangedRun):
         chosen = [t for t in tested if t.task_id in self._learned] or tested
         if not chosen:
             return
-        features = torch.cat([t.source.image_features for t in chosen])
+        features = torch.cat([t.image_features for t in chosen])
         old = [list(router.prototypes).index(t) for t in before.prototypes]
         moved = int((before.distances(features).argmin(1) != router.distances(features)[:, old].argmin(1)).sum())
         self.console.say(

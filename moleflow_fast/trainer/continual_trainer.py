@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moleflow_fast.backend import flow_backend
 from moleflow_fast.config.ablation import AblationConfig
+from moleflow_fast.data.stitching import of_pictures
 from moleflow_fast.engine.inference import InferenceExecutor
 from moleflow_fast.engine.plan import images_at_once, parts_of_a_step
 from moleflow_fast.engine.training import DeviceSteps
@@ -515,8 +516,10 @@ class _Epochs:
         return iter(self.loader)
 
     def image_features(self) -> Tensor:
-        """Image-level features of every image, (n, D)."""
-        return torch.cat([features for _, features in self._every_image()])
+        """Image-level features of every picture, (n, D)."""
+        features = torch.cat([features for _, features in self._every_image()])
+        pictures = of_pictures(self.loader.source) if isinstance(self.loader, FeatureLoader) else None
+        return features if pictures is None else pictures.means(features)
 
     def patches(self) -> Iterator[Tensor]:
         """Patches of every image, batches (B, H, W, D)."""

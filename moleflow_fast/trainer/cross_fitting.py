@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from moleflow_fast.data.stitching import of_pictures, picture_count
 from moleflow_fast.models.gaussian_front import GaussianFront
 from moleflow_fast.trainer.feature_loader import FeatureSource
 
@@ -34,12 +35,15 @@ def cross_fitted(
         prepare: features to what a front takes.
 
     Yields:
-        Indices (n,) and white patches (n, H, W, D), a few images at a time; nothing where there is but one image.
+        Indices (n,) and white patches (n, H, W, D), a few images at a time; nothing where there is but one picture.
+        Squares of one picture overlap: they are left out together.
     """
     everyone = torch.arange(len(source))
-    parts = folds(len(source)) if len(source) > 1 else 0
+    pictures = of_pictures(source)
+    owners = everyone if pictures is None else pictures.owners
+    parts = folds(picture_count(source)) if picture_count(source) > 1 else 0
     for fold in range(parts):
-        held_out = everyone % parts == fold
+        held_out = owners % parts == fold
         others = GaussianFront(front.channels, front.n_directions).to(front.whitener)
         kept = list(everyone[~held_out].split(_BATCH))
         others.fit(partial(_prepared, source, kept, prepare))

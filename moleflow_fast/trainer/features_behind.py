@@ -8,6 +8,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
+from moleflow_fast.data.stitching import picture_count
 from moleflow_fast.extractors.stores import JoinedStore, TensorStore
 from moleflow_fast.models.gaussian_front import GaussianFront
 from moleflow_fast.trainer.cross_fitting import cross_fitted
@@ -54,7 +55,7 @@ def behind(source: FeatureSource, front: GaussianFront, prepare: Front) -> Featu
     it: as new images will be, whose patches lie up to half as far out again as those that a front has seen. Else each
     batch goes through the front itself.
     """
-    if in_memory(source) and len(source) > 1:
+    if in_memory(source) and picture_count(source) > 1:
         return _computed(source, front, prepare)
     return SourceBehind(source, lambda x: front(prepare(x)))
 
