@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from moleflow_fast.errors import shown
 from moleflow_fast.evaluation.class_result import Evaluation
 from moleflow_fast.evaluation.forgetting import Forgetting
 from moleflow_fast.trainer.task_state import BatchRecord, EpochRecord, Listener
@@ -36,10 +37,10 @@ class RunConsole:
         self.quiet = quiet
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(shown(text), highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+        self.console.print(f"warning: {shown(text)}", style="yellow", highlight=False, markup=False)
 
     @contextmanager
     def counting(self, title: str, what: str = "images") -> Iterator[Callable[[int, int], None]]:

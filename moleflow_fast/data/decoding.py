@@ -180,13 +180,8 @@ def _counts(values: np.ndarray, file_format: str | None) -> np.ndarray:
 
 
 def _marked_of_palette(image: Image.Image) -> np.ndarray:
-    indices = np.asarray(image if image.mode == "P" else image.getchannel(0))
-    pixels = np.asarray(image.convert("RGBA"))
-    hidden, black = pixels[..., 3] == 0, ~pixels[..., :3].any(2)
-    if hidden.any():
-        return ~hidden
-    background = indices == 0
-    return ~black if black.any() and background.any() and not black[background].any() else ~background
+    hidden = np.asarray(image.convert("RGBA"))[..., 3] == 0
+    return ~hidden if hidden.any() else np.asarray(image.getchannel(0)) != 0
 
 
 _ON_THE_WAY_TO_RGB = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # which Pillow does not know

@@ -120,7 +120,6 @@ def test_task_data_set_joins_classes_with_global_labels(tmp_path):
         (lambda f: (f / "ground_truth/dent/001_mask.png").unlink(), "001.png: its mask .*001_mask.png is missing"),
         (lambda f: [p.unlink() for p in (f / "train/good").iterdir()], "no images in it"),
         (lambda f: f.rename(f.parent / "bolts"), "no such class; did you mean 'bolts'"),
-        (lambda f: (f / "test").rename(f / "tests"), "test: missing"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, spoil, message):

@@ -23,7 +23,8 @@ def demo(tmp_path_factory):
 def test_at_least_six_sound_classes_grey_and_colour(demo):
     names = get_class_names("folder", demo)
     assert len(names) >= 6
-    assert check_dataset("folder", demo, names).warnings == []
+    warnings = check_dataset("folder", demo, names).warnings
+    assert all("only 1 normal and 3 defective" in warning for warning in warnings)
     modes = {Image.open(demo / n / "train/good/000.png").mode for n in names}
     assert modes == {"L", "RGB"}
     assert all(len(list((demo / n / "ground_truth").iterdir())) >= 3 for n in names)

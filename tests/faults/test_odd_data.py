@@ -14,7 +14,7 @@ from moleflow_fast.data.errors import DataError
 from moleflow_fast.evaluate import main as evaluate
 from moleflow_fast.train import main as train
 
-NAMES = ("pièce nº 1, \"große\"", "[red] $x$ $\\frac{$ [bold", "部品\\\n\t'%s'")
+NAMES = ('pièce nº 1, "große"', "[red] $x$ $\\frac{$ [bold", "部品\\\n\t'%s'")
 
 
 def test_class_names_with_spaces_unicode_markup_and_quotes(
@@ -82,9 +82,15 @@ def test_a_test_set_of_one_kind_has_no_figures(
     assert summary["routed"]["routing_accuracy"] is not None
 
 
-def test_an_empty_test_set_is_refused(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["mvtec", "folder"])
+def test_an_empty_test_set_is_refused_of_a_published_set_and_said_of_ones_own(
+    layout: str, data: Path, tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(data, tmp_path / "data"))
     for folder in (copy / "wood" / "test").iterdir():
         shutil.rmtree(folder)
-    with pytest.raises(DataError, match=r"wood/test: no images in it"):
-        check_dataset("folder", copy, CLASSES)
+    if layout == "mvtec":
+        with pytest.raises(DataError, match=r"wood/test: no images in it"):
+            check_dataset(layout, copy, CLASSES)
+        return
+    assert any("'wood' has no test images" in w for w in check_dataset(layout, copy, CLASSES).warnings)
