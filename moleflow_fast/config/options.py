@@ -418,7 +418,7 @@ def options_from(args: argparse.Namespace) -> RunOptions:
     if args.backbone_name is not None and args.embed_dim is None:
         values.pop("embed_dim", None)
     if "view" not in values:
-        as_published = dataset != "folder" or args.preset not in (None, LINE)
+        as_published = dataset not in LINE_DATASETS or dataset == "demo" or args.preset not in (None, LINE)
         values["view"] = _stored_view(values) or ("crop" if as_published else "whole")
     return RunOptions(**values, ablation=parse_ablation_args(args))
 

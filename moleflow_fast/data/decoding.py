@@ -168,7 +168,7 @@ def _marked(image: Image.Image) -> np.ndarray:
     if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
         return _counts(np.asarray(image), image.format)
     if not image.has_transparency_data:
-        return _counts(np.asarray(image.convert("RGB")), image.format).any(2)
+        return np.asarray(_counts(np.asarray(image.convert("RGB")), image.format).any(2))
     pixels = np.asarray(image.convert("RGBA"))
     coloured, visible = _counts(pixels[..., :3], image.format).any(2), pixels[..., 3] != 0
     return coloured & visible if coloured.any() else visible
@@ -176,12 +176,12 @@ def _marked(image: Image.Image) -> np.ndarray:
 
 def _counts(values: np.ndarray, file_format: str | None) -> np.ndarray:
     lossy = file_format in ("WEBP", "AVIF", "JPEG2000") and bool((values >= 128).any())
-    return values >= 128 if lossy or file_format in ("JPEG", "MPO") else values != 0
+    return np.asarray(values >= 128 if lossy or file_format in ("JPEG", "MPO") else values != 0)
 
 
 def _marked_of_palette(image: Image.Image) -> np.ndarray:
     hidden = np.asarray(image.convert("RGBA"))[..., 3] == 0
-    return ~hidden if hidden.any() else np.asarray(image.getchannel(0)) != 0
+    return np.asarray(~hidden if hidden.any() else np.asarray(image.getchannel(0)) != 0)
 
 
 _ON_THE_WAY_TO_RGB = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # which Pillow does not know
@@ -234,7 +234,7 @@ def _readable(path: Path | str) -> Iterator[None]:
     except NoPicture as error:
         raise DataError(f"{path}: {error}") from error
     except FileNotFoundError as error:
-        what = "a link to a file that is not there; mend or remove it" if path.is_symlink() else "no such file"
+        what = "a link to a file that is not there; mend or remove it" if Path(path).is_symlink() else "no such file"
         raise DataError(f"{path}: {what}") from error
     except (PermissionError, IsADirectoryError) as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror}); its owner can let others read it") from error

@@ -91,7 +91,7 @@ class InferenceExecutor:
             KeyError: a task that was never added.
         """
         self.flow.require_known(task_id)
-        patches, features = self._features_of(images)
+        patches, features = self.features_of(images)
         ids = torch.full((len(patches),), task_id, device=patches.device)
         maps = self.anomaly_maps(patches, ids)
         return Scored(maps, image_scores(maps, self.config), ids, self.router.distances(features))

@@ -148,6 +148,7 @@ class JoinedStore:
         self.device = stores[0].device
         self.grid = stores[0].grid
         self.dim = stores[0].dim
+        self.of_pictures: OfPictures | None = None
 
     @property
     def origin(self) -> str:
