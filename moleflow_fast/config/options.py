@@ -419,24 +419,19 @@ def options_from(args: argparse.Namespace) -> RunOptions:
         values.pop("embed_dim", None)
     if "view" not in values:
         as_published = dataset not in LINE_DATASETS or dataset == "demo" or args.preset not in (None, LINE)
-        values["view"] = _stored_view(values) or ("crop" if as_published else "whole")
+        values["view"] = _stored_view(values.get("load_checkpoint")) or ("crop" if as_published else "whole")
     return RunOptions(**values, ablation=parse_ablation_args(args))
 
 
-def _stored_view(values: dict[str, Any]) -> str | None:
-    """Of the run that is gone on with, or started from: where none is said its own counts, not today's default."""
-    if values.get("resume"):
-        options = RunOptions(**{**values, "num_epochs": 1})  # for where it lies: its own are checked when complete
-        folder = Path(options.log_dir) / options.run_name
-    elif values.get("load_checkpoint"):
-        folder = Path(values["load_checkpoint"])
-        if not (folder / "config.json").exists():
-            return "crop"  # the published implementation knows no other
-    else:
+def _stored_view(checkpoint: str | None) -> str | None:
+    """Of the run that is started from: where none is said its own counts, not today's default."""
+    if checkpoint is None:
         return None
+    file = Path(checkpoint, "config.json")
+    if not file.exists():
+        return "crop"  # the published implementation knows no other
     try:
-        stored = json.loads((folder / "config.json").read_bytes())["options"]
-        return stored.get("view", _BEFORE_THEY_WERE_STORED["view"])
+        return json.loads(file.read_bytes())["options"].get("view", _BEFORE_THEY_WERE_STORED["view"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # whoever opens the run says what is wrong with it
 
