@@ -342,7 +342,9 @@ class RunParts:
         size = self.options.img_size
         shapes = {"img_size": size, "crp_size": size, "msk_size": self.options.mask_size}
         sources = self.sources_of(name)
-        datasets = [get_dataset_class(layout)(root, name, train=False, **shapes) for layout, root in sources]
+        datasets: list[AnomalyImages] = [
+            get_dataset_class(layout)(root, name, train=False, **shapes) for layout, root in sources
+        ]
         return [dataset for dataset in datasets if len(dataset)] or datasets[:1]
 
     # -- options in the shapes that the parts take ---------------------------------------------------
