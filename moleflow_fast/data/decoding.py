@@ -140,9 +140,11 @@ def _marked(image: Image.Image) -> np.ndarray:
     if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
         return _counts(np.asarray(image), image.format)
     if not image.has_transparency_data:
-        return _counts(np.asarray(image.convert("RGB")), image.format).any(2)
+        opaque: np.ndarray = _counts(np.asarray(image.convert("RGB")), image.format).any(2)
+        return opaque
     pixels = np.asarray(image.convert("RGBA"))
-    coloured, visible = _counts(pixels[..., :3], image.format).any(2), pixels[..., 3] != 0
+    coloured: np.ndarray = _counts(pixels[..., :3], image.format).any(2)
+    visible: np.ndarray = pixels[..., 3] != 0
     return coloured & visible if coloured.any() else visible
 
 
@@ -153,7 +155,8 @@ def _counts(values: np.ndarray, file_format: str | None) -> np.ndarray:
 
 def _marked_of_palette(image: Image.Image) -> np.ndarray:
     hidden = np.asarray(image.convert("RGBA"))[..., 3] == 0
-    return ~hidden if hidden.any() else np.asarray(image.getchannel(0)) != 0
+    marked: np.ndarray = ~hidden if hidden.any() else np.asarray(image.getchannel(0)) != 0
+    return marked
 
 
 def _to_eight_bit(image: Image.Image) -> Image.Image:

@@ -27,7 +27,10 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     ours = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
     with replacing(file) as temporary:
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the umask says; safetensors makes files that no other user may read
             save_file(ours, temporary, dict(metadata) if metadata else None)
+            temporary.chmod(mode)
         except SafetensorError as error:  # which is how it tells of a full disk
             raise WriteFailed(f"{file} could not be written ({error})") from error
         return sha256(temporary)
