@@ -29,7 +29,10 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         temporary.touch()
         mode = temporary.stat().st_mode
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the umask says; safetensors makes files that no other user may read
             save_file(ours, temporary, dict(metadata) if metadata else None)
+            temporary.chmod(mode)
         except SafetensorError as error:  # which is how it tells of a full disk
             raise WriteFailed(f"{file} could not be written ({error})") from error
         temporary.chmod(mode)  # the library gives the owner alone rights; a detector may run under another user

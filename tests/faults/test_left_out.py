@@ -68,6 +68,12 @@ def test_a_product_without_test_images_has_no_figures(trained: tuple[Path, Path]
     assert (run / "evaluation/again.csv").read_bytes() == (run / "evaluation/after_task_1.csv").read_bytes()
 
 
+def test_other_users_may_read_a_run(trained: tuple[Path, Path]) -> None:
+    _, run = trained
+    modes = {path.stat().st_mode & 0o777 for path in (run / "checkpoints").iterdir()}
+    assert modes == {(run / "config.json").stat().st_mode & 0o777}
+
+
 def test_predict_goes_by_the_same_rule(
     trained: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
