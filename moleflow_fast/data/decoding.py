@@ -170,8 +170,8 @@ def _marked(image: Image.Image) -> np.ndarray:
     if not image.has_transparency_data:
         return np.asarray(_counts(np.asarray(image.convert("RGB")), image.format).any(2))
     pixels = np.asarray(image.convert("RGBA"))
-    coloured: np.ndarray = _counts(pixels[..., :3], image.format).any(2)
-    visible: np.ndarray = pixels[..., 3] != 0
+    coloured = np.asarray(_counts(pixels[..., :3], image.format).any(2))
+    visible = np.asarray(pixels[..., 3] != 0)
     return coloured & visible if coloured.any() else visible
 
 
