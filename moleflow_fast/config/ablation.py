@@ -156,6 +156,10 @@ class AblationConfig(Switches):
             published_experiments.require_default(name, switches.pop(name))
         super().__init__(*values, **switches)
 
+    def __hash__(self) -> int:
+        """By its values: one that is a key is not to be changed."""
+        return hash(tuple(vars(self).items()))
+
     def __getattr__(self, name: str) -> Any:
         if name in published_experiments.DEFAULTS:
             return published_experiments.DEFAULTS[name]

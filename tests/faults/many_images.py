@@ -22,7 +22,7 @@ from PIL import Image
 
 BAD_SHARE = 0.15
 SHAPES = ((4, 3), (3, 2), (1, 1), (2, 3), (16, 9))
-STEMS = ("part", "sp ace", "com,ma", "漢字é", "new\nline", "-dash", "=sum", "quo'te\"", "..dots..", "<b>&amp;")
+STEMS = ("part", "sp ace", "com,ma", "漢字é", "new\nline", "-dash", "=sum", "quo'te\"", "dots..", "<b>&amp;")
 _ORIENTATION, _LYING = 0x0112, 6
 
 Save = Callable[[Image.Image, Any], None]

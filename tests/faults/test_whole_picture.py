@@ -14,6 +14,7 @@ from moleflow_fast.detector.detector import Detector
 from moleflow_fast.errors import UserError
 from moleflow_fast.export.exporting import Request, export
 from moleflow_fast.predict.__main__ import main as predict
+from moleflow_fast.run_directory import RunDirectoryError
 from moleflow_fast.train import main as train
 
 LONG, SHORT = 320, 80
@@ -108,7 +109,8 @@ def test_an_older_run_goes_on_with_the_crop_it_was_trained_with(tmp_path) -> Non
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "config.json").write_text(json.dumps({"options": stored}))
     assert parse_options([*words, "--resume"]).view == "crop"
-    assert parse_options([*words, "--resume", "--view", "tiles"]).view == "tiles"  # which the run refuses
+    with pytest.raises(RunDirectoryError, match="--view: was 'crop', now 'tiles'"):
+        parse_options([*words, "--resume", "--view", "tiles"])
     loaded = f"--dataset folder --data_path x --load_checkpoint {tmp_path / 'old'}".split()
     assert parse_options(loaded).view == "crop"
 
