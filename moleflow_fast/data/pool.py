@@ -25,12 +25,14 @@ import numpy as np
 from moleflow_fast.errors import UserError
 from moleflow_fast.module_process import start_module
 
-from .pool_process import LARGEST_MESSAGE
+from .pool_process import LARGEST_MESSAGE, answered
 from .requests import Request, bytes_of, placed
 
 # A job: of a few files, so that handing it over costs little (2 to 20 ms a picture, and up to 5 for Python's lock
 # while the run imports), and no process has many left when the others are done.
 _FILES_OF_A_JOB = 8
+# Of a job as a message: a socket takes 208 KiB at once. Masks given by lengths of runs may be longer.
+_LARGEST_JOB = 1 << 17
 
 Problems = list[tuple[str, ...]]
 
@@ -178,9 +180,14 @@ class _Link:
         with self._lock:
             if self._end is not None:
                 raise DecodingFailed(self._end)
-            self._sent += 1
-            self._awaited[self._sent] = future
-            self._outbox.put((memory, pickle.dumps((self._sent, requests))))
+            number = self._sent = self._sent + 1
+            self._awaited[number] = future
+            message = pickle.dumps((number, requests))
+            fits = len(message) <= _LARGEST_JOB
+            if fits:
+                self._outbox.put((memory, message))
+        if not fits:
+            self._take(number, answered(memory.file, requests))
         return future
 
     def close(self) -> None:

@@ -65,14 +65,18 @@ def _work(jobs: socket.socket, answers: socket.socket) -> None:
             return
         number, requests = pickle.loads(message)
         try:
-            outcome = _answered(files[0], requests)
+            outcome = answered(files[0], requests)
         finally:
             os.close(files[0])
         answers.send(pickle.dumps((number, outcome)))
 
 
-def _answered(memory: int, requests: list[tuple[int, Request]]) -> list[tuple[str, ...]] | str:
-    """What is wrong with each, or a traceback where that is no matter of files."""
+def answered(memory: int, requests: list[tuple[int, Request]]) -> list[tuple[str, ...]] | str:
+    """Answer into a file of memory, each from a byte on.
+
+    Returns:
+        What is wrong with each, or a traceback where that is no matter of files.
+    """
     try:
         return [_write(memory, place, request.answer()) for place, request in requests]
     except Exception:

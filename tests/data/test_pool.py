@@ -16,6 +16,7 @@ from data.builders import save, save_mask
 
 from moleflow_fast.data import DataError
 from moleflow_fast.data.decoder import Decoder
+from moleflow_fast.data.drawn_mask import DrawnMask
 from moleflow_fast.data.pool import DecodingFailed, DecodingProcesses, InThisProcess
 from moleflow_fast.data.requests import FileCheck, Frame, Mask, Picture
 
@@ -64,6 +65,16 @@ def test_requests_of_several_kinds_and_sizes_lie_one_after_another(pool: Decodin
         assert np.array_equal(pixels, np.concatenate(expected))
         assert [len(found) for found in problems] == [0, 0, 0, 1, 0]
         assert problems[3][0].endswith("none.png: no such file")
+
+
+def test_a_mask_of_more_runs_than_a_message_holds(pool: DecodingProcesses) -> None:
+    """Every second pixel of 400 x 300 defective: 120,000 runs of one pixel, 360 kB as a message."""
+    long = DrawnMask("annotations.json, image 1", (400, 300), runs=((1,) * 120_000,))
+    short = DrawnMask("annotations.json, image 2", (400, 300), runs=((7, 119_993),))
+    requests = [Frame(300, 300, 300).mask_of(mask) for mask in (short, long, short)]
+    pixels, problems = pool.submit(requests).result()
+    assert problems == [(), (), ()] and 0.4 < pixels[90_000:180_000].mean() < 0.6
+    assert np.array_equal(pixels, InThisProcess().submit(requests).result()[0])
 
 
 def test_several_threads_may_ask_at_once(pool: DecodingProcesses, pictures: list[Picture]) -> None:
