@@ -20,7 +20,7 @@ from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.scenario import split_into_tasks
 from moleflow_fast.console import RunConsole
 from moleflow_fast.data import AnomalyImages, Sample, create_task_dataset, get_class_names, get_dataset_class
-from moleflow_fast.data.datasets import joined
+from moleflow_fast.data.datasets import joined, read_masks
 from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.data.demo import is_demo, write_demo
 from moleflow_fast.data.framing import scaled
@@ -335,14 +335,8 @@ class RunParts:
 
     def _masks_of(self, dataset: AnomalyImages) -> torch.Tensor:
         """(N, S, S) bool, True where defective."""
-        requests = dataset.masks()
-        masks = torch.zeros(len(dataset), dataset.msk_size, dataset.msk_size, dtype=torch.bool)
-        if requests:
-            with phase("decoding"):
-                (pixels,) = self.decoder.pixels([list(requests.values())])
-            masks[list(requests)] = torch.from_numpy(pixels).bool()
-            self.decoder.forget(requests.values())
-        return masks
+        with phase("decoding"):
+            return read_masks(dataset, self.decoder)
 
     def _shaped_masks_of(self, dataset: AnomalyImages) -> list[torch.Tensor]:
         """bool, each in the shape of its picture, the short side `mask_size` pixels."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import decoding, layouts
+from .decoder import Decoder
 from .errors import raise_all
 from .layouts import ClassFiles, Sample
 from .normalization import normalized
@@ -312,6 +313,17 @@ def joined(datasets: Sequence[AnomalyImages]) -> AnomalyImages:
     # One of normal images alone needs no masks.
     whole.has_masks = all(d.has_masks or not any(sample.label for sample in d.samples) for d in datasets)
     return whole
+
+
+def read_masks(dataset: AnomalyImages, decoder: Decoder) -> Tensor:
+    """(N, S, S) bool, True where defective; of data sets whose masks are squares."""
+    requests = dataset.masks()
+    masks = torch.zeros(len(dataset), dataset.msk_size, dataset.msk_size, dtype=torch.bool)
+    if requests:
+        (pixels,) = decoder.pixels([list(requests.values())])
+        masks[list(requests)] = torch.from_numpy(pixels).bool()
+        decoder.forget(requests.values())
+    return masks
 
 
 def with_class_indices(samples: Sequence[Sample], class_to_idx: dict[str, int]) -> list[Sample]:

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from moleflow_fast.data.datasets import get_dataset_class
+from moleflow_fast.data.datasets import get_dataset_class, read_masks
 from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.evaluation import by_class
 from moleflow_fast.evaluation.scorer import Scorer, TestClass
@@ -158,18 +157,9 @@ def _test_class(
     )
     with closing(Decoder(_WORKERS if len(dataset) > _BATCH else 0)) as decoder:
         source = features_of(dataset, trainer.vit_extractor, trainer.device, args, _BATCH, decoder)
-        masks = _masks(dataset, decoder) if with_masks and dataset.has_masks else None
+        masks = read_masks(dataset, decoder) if with_masks and dataset.has_masks else None
     labels = torch.tensor([sample.label for sample in dataset.samples])
     return TestClass(name, task_id, source, labels, masks)
-
-
-def _masks(dataset: Any, decoder: Decoder) -> Tensor:
-    """(N, S, S) bool, True where defective."""
-    masks = torch.zeros(len(dataset), dataset.msk_size, dataset.msk_size, dtype=torch.bool)
-    if requests := dataset.masks():
-        (pixels,) = decoder.pixels([list(requests.values())])
-        masks[list(requests)] = torch.from_numpy(pixels).bool()
-    return masks
 
 
 def _mean(values: list[float]) -> float:
