@@ -1,5 +1,7 @@
 """One training epoch with cached features against the same epoch with the backbone run every time.
 
+`torch_loader` is the trainer with an ordinary DataLoader of images, as scripts for the published package have it.
+
 Synthetic demo images, random backbone weights (speed does not depend on either), default flow settings.
 """
 
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from device import SMALL
 from recording import record
+from torch.utils.data import DataLoader
 
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
@@ -38,7 +41,7 @@ def data_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     return write
 
 
-@pytest.mark.parametrize("features", ["backbone_every_epoch", "cached"])
+@pytest.mark.parametrize("features", ["backbone_every_epoch", "cached", "torch_loader"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_epoch(
     benchmark: Any, data_of: Callable[[int], Path], tmp_path: Path, backbone: str, features: str
@@ -56,7 +59,11 @@ def test_epoch(
         **(backbone_options | SHRUNK),
     )
     run = ContinualRun(options, RunConsole(quiet=True))
-    loader = FeatureLoader(run.training_features(run.tasks[0]), options.batch_size, options.seed)
+    loader: Any
+    if features == "torch_loader":
+        loader = DataLoader(run.training_dataset(run.tasks[0]), options.batch_size, shuffle=True, drop_last=True)
+    else:
+        loader = FeatureLoader(run.training_features(run.tasks[0]), options.batch_size, options.seed)
     trainer = run.trainer
     for task_id in (0, 1):
         trainer._begin_task(task_id)
