@@ -66,6 +66,30 @@ def test_a_name_of_the_top_level(name: str) -> None:
     assert getattr(moleflow_fast, name) is not None and name in moleflow_fast.__all__ and name in dir(moleflow_fast)
 
 
+PATHS = {
+    "data": "MVTEC VISA MPDD MVTEC_CLASS_NAMES create_task_dataset get_dataset_class DATASET_REGISTRY TaskDataset",
+    "data.mvtec": "MVTEC MVTEC_CLASS_NAMES",
+    "data.visa": "VISA VISA_CLASS_NAMES",
+    "data.mpdd": "MPDD MPDD_CLASS_NAMES",
+    "models": "MoLESpatialAwareNF PositionalEmbeddingGenerator PrototypeRouter TaskPrototype",
+    "models.lora": "LoRALinear MoLESubnet MoLEContextSubnet DeepInvertibleAdapter",
+    "models.adapters": "WhiteningAdapter TaskInputAdapter SoftLNTaskInputAdapter FeatureStatistics create_task_adapter",
+    "trainer": "MoLEContinualTrainer",
+    "evaluation": "evaluate_class evaluate_all_tasks evaluate_routing_performance",
+    "utils": "TrainingLogger setup_training_logger init_seeds setting_lr_parameters get_config FlowDiagnostics load_yaml",
+    "config": "AblationConfig ABLATION_PRESETS get_ablation_config add_ablation_args parse_ablation_args",
+}
+
+
+@pytest.mark.parametrize("module", PATHS)
+def test_a_published_path(module: str) -> None:
+    found = importlib.import_module(f"moleflow_fast.{module}")
+    for name in PATHS[module].split():
+        assert getattr(found, name) is not None
+    with pytest.raises(AttributeError):
+        _ = found.no_such_name
+
+
 @pytest.mark.parametrize("place", SIGNATURES)
 def test_a_signature(place: str) -> None:
     module, _, path = place.partition(":")
