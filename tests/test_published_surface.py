@@ -76,7 +76,7 @@ PATHS = {
     "models.adapters": "WhiteningAdapter TaskInputAdapter SoftLNTaskInputAdapter FeatureStatistics create_task_adapter",
     "trainer": "MoLEContinualTrainer",
     "evaluation": "evaluate_class evaluate_all_tasks evaluate_routing_performance",
-    "utils": "TrainingLogger setup_training_logger init_seeds setting_lr_parameters get_config FlowDiagnostics load_yaml",
+    "utils": "TrainingLogger setup_training_logger init_seeds setting_lr_parameters get_config FlowDiagnostics",
     "config": "AblationConfig ABLATION_PRESETS get_ablation_config add_ablation_args parse_ablation_args",
 }
 
