@@ -23,7 +23,7 @@ CONFIGS = {
     "no_scale_context": PLAIN,
     "regular_linear": replace(PLAIN, use_regular_linear=True),
     "task_separated": replace(FULL, use_task_separated=True),
-    **{f"adapter_{m}": replace(FULL, adapter_mode=m, use_whitening_adapter=False) for m in ADAPTER_MODES},
+    **{f"adapter_{m}": replace(FULL, adapter_mode=m, use_whitening_adapter=m == "whitening") for m in ADAPTER_MODES},
     **{f"mixer_{m}": replace(FULL, spatial_context_mode=m) for m in SPATIAL_CONTEXT_MODES},
 }
 

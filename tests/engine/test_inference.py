@@ -35,7 +35,9 @@ def mixed_images() -> torch.Tensor:
 
 @pytest.mark.parametrize("adapter_mode", ["whitening", "gaussian"])
 def test_mixed_batches_score_as_images_alone(adapter_mode: str) -> None:
-    config = AblationConfig(adapter_mode=adapter_mode, use_whitening_adapter=False, dia_n_blocks=1)
+    config = AblationConfig(
+        adapter_mode=adapter_mode, use_whitening_adapter=adapter_mode == "whitening", dia_n_blocks=1
+    )
     trainer, images = trained_on_two(config), mixed_images()
     with use_backend("eager"):
         expected = trainer.inference(images)

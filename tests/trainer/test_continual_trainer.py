@@ -28,7 +28,7 @@ PROMISING = {
     "regular_linear": replace(FULL, use_regular_linear=True, use_scale_context=False),
     "task_separated": replace(FULL, use_task_separated=True),
     "spectral_norm": replace(FULL, use_spectral_norm=True, use_scale_context=False),
-    **{m: replace(FULL, adapter_mode=m, use_whitening_adapter=False) for m in ADAPTER_MODES},
+    **{m: replace(FULL, adapter_mode=m, use_whitening_adapter=m == "whitening") for m in ADAPTER_MODES},
     **{f"mixer_{m}": replace(FULL, spatial_context_mode=m) for m in SPATIAL_CONTEXT_MODES},
 }
 
