@@ -155,7 +155,7 @@ class Detector:
         """In the caller's thread: to start others and wait for them costs one image 2 ms."""
         decoded = decode(item, self._transform, None)
         (scored,) = self._score([decoded], task_id)
-        return self._result(decoded, scored)
+        return self._result(decoded, scored, task_id is not None)
 
     def stream(self, images: Any, *, product: str | None = None) -> Generator[Result, None, None]:
         """Results of images in order, while later ones are read, decoded and scored.
@@ -216,7 +216,7 @@ class Detector:
             items,
             partial(decode, transform=self._transform, picture_side=picture_side),
             partial(self._score, task_id=task_id),
-            lambda decoded, scored: draw(self._result(decoded, scored), decoded.picture),
+            lambda decoded, scored: draw(self._result(decoded, scored, task_id is not None), decoded.picture),
             self.batch_size,
             min(_MOST_DECODERS, os.cpu_count() or 1),
         )
@@ -294,12 +294,13 @@ class Detector:
 
     # -- on the host ---------------------------------------------------------------------------------
 
-    def _result(self, decoded: Decoded, scored: _Scored | None) -> Result:
+    def _result(self, decoded: Decoded, scored: _Scored | None, named: bool) -> Result:
+        """Args: named: the product is known beforehand, so that others being near says nothing."""
         if scored is None:
             return Result(decoded.source, "error", decoded.error)
         task_id = scored.task_id
         task = self.calibration.tasks[task_id]
-        others = (distance for t, distance in scored.distances.items() if t != scored.task_id)
+        others = [distance for t, distance in scored.distances.items() if t != scored.task_id and not named]
         known = task.knows(scored.distances[scored.task_id], min(others, default=math.inf))
         view = self._view_of(decoded, task.class_names)
         # Interpolation never exceeds what it interpolates: most maps need not be enlarged to see that nothing is there.

@@ -1,6 +1,7 @@
 """Where the line knows what it sees: the product's own expert, without routing."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from run.small_runs import CLASSES
 
 from moleflow_fast import Detector
+from moleflow_fast.detector.calibration import TaskCalibration
 from moleflow_fast.errors import UserError
 from moleflow_fast.predict.__main__ import main
 from moleflow_fast.run import RunResult
@@ -34,6 +36,23 @@ def test_another_product_gives_its_experts_answer(detector: Detector, data: Path
         assert (result.label == "unknown") == (name != "wood")  # far from the other products' images
     mixed = [data / name / "test" / "good" / "000.png" for name in CLASSES]
     assert {r.task_id for r in detector.predict(mixed, product="gasket")} == {1}
+
+
+def test_other_products_say_nothing(detector: Detector, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twin of the product may be as near as it likes."""
+    runner_ups = []
+    knows = TaskCalibration.knows
+
+    def spy(self: TaskCalibration, distance: float, runner_up: float = math.inf) -> bool:
+        runner_ups.append(runner_up)
+        return knows(self, distance, runner_up)
+
+    monkeypatch.setattr(TaskCalibration, "knows", spy)
+    (routed,) = detector.predict(photo)
+    detector.predict(photo, product="wood")
+    list(detector.stream([photo], product="wood"))
+    others = [distance for t, distance in routed.distances.items() if t != routed.task_id]
+    assert runner_ups == [min(others), math.inf, math.inf]
 
 
 def detector_picture(photo: Path):  # noqa: ANN201
