@@ -10,26 +10,20 @@ from PIL import Image
 
 from .drawn_mask import drawn_mask
 from .errors import DataError
-from .finding import find_images
 from .layouts import GOOD, ClassFiles, is_normal_name
-from .rows import Row, class_files, entry, first_file, read_json, split_in
+from .rows import Row, classes_in_folders, entry, files_in_folders, first_file, read_json, split_in
 
 _SHAPES = ("mask", "polygon")
 
 
 def find(root: Path, class_name: str, train: bool) -> ClassFiles:
     """The files of a class: of a folder with a project, or of `root` itself under its own name."""
-    folder = root if _files(root) else root / class_name
-    return class_files([row for file in _files(folder) for row in _rows(file, folder)], class_name, train, folder)
+    return files_in_folders(root, class_name, train, _files, _rows)
 
 
 def classes(root: Path) -> list[str]:
-    """Folders with a project, by name; the root's own name where it is one."""
-    if not root.is_dir():
-        return []
-    if _files(root):
-        return [root.resolve().name]
-    return [place.name for place in find_images(root, deep=False).folders if _files(place)]
+    """Folders with a project, by name; the root's own name where it has them itself."""
+    return classes_in_folders(root, _files)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .drawn_mask import DrawnMask
 from .errors import DataError
+from .finding import find_images
 from .layouts import GOOD, ClassFiles, Sample, is_normal_name
 
 _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
@@ -26,6 +27,32 @@ class Row:
     image: Path
     label: str
     mask: Path | DrawnMask | None = None
+
+
+def files_in_folders(
+    root: Path,
+    class_name: str,
+    train: bool,
+    lists: Callable[[Path], Sequence[Path]],
+    rows: Callable[[Path, Path], Iterable[Row]],
+) -> ClassFiles:
+    """The files of a class whose folder, or `root` itself under its own name, has lists of its images.
+
+    Args:
+        lists: those of a folder.
+        rows: of one of them, in its folder.
+    """
+    folder = root if lists(root) else root / class_name
+    return class_files([row for file in lists(folder) for row in rows(file, folder)], class_name, train, folder)
+
+
+def classes_in_folders(root: Path, lists: Callable[[Path], Sequence[Path]]) -> list[str]:
+    """Folders with lists of images, by name; the root's own name where it has them itself."""
+    if not root.is_dir():
+        return []
+    if lists(root):
+        return [root.resolve().name]
+    return [place.name for place in find_images(root, deep=False).folders if lists(place)]
 
 
 def class_files(rows: Sequence[Row], class_name: str, train: bool, where: Path) -> ClassFiles:
