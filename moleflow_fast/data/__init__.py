@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from moleflow_fast.lazy import names_of
 
 from .errors import DataError
 from .layouts import Sample
@@ -46,11 +47,6 @@ __all__ = [
     "get_dataset_class",
 ]
 
+# Torch comes in with the data sets, when they are first asked for: decoding processes need none.
 _OF_CHECK = ("DataReport", "check_dataset")
-
-
-def __getattr__(name: str) -> Any:
-    """Torch comes in with the data sets, when they are first asked for: decoding processes need none."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{'check' if name in _OF_CHECK else 'datasets'}"), name)
+__getattr__ = names_of(__name__, {name: "check" if name in _OF_CHECK else "datasets" for name in __all__})

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from moleflow_fast.lazy import names_of
 
 _MODULE_OF = {
     "MoLEContinualTrainer": "continual_trainer",
 }
 __all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str) -> Any:
-    """Imported when first asked for: whoever wants another module of the package need not wait for these."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__getattr__ = names_of(__name__, _MODULE_OF)

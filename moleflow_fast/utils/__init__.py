@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from moleflow_fast.lazy import names_of
 
 _MODULE_OF = {
     "init_seeds": "helpers",
@@ -17,9 +16,4 @@ _MODULE_OF = {
     "run_diagnostics_on_model": "diagnostics",
 }
 __all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__getattr__ = names_of(__name__, _MODULE_OF)
