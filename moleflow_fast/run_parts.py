@@ -48,6 +48,7 @@ from moleflow_fast.run_backbone import drawn_as_by
 from moleflow_fast.run_directory import RunDirectory
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.feature_loader import FeatureLoader
+from moleflow_fast.trainer.loader_features import feature_cache
 
 _PARITY_IMAGES = 8
 
@@ -218,13 +219,7 @@ class RunParts:
 
     @cached_property
     def cache(self) -> FeatureCache:
-        options = self.options
-        return FeatureCache(
-            Path(options.cache_dir) if options.cache_dir else None,
-            max_bytes=int(options.cache_limit_gb * 2**30),
-            device=self.device,
-            device_budget_bytes=int(options.device_cache_gb * 2**30),
-        )
+        return feature_cache(self.options, self.device)
 
     @cached_property
     def decoder(self) -> Decoder:

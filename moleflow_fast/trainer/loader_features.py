@@ -57,7 +57,7 @@ def features_of(
     """
     known = isinstance(extractor, PatchExtractor)
     one = extractor if known else _WithImageLevel(extractor)
-    return _feature_cache(args, device).features(dataset, one, batch_size, decoder, enabled=known)
+    return feature_cache(args, device).features(dataset, one, batch_size, decoder, enabled=known)
 
 
 class _WithImageLevel:
@@ -74,8 +74,8 @@ class _WithImageLevel:
         return patches, patches.mean((1, 2))
 
 
-def _feature_cache(args: Any, device: torch.device) -> FeatureCache:
-    """That of a script, as its args have it, else with the defaults of a run."""
+def feature_cache(args: Any, device: torch.device) -> FeatureCache:
+    """As `args`, of a script or a run, have it, else with the defaults of a run."""
     directory = getattr(args, "cache_dir", None)
     largest = getattr(args, "cache_limit_gb", RunOptions.cache_limit_gb)
     on_device = getattr(args, "device_cache_gb", RunOptions.device_cache_gb)
