@@ -125,8 +125,7 @@ class MoLESpatialAwareNF(nn.Module):
         if self.spatial_mixer is not None:
             self.spatial_mixer.requires_grad_(False)
         for task_id in self.task_ids:
-            for parameter in self.get_fast_params(task_id):
-                parameter.requires_grad_(True)
+            self.unfreeze_fast_params(task_id)
 
     def freeze(self) -> None:
         """Nothing trains any more, until a task begins; only then are packed weights kept from call to call."""
