@@ -39,7 +39,7 @@ def evaluate_class(
     """Score the test images of one class.
 
     Args:
-        args: anything with dataset (mvtec if it has none), data_path and img_size.
+        args: anything with dataset (mvtec if it has none), data_path and img_size; view if it has one.
         task_id: the expert of every image; None routes each.
         ground_truth_task_id: what routes are compared with; it decides no score.
         target_size: side of the maps that are compared with masks.
@@ -153,13 +153,20 @@ def _test_class(
 ) -> TestClass:
     layout = get_dataset_class(getattr(args, "dataset", "mvtec"))
     dataset = layout(
-        Path(args.data_path), name, train=False, img_size=args.img_size, crp_size=args.img_size, msk_size=size
-    )
+        Path(args.data_path), name, train=False, img_size=args.img_size, crp_size=args.img_size, msk_size=size,
+        view=_square_view(args),
+    )  # fmt: skip
     with closing(Decoder(_WORKERS if len(dataset) > _BATCH else 0)) as decoder:
         source = features_of(dataset, trainer.vit_extractor, trainer.device, args, _BATCH, decoder)
         masks = read_masks(dataset, decoder) if with_masks and dataset.has_masks else None
     labels = torch.tensor([sample.label for sample in dataset.samples])
     return TestClass(name, task_id, source, labels, masks)
+
+
+def _square_view(args: Any) -> str:
+    """As the items of `create_task_dataset` are seen, of which each is one square."""
+    view = getattr(args, "view", "crop")
+    return "whole" if view == "tiles" else view
 
 
 def _mean(values: list[float]) -> float:

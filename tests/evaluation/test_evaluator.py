@@ -16,9 +16,11 @@ from moleflow_fast.config import AblationConfig
 from moleflow_fast.data import create_task_dataset
 from moleflow_fast.data.datasets import FOLDER
 from moleflow_fast.data.errors import DataError
+from moleflow_fast.evaluation import evaluator
 from moleflow_fast.extractors import create_feature_extractor
 from moleflow_fast.models import MoLESpatialAwareNF, PositionalEmbeddingGenerator
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
+from moleflow_fast.trainer.loader_features import features_of
 
 SIZE = 64
 
@@ -112,6 +114,21 @@ def test_an_extractor_of_one_s_own(trainer: MoLEContinualTrainer, args: Any, mon
     for name in ("routing_distribution", "routing_accuracy"):
         assert computed.pop(name) == known.pop(name)
     assert computed == pytest.approx(known, rel=1e-5)
+
+
+@pytest.mark.parametrize(("view", "seen"), [("crop", "crop"), ("whole", "whole"), ("tiles", "whole")])
+def test_pictures_are_seen_as_in_training(
+    view: str, seen: str, trainer: MoLEContinualTrainer, args: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = []
+
+    def features(dataset: Any, *rest: Any) -> Any:
+        views.append(dataset.frame.square.view)
+        return features_of(dataset, *rest)
+
+    monkeypatch.setattr(evaluator, "features_of", features)
+    evaluate_class(trainer, CLASSES[0], SimpleNamespace(**{**vars(args), "view": view}), 0)
+    assert views == [seen]
 
 
 def test_nothing_learned(trainer: MoLEContinualTrainer, args: Any, caplog: pytest.LogCaptureFixture) -> None:
