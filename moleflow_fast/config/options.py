@@ -28,7 +28,8 @@ from moleflow_fast.experiments.presets import LINE, OUR_NAMES, get_preset, listi
 
 DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder", "csv", "coco", "datumaro", "real_iad")
 INTERPOLATIONS = ("bilinear", "bicubic")
-VIEWS = ("crop", "whole", "tiles")  # see moleflow_fast.data.framing, which needs Pillow
+# The central square; the picture squeezed to the square; overlapping squares along its long side.
+VIEWS = ("crop", "whole", "tiles")
 PARALLEL_TASKS = ("off", "ray")
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 BACKEND_HELP = (

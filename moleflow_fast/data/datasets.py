@@ -52,7 +52,7 @@ class AnomalyImages(Dataset[tuple[Tensor, int, Tensor, str, str]]):
         has_masks: False where there are image labels only; masks are then all zero.
         transform, target_transform: in place of the ones above, for image and mask (PIL image to tensor).
         use_rotation_aug: rotate by an angle drawn anew at every access, nearest, filled with 0.
-        view: one of `framing.VIEWS`; an item is one square, so that of a picture in tiles is the whole, squeezed.
+        view: one of `config.options.VIEWS`; an item is one square: of a picture in tiles the whole, squeezed.
     """
 
     def __init__(

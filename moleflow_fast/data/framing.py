@@ -8,9 +8,6 @@ from PIL import Image
 
 from .errors import DataError
 
-VIEWS = ("crop", "whole", "tiles")
-"""The central square; the picture squeezed to the square; overlapping squares along its long side."""
-
 LONGEST = 100  # sides of a picture, long to short: a strip of 1 x 10,000 would be blown up to gigabytes on its way
 NEARLY_SQUARE = 1.1  # up to here a centre crop loses a twentieth at either end
 
