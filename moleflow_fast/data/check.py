@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moleflow_fast.errors import shown
 
-from . import decoding, framing
+from . import framing
 from .decoder import Decoder
-from .errors import DataError, raise_all
+from .errors import raise_all
 from .layouts import FOLDERS_ARE_CLASSES, GOOD, PUBLISHED, ClassFiles, Sample, layout, products_left_out
-from .requests import FileCheck, Frame, Note
+from .requests import Elongated, FileCheck, Frame, Note
 
 _NOTES = 8  # odd files that are named
 _FEW = 3  # test images of a kind: one more or less moves an AUROC by a third
@@ -88,27 +88,33 @@ class DataCheck:
             DecodingFailed: a process has died.
         """
         names = self._class_names
-        cut_off = self._cut_off()  # while others read
         repeated = sorted({c for c in names if names.count(c) > 1})
         problems = [f"class {c!r} is named twice in --task_classes; name it once" for c in repeated]
         problems += dict.fromkeys(problem for split in self._splits for problem in split.problems)
-        said = [text for finish in self._readings for text in finish()]
+        said_of_splits = [finish() for finish in self._readings]
+        said = [text for of_split in said_of_splits for text in of_split]
         raise_all([*problems, *(text for text in said if not isinstance(text, Note))])
         images = sum(len(split.samples) for split in self._splits)
         warnings = products_left_out(self._root) if self._layout in FOLDERS_ARE_CLASSES else []
         for name, train, test in zip(names, self._splits[::2], self._splits[1::2], strict=True):
             train.left_out.update(test.left_out)
             warnings += [*train.left_out.said(self._root / name), *_odd(name, train, test)]
-        notes = [text for text in said if isinstance(text, Note)]
+        notes = [text for text in said if isinstance(text, Note) and not isinstance(text, Elongated)]
         more = [f"and {len(notes) - _NOTES} more files like that"] if len(notes) > _NOTES else []
-        return DataReport(images, [*warnings, *cut_off, *notes[:_NOTES], *more])
+        return DataReport(images, [*warnings, *self._cut_off(said_of_splits), *notes[:_NOTES], *more])
 
-    def _cut_off(self) -> list[str]:
-        """A warning for each class of whose pictures a centre crop leaves much out."""
-        if self._frame is None or self._frame.view != "crop":
-            return []
-        splits = zip(self._class_names, self._splits[::2], self._splits[1::2], strict=True)
-        found = [(name, _long([*train.samples, *test.samples])) for name, train, test in splits]
+    @property
+    def _is_cropped(self) -> bool:
+        return self._frame is not None and self._frame.view == "crop"
+
+    def _cut_off(self, said: Sequence[Sequence[str]]) -> list[str]:
+        """A warning for each class of whose pictures a centre crop leaves much out.
+
+        Args:
+            said: of each split.
+        """
+        splits = zip(self._class_names, said[::2], said[1::2], strict=True)
+        found = [(name, [t.size for t in (*train, *test) if isinstance(t, Elongated)]) for name, train, test in splits]
         return [
             f"class {name!r}: {len(long)} pictures are longer than {framing.NEARLY_SQUARE:g} : 1, one is "
             f"{worst[0]} x {worst[1]}; --view crop looks at the central square alone and never sees "
@@ -122,14 +128,14 @@ class DataCheck:
         self._splits.append(split)
         checks = [self._check_of(sample, wants_pictures) for sample in split.samples]
         if not self._decoder.has_room_for(checks):
-            checks = [FileCheck(sample.path, sample.mask_path, published=self._published) for sample in split.samples]
+            checks = [replace(check, picture=None, mask=None) for check in checks]
         self._readings.append(self._decoder.check(checks))
 
     def _check_of(self, sample: Sample, wants_picture: bool) -> FileCheck:
         frame, mask_path = self._frame, sample.mask_path
         picture = frame.picture_of(sample.path) if frame and wants_picture else None
         mask = frame.mask_of(mask_path) if frame and mask_path and frame.view != "tiles" else None
-        return FileCheck(sample.path, mask_path, picture, mask, self._published)
+        return FileCheck(sample.path, mask_path, picture, mask, self._published, self._is_cropped)
 
 
 def _problems_of_name(class_name: str) -> list[str]:
@@ -141,15 +147,6 @@ def _problems_of_name(class_name: str) -> list[str]:
     except UnicodeEncodeError:
         return [f"class {class_name!r} is no text in UTF-8: rename the folder"]
     return []
-
-
-def _long(samples: Sequence[Sample]) -> list[tuple[int, int]]:
-    """Sizes of the pictures that are not nearly square; a file that cannot be read is said elsewhere."""
-    sizes = []
-    for sample in samples:
-        with suppress(DataError):
-            sizes.append(decoding.stored_size(sample.path))
-    return [size for size in sizes if min(size) and framing.elongation(size) > framing.NEARLY_SQUARE]
 
 
 def _odd(class_name: str, train: ClassFiles, test: ClassFiles) -> list[str]:

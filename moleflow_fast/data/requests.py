@@ -28,6 +28,17 @@ class Note(str):
     __slots__ = ()
 
 
+class Elongated(Note):
+    """Of a picture that is not nearly square: its size as the file has it, "800 x 200"."""
+
+    __slots__ = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        width, height = map(int, self.split(" x "))
+        return width, height
+
+
 @dataclass(frozen=True)
 class Answer:
     """Bytes in the shapes that were asked for, or what is wrong with the files."""
@@ -121,7 +132,7 @@ class Frame:
         size: short side of an image, pixels.
         crop: side of the central square that is taken of it.
         mask: side of the same square in masks.
-        view: one of `framing.VIEWS`. As one square a picture in tiles is seen as a whole.
+        view: one of `config.options.VIEWS`. As one square a picture in tiles is seen as a whole.
     """
 
     size: int
@@ -169,6 +180,8 @@ class FileCheck:
     mask: Mask | None = None
     published: bool = False
     """Of a data set whose masks are known to be right."""
+    cropped: bool = False
+    """Whether a centre crop is all that is seen of it: then a long picture is noted."""
 
     @property
     def pixels(self) -> tuple[Picture | Mask, ...]:
@@ -186,15 +199,20 @@ class FileCheck:
             return Answer(problems=(str(error),))
 
     def _answer(self) -> Answer:
-        framing.require_ordinary_shape(decoding.stored_size(self.path), self.path)
+        size = decoding.stored_size(self.path)
+        framing.require_ordinary_shape(size, self.path)
         image = self._image()
         seen = () if image is None or self.picture is None else (self.picture.pixels(image),)
-        frames = (Note(f"{self.path}: several frames or pages; the first is used"),) if has_frames(self.path) else ()
+        notes: tuple[str, ...] = ()
+        if self.cropped and framing.elongation(size) > framing.NEARLY_SQUARE:
+            notes += (Elongated(f"{size[0]} x {size[1]}"),)
+        if has_frames(self.path):
+            notes += (Note(f"{self.path}: several frames or pages; the first is used"),)
         if self.mask_path is None:
-            return Answer(seen, frames)
+            return Answer(seen, notes)
         mask = decoding.load_mask(self.mask_path)
         problem = self._problem_of(mask, decoding.upright_size(self.path) if image is None else image.size)
-        found = (*frames, *((problem,) if problem else ()))
+        found = (*notes, *((problem,) if problem else ()))
         if any(not isinstance(one, Note) for one in found):
             return Answer(problems=found)
         return Answer(seen if self.mask is None else (*seen, self.mask.pixels(mask)), found)
