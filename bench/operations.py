@@ -181,9 +181,7 @@ OPERATIONS = (
         backward=True,
         on_gpu=None,
     ),
-    Operation(
-        "ops.patch_pool", "patch_pool", _features, lambda s: patch_pooling(s.images, s.features, s.dim)
-    ),
+    Operation("ops.patch_pool", "patch_pool", _features, lambda s: patch_pooling(s.images, s.features, s.dim)),
     Operation("ops.density", "patch_nll", _latent, lambda s: _traffic(s, latents=1, maps=2)),
     Operation(
         "ops.density",
@@ -225,9 +223,7 @@ def trained_parameters(flow: Flow, task_id: int) -> int:
     """How many numbers the optimizer moves in the first task or in a later one."""
     config = AblationConfig(dia_n_blocks=flow.dia_blocks)
     with torch.device("meta"):
-        model = MoLESpatialAwareNF(
-            flow.dim, flow.blocks, lora_rank=flow.rank, device="meta", ablation_config=config
-        )
+        model = MoLESpatialAwareNF(flow.dim, flow.blocks, lora_rank=flow.rank, device="meta", ablation_config=config)
         for task in range(task_id + 1):
             model.add_task(task)
     return sum(parameter.numel() for parameter in model.get_trainable_params(task_id))

@@ -43,9 +43,7 @@ def data_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
 
 @pytest.mark.parametrize("features", ["backbone_every_epoch", "cached", "torch_loader"])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_epoch(
-    benchmark: Any, data_of: Callable[[int], Path], tmp_path: Path, backbone: str, features: str
-) -> None:
+def test_epoch(benchmark: Any, data_of: Callable[[int], Path], tmp_path: Path, backbone: str, features: str) -> None:
     images, backbone_options = BACKBONES[backbone]
     options = RunOptions(
         dataset="folder",

@@ -54,9 +54,7 @@ def merged_weights(sizes: Sizes) -> Case:
     at = bias_at = 0
     for number, (rows, columns) in enumerate([*shapes, *(COUPLINGS * own)]):
         lora = _lora(sizes, rows, columns) if number < len(shapes) else (None, None)
-        layers.append(
-            MergedLayer(sizes.normal(rows, columns), sizes.normal(rows), None, *lora, columns, at, bias_at)
-        )
+        layers.append(MergedLayer(sizes.normal(rows, columns), sizes.normal(rows), None, *lora, columns, at, bias_at))
         at, bias_at = at + rows * columns, bias_at + rows
     merge = Merge(layers, SCALING, sizes.dtype)
 

@@ -153,8 +153,7 @@ class Backbone:
 
 
 BACKBONES = {
-    b.name: b
-    for b in (Backbone("wide_resnet50_2", 768), Backbone("mobilenetv2_100", 256, ("blocks.2", "blocks.4")))
+    b.name: b for b in (Backbone("wide_resnet50_2", 768), Backbone("mobilenetv2_100", 256, ("blocks.2", "blocks.4")))
 }
 IMAGE_SIZE = 64 if SMALL else 224
 

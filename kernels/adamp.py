@@ -364,9 +364,7 @@ class DeviceAdamP:
         if tiles:
             _measure[(tiles,)](self._tiles, table, tile_sums, *sums, num_warps=8)
         _clip[(1,)](tile_sums, tiles, self._max_norm, skip, self.control, BLOCK=1024)
-        _decide[(tensors,)](
-            table, self._settings, self.lr, self.steps, self.control, *sums, coefficients, BLOCK=256
-        )
+        _decide[(tensors,)](table, self._settings, self.lr, self.steps, self.control, *sums, coefficients, BLOCK=256)
         if tiles:
             _advance[(tiles,)](self._tiles, table, self.control, coefficients, *sums, num_warps=8)
             _project_layer[(tensors,)](table, self.control, coefficients, *sums, BLOCK=1024)

@@ -83,9 +83,7 @@ def _state_gradient(
     tl.store(grad, (dloss * weight)[None, :] * z, mask=d_ok[:, None] & fits[None, :])
 
 
-def state_nll(
-    state: Tensor, pending: Tensor, tiles: Tensor, log_scales: Tensor, nll: Tensor, logdet: Tensor
-) -> None:
+def state_nll(state: Tensor, pending: Tensor, tiles: Tensor, log_scales: Tensor, nll: Tensor, logdet: Tensor) -> None:
     """-log p of each token into nll (N,), its log-determinant into logdet (N,).
 
     Args:

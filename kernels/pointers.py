@@ -57,9 +57,7 @@ def _relu_product(
     tile = tl.program_id(0) % (tiles * networks)  # programs beside each other share their tokens
     network = tile // tiles
     rows = tile % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
-    first, end, task = token_tile(
-        tl.program_id(0) // (tiles * networks), tokens, tasks_ptr, pitch, MIXED, BLOCK_N
-    )
+    first, end, task = token_tile(tl.program_id(0) // (tiles * networks), tokens, tasks_ptr, pitch, MIXED, BLOCK_N)
     columns = first + tl.arange(0, BLOCK_N)
     row_ok, column_ok = rows < outputs, columns < end
     if EVEN:

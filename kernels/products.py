@@ -56,9 +56,7 @@ def relu_product(
     return out
 
 
-def relu_gradient_product(
-    weight: Tensor, dy: Tensor, hidden: Tensor, out: Tensor, networks: int, sums: Tensor
-) -> int:
+def relu_gradient_product(weight: Tensor, dy: Tensor, hidden: Tensor, out: Tensor, networks: int, sums: Tensor) -> int:
     """out (M, N) = (W^T dy) where `hidden` is positive, else 0; and partial sums over its tokens, the bias gradient.
 
     Args:

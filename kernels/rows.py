@@ -175,9 +175,7 @@ def scatter_gradient(
     _scatter_with_context[programs](*operands, taps, grad, grad.stride(0), channels, tokens, **blocks)
 
 
-def taps_gradient(
-    x1: Tensor, dc: Tensor, kernel: int, grid: tuple[int, int, int], out: tuple[Tensor, Tensor]
-) -> None:
+def taps_gradient(x1: Tensor, dc: Tensor, kernel: int, grid: tuple[int, int, int], out: tuple[Tensor, Tensor]) -> None:
     """Gradients of taps (k * k, C) and bias (C,) for inputs x1 (C, N) and context gradients dc (C, N), into `out`."""
     channels, tokens = x1.shape
     stripes, width = triton.cdiv(tokens, STRIPE), span(grid[2])

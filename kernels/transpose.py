@@ -16,9 +16,7 @@ def _enter(
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     d_ok, n_ok = d < channels, n < tokens
-    x = tl.load(
-        x_ptr + n.to(tl.int64)[:, None] * x_stride + d[None, :], mask=n_ok[:, None] & d_ok[None, :], other=0.0
-    )
+    x = tl.load(x_ptr + n.to(tl.int64)[:, None] * x_stride + d[None, :], mask=n_ok[:, None] & d_ok[None, :], other=0.0)
     rows = tl.load(rows_ptr + d, mask=d_ok, other=0).to(tl.int64)
     state = state_ptr + rows[:, None] * state_stride + n[None, :]
     tl.store(state, tl.trans(x), mask=d_ok[:, None] & (n < room(tokens))[None, :])
@@ -41,9 +39,7 @@ def _leave(
     if PENDING:
         x = x * tl.load(pending_ptr + 2 * rows, mask=d_ok, other=0.0)[:, None]
         x += tl.load(pending_ptr + 2 * rows + 1, mask=d_ok, other=0.0)[:, None]
-    tl.store(
-        x_ptr + n.to(tl.int64)[:, None] * x_stride + d[None, :], tl.trans(x), mask=n_ok[:, None] & d_ok[None, :]
-    )
+    tl.store(x_ptr + n.to(tl.int64)[:, None] * x_stride + d[None, :], tl.trans(x), mask=n_ok[:, None] & d_ok[None, :])
 
 
 def enter(x: Tensor, rows: Tensor, state: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ __all__ = [
 ]
 logger = logging.getLogger(__name__)
 
+
 @contextmanager
 def use_precision(name: str) -> Iterator[None]:
     """Choose the precision for the block: in this thread, and through torch's flags for every product of torch's."""

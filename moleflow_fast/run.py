@@ -63,9 +63,7 @@ class RunResult:
 class ContinualRun(RunParts):
     """A run in the making: its parts, and what is done with them."""
 
-    def __init__(
-        self, options: RunOptions, console: RunConsole | None = None, decoder: Decoder | None = None
-    ) -> None:
+    def __init__(self, options: RunOptions, console: RunConsole | None = None, decoder: Decoder | None = None) -> None:
         super().__init__(options, console, decoder, _drawn_before(options))
         self._curves: Curves | None = None
         self._sheets: ClassSheets | None = None

@@ -1,14 +1,14 @@
 """What a run leaves behind: configuration, per-epoch and per-task tables, checkpoints, pictures.
 
-    config.json                     every option, versions, machine
-    epochs.csv                      one row per epoch
-    evaluation/after_task_<t>.csv   one row per class and kind of id (routed, oracle)
-    checkpoints/                    see moleflow_fast.trainer.checkpoint
-    summary.json                    final means, forgetting, routing confusion; its presence marks a finished run
-    backbone.safetensors            of a random backbone its weights: see moleflow_fast.run_backbone
-    calibration.json                what is normal for each task: see moleflow_fast.detector.calibration
-    ways.json                       on Triton kernels, how products are done: see moleflow_fast.run_ways
-    routing_confusion.png, heatmaps/*.png
+config.json                     every option, versions, machine
+epochs.csv                      one row per epoch
+evaluation/after_task_<t>.csv   one row per class and kind of id (routed, oracle)
+checkpoints/                    see moleflow_fast.trainer.checkpoint
+summary.json                    final means, forgetting, routing confusion; its presence marks a finished run
+backbone.safetensors            of a random backbone its weights: see moleflow_fast.run_backbone
+calibration.json                what is normal for each task: see moleflow_fast.detector.calibration
+ways.json                       on Triton kernels, how products are done: see moleflow_fast.run_ways
+routing_confusion.png, heatmaps/*.png
 """
 
 from __future__ import annotations

@@ -33,14 +33,10 @@ def train_task(
     options = run.options
     run.trainer.listener = listen
     belongs_to = _what_decides(run, directory, task_id, loader)
-    keeper = partial_state.PartialState(
-        directory.checkpoints, task_id, belongs_to, run.logger, options.state_seconds
-    )
+    keeper = partial_state.PartialState(directory.checkpoints, task_id, belongs_to, run.logger, options.state_seconds)
     with end_waits("after this epoch"):
         with phase("training"):
-            run.trainer.train_task(
-                task_id, run.tasks[task_id], loader, options.num_epochs, options.lr, keeper=keeper
-            )
+            run.trainer.train_task(task_id, run.tasks[task_id], loader, options.num_epochs, options.lr, keeper=keeper)
         if options.run_diagnostics:
             _diagnose(run, directory, task_id, loader)
         with phase("checkpoints"):

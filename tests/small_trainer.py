@@ -51,4 +51,3 @@ def train(
     source = TensorSource(task_features(task, images).to(device))
     loader = FeatureLoader(source, batch_size, seed=trainer.seed + task)
     return trainer.train_task(task, [f"class{task}"], loader, epochs, lr=1e-2)
-

@@ -79,7 +79,7 @@ def test_what_no_time_is_left_for_is_said(caplog: pytest.LogCaptureFixture) -> N
 def test_only_what_can_be_launched_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU with 64 KiB of shared memory a block."""
     monkeypatch.setattr(tuning, "shared_limit", lambda device: 64 << 10)
-    case = Case("relu_product", "bf16", Shape(2, 768, 1152, 12544), lambda: (lambda: ()))
+    case = Case("relu_product", "bf16", Shape(2, 768, 1152, 12544), lambda: lambda: ())
     assert [way.name for way in tuning._launchable(case, CPU)] == ["library"]
 
 
@@ -122,5 +122,3 @@ def test_help_teaches_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert "CUDA_VISIBLE_DEVICES=1 python -m moleflow_fast.tune" in done.stdout
-
-

@@ -306,10 +306,17 @@ _SWITCHES: tuple[tuple[str, str, bool, str], ...] = (
 )
 
 _VALUES: tuple[tuple[str, type, tuple[str, ...] | None, str], ...] = (
-    ("adapter_mode", str, ADAPTER_MODES, "input adapter; 'gaussian' is estimated in one pass and takes the place of "
-     "spatial mixing too; another one than 'whitening' implies --no_whitening_adapter"),
     (
-        "router_covariance", str, ROUTER_COVARIANCES,
+        "adapter_mode",
+        str,
+        ADAPTER_MODES,
+        "input adapter; 'gaussian' is estimated in one pass and takes the place of "
+        "spatial mixing too; another one than 'whitening' implies --no_whitening_adapter",
+    ),
+    (
+        "router_covariance",
+        str,
+        ROUTER_COVARIANCES,
         "covariance that routing distances are measured with: each task's own with 1e-5 on its diagonal (published), "
         "each task's own, shrunk by Ledoit and Wolf's rule, or one within-task covariance of all tasks, shrunk alike "
         "(pooled), which errs least with few images",
@@ -346,9 +353,7 @@ def add_ablation_args(parser: argparse.ArgumentParser) -> None:
         group.add_argument(flag, dest=field, action="store_const", const=value, default=None, help=text)
     for field, kind, choices, text in _VALUES:
         default = _COMMAND_LINE_DEFAULTS.get(field, getattr(defaults, field))
-        group.add_argument(
-            f"--{field}", type=kind, choices=choices, default=None, help=f"{text} (default {default})"
-        )
+        group.add_argument(f"--{field}", type=kind, choices=choices, default=None, help=f"{text} (default {default})")
     for field, default in published_experiments.DEFAULTS.items():
         if field not in published_experiments.ELSEWHERE and default is not True:
             group.add_argument(f"--{field}", default=None, help=argparse.SUPPRESS, **_kind(default))

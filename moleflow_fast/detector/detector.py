@@ -335,9 +335,7 @@ class Detector:
         return FieldOfView.of(*decoded.size, options.img_size, options.view)
 
 
-def _loaded_again(
-    run: Path, device: str, given: tuple[str | None, str | None], options: dict[str, Any]
-) -> Detector:
+def _loaded_again(run: Path, device: str, given: tuple[str | None, str | None], options: dict[str, Any]) -> Detector:
     backend, precision = given
     with ExitStack() as stack:
         if backend is not None:

@@ -78,9 +78,7 @@ class TrainedParts(RunParts):
         """Image files of a class that are all normal."""
         samples = [Sample(file, None, 0, GOOD, name) for file in files]
         size = self.options.img_size
-        dataset = AnomalyImages(
-            samples, has_masks=False, img_size=size, crp_size=size, view=self.options.view
-        )
+        dataset = AnomalyImages(samples, has_masks=False, img_size=size, crp_size=size, view=self.options.view)
         source = self._features_of(dataset, f"features {name}")
         return NormalClass(dataset, TestClass(name, task_id, source, torch.zeros(len(samples)), None))
 

@@ -142,8 +142,7 @@ def saved_like(plan: Plan, x: Tensor) -> list[Tensor]:
     shapes = [(blocks, rows) for rows in _base_rows(plan)] if blocks else []
     shapes += [(1, rows) for block in range(len(plan.task_blocks)) for rows in _task_rows(plan, block)]
     return [
-        channel_major(count * rows, tokens, x, plan.operand_dtype).unflatten(0, (count, rows))
-        for count, rows in shapes
+        channel_major(count * rows, tokens, x, plan.operand_dtype).unflatten(0, (count, rows)) for count, rows in shapes
     ]
 
 
@@ -298,9 +297,7 @@ def _task_forward(
     units, driver = plan.task_blocks[index].hidden, block.first.shape[-1]
     gather_rows(state, at.rows[:driver], at.pending, kept.operand, None, grid)
     relu_product(block.first, block.first_bias, kept.operand, kept.first, tasks=tasks)
-    relu_product(
-        block.middle, block.middle_bias, kept.first, kept.middle, (units, units), first_row=units, tasks=tasks
-    )
+    relu_product(block.middle, block.middle_bias, kept.first, kept.middle, (units, units), first_row=units, tasks=tasks)
     coupling_product(
         block.last, block.last_bias, _both(kept.middle, units), state, at.rows[driver:], at.pending,
         at.affine[driver:], logdet, task_clamping(plan.clamp), _halves(kept.outputs) if keep else None, tasks,

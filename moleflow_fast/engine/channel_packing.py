@@ -101,9 +101,7 @@ class ChannelPacker:
         blocks = _blocks(parts)
         behind = [t for block in blocks for t in (block.perm_index, block.global_scale, block.global_offset)]
         like = next(parts.tensors())
-        return self._rows.get(
-            plan.text, behind, lambda: [*find_rows(plan, blocks, like), parts.sum_of_log_scales()]
-        )
+        return self._rows.get(plan.text, behind, lambda: [*find_rows(plan, blocks, like), parts.sum_of_log_scales()])
 
     def _taps_of(self, plan: Plan, parts: Parts) -> list[Tensor]:
         """Taps and bias of one base block after the other, empty where there is no context."""

@@ -137,9 +137,7 @@ class _Gradients:
 class _Body:
     """What one step does."""
 
-    def __init__(
-        self, gradients: _Gradients, adamp: DeviceAdamP, totals: Tensor, largest_loss: float
-    ) -> None:
+    def __init__(self, gradients: _Gradients, adamp: DeviceAdamP, totals: Tensor, largest_loss: float) -> None:
         self._gradients = gradients
         self._adamp = adamp
         self._totals = totals
@@ -222,4 +220,3 @@ class _Progress:
 def _mean(totals: Tensor) -> float:
     total, counted, _ = totals.tolist()
     return total / max(counted, 1.0)
-

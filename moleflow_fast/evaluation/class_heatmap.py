@@ -121,9 +121,7 @@ def sheet_of(
 
     def sheet() -> Sheet:
         pictures = read().transpose(0, 2, 3, 1)
-        return Sheet(
-            test.name, _NOTE, pictures, masks, _heat(maps, coldest, hottest), captions, (coldest, hottest)
-        )
+        return Sheet(test.name, _NOTE, pictures, masks, _heat(maps, coldest, hottest), captions, (coldest, hottest))
 
     return sheet
 

@@ -108,9 +108,7 @@ def evaluate_all_tasks(
     }
 
 
-def evaluate_routing_performance(
-    trainer: MoLEContinualTrainer, args: Any, target_size: int = 224
-) -> dict[str, Any]:
+def evaluate_routing_performance(trainer: MoLEContinualTrainer, args: Any, target_size: int = 224) -> dict[str, Any]:
     """Where the router sends the test images of every class learned.
 
     Returns:

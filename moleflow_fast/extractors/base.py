@@ -58,9 +58,7 @@ class PatchExtractor(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(
-        self, images: Tensor, return_spatial_shape: bool = False
-    ) -> Tensor | tuple[Tensor, tuple[int, int]]:
+    def forward(self, images: Tensor, return_spatial_shape: bool = False) -> Tensor | tuple[Tensor, tuple[int, int]]:
         """Patch features (B, H, W, D), and (H, W) where asked for."""
         features = self._features(images)
         if not return_spatial_shape:

@@ -58,9 +58,7 @@ class LayerCapture:
             if outputs is None:  # the model is called or traced, not captured
                 return
             if not isinstance(output, Tensor):
-                raise BackboneError(
-                    f"layer {name!r} returns {type(output).__name__}, not a tensor: name another layer"
-                )
+                raise BackboneError(f"layer {name!r} returns {type(output).__name__}, not a tensor: name another layer")
             outputs[name] = output
 
         return keep
@@ -112,9 +110,7 @@ def _trace_tail(capture: LayerCapture, probe: Tensor) -> tuple[list[Tensor], lis
     def on_end(name: str) -> Callable[..., None]:
         return lambda *_: pending.discard(name)
 
-    handles = [
-        unit.register_forward_pre_hook(on_start(name)) for name, unit in _units_outside(model, names, "")
-    ]
+    handles = [unit.register_forward_pre_hook(on_start(name)) for name, unit in _units_outside(model, names, "")]
     handles += [model.get_submodule(name).register_forward_hook(on_end(name)) for name in names]
     try:
         expected = capture(probe)

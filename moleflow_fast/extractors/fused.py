@@ -199,9 +199,7 @@ def _replace_alone(module: fx.GraphModule, node: fx.Node) -> None:
         node.replace_all_uses_with(pooled)
 
 
-def _replace(
-    module: fx.GraphModule, node: fx.Node, conv: fx.Node, residual: fx.Node | None, relu: bool = True
-) -> None:
+def _replace(module: fx.GraphModule, node: fx.Node, conv: fx.Node, residual: fx.Node | None, relu: bool = True) -> None:
     """Put convolution, `residual` and ReLU in the place of `node`."""
     own = _called(module, conv)
     assert isinstance(own, nn.Conv2d)
@@ -231,9 +229,7 @@ def _convolution(
     weight = module.graph.get_attr(f"{conv.target}.weight")
     place = None if bias is None else _kept(module, bias)
     window = [list(_pair(n)) for n in (own.stride, own.padding, own.dilation)]
-    return module.graph.call_function(
-        _CONVOLUTION, (conv.args[0], weight, place, residual, *window, own.groups, relu)
-    )
+    return module.graph.call_function(_CONVOLUTION, (conv.args[0], weight, place, residual, *window, own.groups, relu))
 
 
 def _replace_stem(module: fx.GraphModule) -> bool:

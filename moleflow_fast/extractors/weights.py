@@ -252,9 +252,7 @@ def _check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path
         return
     lines = [f"  {title} ({len(keys)}): {_shorten(keys)}" for title, keys in groups.items() if keys]
     hint = _fitting_name(state)
-    lines.append(
-        f"  the keys fit the timm model {hint!r}" if hint else "  no well-known timm model fits these keys"
-    )
+    lines.append(f"  the keys fit the timm model {hint!r}" if hint else "  no well-known timm model fits these keys")
     raise WeightsError("\n".join([f"{path} does not fit the backbone:", *lines]))
 
 

@@ -60,9 +60,7 @@ class CouplingFlow(nn.Module):
 
     def __init__(self, channels: int, n_blocks: int, subnet_factory: SubnetFactory, clamp_alpha: float) -> None:
         super().__init__()
-        self.module_list = nn.ModuleList(
-            AllInOneBlock(channels, subnet_factory, clamp_alpha) for _ in range(n_blocks)
-        )
+        self.module_list = nn.ModuleList(AllInOneBlock(channels, subnet_factory, clamp_alpha) for _ in range(n_blocks))
 
     def forward(self, x: Tensor, reverse: bool = False) -> tuple[Tensor, Tensor]:
         """x (B, H, W, D) -> z (B, H, W, D), logdet (B, H, W)."""

@@ -32,9 +32,7 @@ class AffineCouplingBlock(nn.Module):
     The halves are split at channels // 2; with `reverse` the second half drives the first.
     """
 
-    def __init__(
-        self, channels: int, hidden_dim: int, clamp_alpha: float = 1.9, reverse: bool = False
-    ) -> None:
+    def __init__(self, channels: int, hidden_dim: int, clamp_alpha: float = 1.9, reverse: bool = False) -> None:
         super().__init__()
         first = channels // 2
         self.split = (first, channels - first)

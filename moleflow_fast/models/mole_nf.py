@@ -314,9 +314,7 @@ class MoLESpatialAwareNF(nn.Module):
         return z, logdet if front is None else logdet + front.logdet()
 
     @torch.no_grad()
-    def nll_mixed(
-        self, task_ids: Sequence[int], chosen: Tensor, x: Tensor, positions: Tensor | None = None
-    ) -> Tensor:
+    def nll_mixed(self, task_ids: Sequence[int], chosen: Tensor, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """-log p (B, H, W), image b of x (B, H, W, D) under the expert of task_ids[chosen[b]], chosen (B,) int32.
 
         One pass over the batch, whose tasks the host need not know; only where `why_not_mixed` is None.

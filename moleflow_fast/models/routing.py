@@ -197,9 +197,13 @@ def _shrunk(prototypes: Sequence[Any]) -> Shrunk:
 def same_sources(sources: Sources, others: Sources) -> bool:
     """Whether nothing has changed; a write through `.data` or numpy goes unseen."""
     (ids, tensors), (other_ids, other_tensors) = sources, others
-    return ids == other_ids and len(tensors) == len(other_tensors) and all(
-        new is old and version is not None and version == old_version
-        for (new, version), (old, old_version) in zip(tensors, other_tensors, strict=True)
+    return (
+        ids == other_ids
+        and len(tensors) == len(other_tensors)
+        and all(
+            new is old and version is not None and version == old_version
+            for (new, version), (old, old_version) in zip(tensors, other_tensors, strict=True)
+        )
     )
 
 

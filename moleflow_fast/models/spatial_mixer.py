@@ -34,9 +34,7 @@ class SpatialContextMixer(nn.Module):
         self.mode = mode
         self.kernel_size = kernel_size
         self.residual_gate = nn.Parameter(torch.tensor([0.5]))
-        self.depthwise_conv = nn.Conv2d(
-            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels
-        )
+        self.depthwise_conv = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
         nn.init.constant_(self.depthwise_conv.weight, 1.0 / kernel_size**2)
         nn.init.zeros_(self.depthwise_conv.bias)  # type: ignore[arg-type]
         if mode in ("local_stats", "full"):

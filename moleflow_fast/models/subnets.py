@@ -106,9 +106,7 @@ class MoLEContextSubnet(nn.Module):
         fraction = context_init_scale / context_max_alpha
         self.context_max_alpha = context_max_alpha
         self.context_scale_param = nn.Parameter(torch.tensor([math.log(fraction / (1 - fraction))]))
-        self.context_conv = nn.Conv2d(
-            dims_in, dims_in, context_kernel, padding=context_kernel // 2, groups=dims_in
-        )
+        self.context_conv = nn.Conv2d(dims_in, dims_in, context_kernel, padding=context_kernel // 2, groups=dims_in)
         nn.init.zeros_(self.context_conv.weight)
         nn.init.zeros_(self.context_conv.bias)  # type: ignore[arg-type]
         lora = {"rank": rank, "alpha": alpha, "use_lora": use_lora, "use_task_bias": use_task_bias}

@@ -56,9 +56,7 @@ def affine_coupling_reference(x2: Tensor, s: Tensor, t: Tensor, clamping: Clampi
 
 
 @torch.library.custom_op("moleflow::affine_coupling", mutates_args=())
-def _forward(
-    x2: Tensor, s: Tensor, t: Tensor, clamp: float, s_factor: float, t_factor: float
-) -> tuple[Tensor, Tensor]:
+def _forward(x2: Tensor, s: Tensor, t: Tensor, clamp: float, s_factor: float, t_factor: float) -> tuple[Tensor, Tensor]:
     y2, logdet = x2.new_empty(x2.shape), x2.new_zeros(x2.shape[:-1])
     coupling(_rows(s), _rows(t), (None, None), _rows(x2), _rows(y2), logdet, (clamp, s_factor, t_factor))
     return y2, logdet

@@ -164,9 +164,7 @@ def _density_loss(
     loss, weights = z.new_empty(()), torch.empty_like(logdet)
     images, patches = logdet.shape[0], logdet[0].numel()
     sizes = (images, patches, z.shape[-1], tail)
-    native.call(
-        "density_loss", z.dtype, z, logdet, loss, weights, *sizes, tail_weight, lambda_logdet, native.threads()
-    )
+    native.call("density_loss", z.dtype, z, logdet, loss, weights, *sizes, tail_weight, lambda_logdet, native.threads())
     return loss, weights
 
 

@@ -86,9 +86,7 @@ def _(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("moleflow::depthwise_backward", mutates_args=())
-def _backward_op(
-    dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool, with_dtaps: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_op(dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool, with_dtaps: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, taps and bias; those that are not wanted are empty, as x may be where those of taps are not."""
     dx, dtaps, dbias = (x.new_empty(0) for _ in range(3))
     if operator_on_triton(x):
@@ -110,9 +108,7 @@ def _backward_op(
 
 
 @_backward_op.register_fake
-def _(
-    dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool, with_dtaps: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool, with_dtaps: bool) -> tuple[Tensor, Tensor, Tensor]:
     dx, dtaps = dy.new_empty(dy.shape if with_dx else (0,)), x.new_empty(taps.shape if with_dtaps else (0,))
     return dx, dtaps, x.new_empty(x.shape[-1] if with_dtaps else 0)
 

@@ -69,7 +69,5 @@ def _smooth_cuda(maps: Tensor, sigma: float) -> Tensor:
     out, scratch = torch.empty_like(maps), torch.empty_like(maps)
     with torch.cuda.device(maps.device):
         stream = torch.cuda.current_stream().cuda_stream
-        compiled.gaussian_smooth_cuda(
-            maps.data_ptr(), out.data_ptr(), scratch.data_ptr(), *maps.shape, sigma, stream
-        )
+        compiled.gaussian_smooth_cuda(maps.data_ptr(), out.data_ptr(), scratch.data_ptr(), *maps.shape, sigma, stream)
     return out

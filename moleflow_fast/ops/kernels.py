@@ -32,9 +32,7 @@ def depthwise(
     )  # fmt: skip
 
 
-def depthwise_backward_taps(
-    x: Tensor, dy: Tensor, dtaps: Tensor, dbias: Tensor, grid: tuple[int, int, int]
-) -> None:
+def depthwise_backward_taps(x: Tensor, dy: Tensor, dtaps: Tensor, dbias: Tensor, grid: tuple[int, int, int]) -> None:
     """Add the gradients of taps (k * k, C) and bias (C,) to `dtaps` and `dbias`."""
     kernel = round(dtaps.shape[0] ** 0.5)
     call(

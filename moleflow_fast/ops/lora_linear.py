@@ -98,9 +98,7 @@ def factored_is_cheaper(lora_a: Tensor, lora_b: Tensor) -> bool:
     return 2 * rank * (inputs + lora_b.shape[0]) < inputs * lora_b.shape[0]
 
 
-def factored_gradients(
-    lora_a: Tensor, lora_b: Tensor, scaling: float, x: Tensor, dy: Tensor
-) -> tuple[Tensor, Tensor]:
+def factored_gradients(lora_a: Tensor, lora_b: Tensor, scaling: float, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     """dA (r, in) = scaling (dy B)^T x and dB (out, r) = scaling dy^T (x A^T), for x (n, in), dy (n, out)."""
     down, up = lora_a.to(x.dtype), lora_b.to(x.dtype)
     # dA transposed: (in, n) x (n, r) runs at 148 GFLOP/s, (r, n) x (n, in) at 104 (n 784, r 64, in 768, two cores).
@@ -114,9 +112,7 @@ def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     return torch.mm(dy.t(), x, out_dtype=torch.float32) if x.is_cuda else dy.t().float() @ x.float()
 
 
-def gradients_from_dense(
-    lora_a: Tensor, lora_b: Tensor, scaling: float, dweight: Tensor
-) -> tuple[Tensor, Tensor]:
+def gradients_from_dense(lora_a: Tensor, lora_b: Tensor, scaling: float, dweight: Tensor) -> tuple[Tensor, Tensor]:
     """The same from dW = dy^T x (out, in): dA = scaling B^T dW, dB = scaling dW A^T."""
     return scaling * (lora_b.t() @ dweight), scaling * (dweight @ lora_a.t())
 

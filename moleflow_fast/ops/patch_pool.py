@@ -140,9 +140,7 @@ def _compiled(
     maps = [m if _is_channels_last(m) else m.contiguous() for m in maps]
     layers = [(m.data_ptr(), *m.shape[1:], _is_channels_last(m)) for m in maps]
     positions = None if positions is None else positions.contiguous()
-    native.call(
-        "patch_pool", out.dtype, layers, positions, out, batch, height, width, embed_dim, native.threads()
-    )
+    native.call("patch_pool", out.dtype, layers, positions, out, batch, height, width, embed_dim, native.threads())
     return out
 
 
@@ -181,9 +179,7 @@ def _pool_neighbourhoods(feature_map: Tensor, embed_dim: int, patch_size: int, p
 
 
 @lru_cache(maxsize=32)
-def _pooling_kernel(
-    channels: int, embed_dim: int, patch_size: int, device: torch.device, dtype: torch.dtype
-) -> Tensor:
+def _pooling_kernel(channels: int, embed_dim: int, patch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Adaptive average pooling of C*p*p values to D as a grouped kernel (D, C/g, p, p), g = gcd(C, D).
 
     The pooling splits into g equal groups: D/g outputs read C/g channels each.

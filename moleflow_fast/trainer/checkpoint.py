@@ -111,9 +111,7 @@ def load_tasks(
     return complete
 
 
-def load_task(
-    directory: Path, trainer: MoLEContinualTrainer, task_id: int, model_options: Mapping[str, Any]
-) -> None:
+def load_task(directory: Path, trainer: MoLEContinualTrainer, task_id: int, model_options: Mapping[str, Any]) -> None:
     """Add what one complete task learned; the tasks that it builds on are there.
 
     Raises:

@@ -84,9 +84,7 @@ class MoLEContinualTrainer:
         self.logger: Any = logger or logging.getLogger(__name__)
         self.listener: Listener = listener or (lambda record: None)
         self.router = PrototypeRouter(self.device, self.config.use_mahalanobis, self.config.router_covariance)
-        self.executor = InferenceExecutor(
-            vit_extractor, pos_embed_generator, nf_model, self.router, self.config
-        )
+        self.executor = InferenceExecutor(vit_extractor, pos_embed_generator, nf_model, self.router, self.config)
         self.task_classes: dict[int, list[str]] = {}
         self._said_again = False
 
@@ -302,9 +300,7 @@ class MoLEContinualTrainer:
             _Stage("slow", slow_params, num_epochs - fast, fast, slow_lr, cosine_rate, WEIGHT_DECAY / 2),
         ]
 
-    def _train_epoch(
-        self, task_id: int, stage: _Stage, epoch: int, num_epochs: int, batches: _Epochs
-    ) -> EpochRecord:
+    def _train_epoch(self, task_id: int, stage: _Stage, epoch: int, num_epochs: int, batches: _Epochs) -> EpochRecord:
         if epoch == 0:
             stage.begin(self.nf_model)
         number = stage.first_epoch + epoch
@@ -315,9 +311,7 @@ class MoLEContinualTrainer:
         for batch, (patches, _) in enumerate(batches.epoch(number)):
             images += patches.shape[0]
             mean = self._start_step(task_id, stage, patches)
-            self.listener(
-                BatchRecord(task_id, number, num_epochs, batch + 1, len(batches), patches.shape[0], mean)
-            )
+            self.listener(BatchRecord(task_id, number, num_epochs, batch + 1, len(batches), patches.shape[0], mean))
         total, counted, skipped = stage.finish_steps()
         if counted == 0:
             raise TrainingDivergedError(
@@ -334,9 +328,7 @@ class MoLEContinualTrainer:
                 skipped + counted,
             )
         seconds = time.perf_counter() - started
-        return EpochRecord(
-            task_id, stage.name, number, num_epochs, total / counted, rate, images, seconds, skipped
-        )
+        return EpochRecord(task_id, stage.name, number, num_epochs, total / counted, rate, images, seconds, skipped)
 
     def _start_step(self, task_id: int, stage: _Stage, patches: Tensor) -> float:
         """Take an optimizer step, or start one on the device; returns the epoch's mean loss as far as it is known."""

@@ -16,6 +16,7 @@ from moleflow_fast.trainer.feature_loader import FeatureSource, ImageBatchSource
 
 Front = Callable[[Tensor], Tensor]
 
+
 class SourceBehind:
     """A source whose patches go through a front each time they are asked for."""
 

@@ -54,9 +54,7 @@ class AdamP(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None, *, max_norm: float) -> float: ...
 
     @torch.no_grad()
-    def step(
-        self, closure: Callable[[], float] | None = None, *, max_norm: float | None = None
-    ) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None, *, max_norm: float | None = None) -> float | None:
         """Take one step with all parameters that have a gradient.
 
         Args:
@@ -138,6 +136,4 @@ class AdamP(torch.optim.Optimizer):
             state["step"] = 0
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         assert parameter.grad is not None
-        return AdamPTensor(
-            parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], int(state["step"]) + 1
-        )
+        return AdamPTensor(parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], int(state["step"]) + 1)

@@ -13,9 +13,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LOSSES = {"plain": (None, 0.0), "tail": (0.7, 1e-2)}
 
 
-def loss_and_gradients(
-    model: MoLESpatialAwareNF, x: torch.Tensor, backend: str, loss: str
-) -> dict[str, torch.Tensor]:
+def loss_and_gradients(model: MoLESpatialAwareNF, x: torch.Tensor, backend: str, loss: str) -> dict[str, torch.Tensor]:
     x = x.clone().requires_grad_(True)
     model.zero_grad(set_to_none=True)
     weight, penalty = LOSSES[loss]

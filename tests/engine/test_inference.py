@@ -122,9 +122,7 @@ def test_a_changed_state_is_captured_anew() -> None:
     assert run._batches and run._batches != batches
 
 
-FRONTS = AblationConfig(
-    adapter_mode="gaussian", use_whitening_adapter=False, front_directions=6, dia_n_blocks=1
-)
+FRONTS = AblationConfig(adapter_mode="gaussian", use_whitening_adapter=False, front_directions=6, dia_n_blocks=1)
 IMAGE_CHANNELS = 64  # of the features below: narrow, so that the interpreter takes seconds
 
 

@@ -446,9 +446,7 @@ def test_two_processes_at_once(data, make_cache):
 
 def test_killed_while_writing(data, make_cache):
     FileImages(data)
-    child = multiprocessing.get_context("spawn").Process(
-        target=die_while_writing, args=(make_cache().directory, data)
-    )
+    child = multiprocessing.get_context("spawn").Process(target=die_while_writing, args=(make_cache().directory, data))
     child.start()
     child.join(timeout=120)
     assert child.exitcode == -9

@@ -241,9 +241,7 @@ def test_tail_is_kept_where_a_model_needs_it():
 
     model = Peculiar().eval()
     last = model.last
-    CNNPatchCoreExtractor(
-        "peculiar", ["first"], (3, 16, 16), target_embed_dimension=8, device="cpu", backbone=model
-    )
+    CNNPatchCoreExtractor("peculiar", ["first"], (3, 16, 16), target_embed_dimension=8, device="cpu", backbone=model)
     assert model.last is last
 
 

@@ -33,9 +33,7 @@ def same(model, state):
     return all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}]
-)
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_torch_file_with_wrappers(tmp_path, state, wrap, prefix):
     torch.save(wrap({prefix + k: v for k, v in state.items()}), tmp_path / "w.pth")
@@ -120,9 +118,7 @@ def test_absent_file():
 def test_vit_weights_are_resized_after_loading(tmp_path):
     whole = timm.create_model("vit_tiny_patch16_224", num_classes=3)
     save_file(whole.state_dict(), tmp_path / "w.safetensors")
-    model, _ = create_backbone(
-        "vit_tiny_patch16_224", weights_file=tmp_path / "w.safetensors", input_shape=(3, 64, 64)
-    )
+    model, _ = create_backbone("vit_tiny_patch16_224", weights_file=tmp_path / "w.safetensors", input_shape=(3, 64, 64))
     assert model.pos_embed.shape == (1, 17, 192)
     assert torch.equal(model.blocks[0].attn.qkv.weight, whole.blocks[0].attn.qkv.weight)
 

@@ -342,8 +342,10 @@ def main() -> int:
         counts = fuzz(target, -(-args.cases // len(targets)), args.seed)
         total += counts.total()
         print(f"{target:32} {counts['read']:6} read {counts['refused']:6} refused", flush=True)
-    print(f"{total} cases, no other exception, none over {SECONDS} s or {BYTES >> 30} GiB, seed {args.seed}, "
-          f"{time.monotonic() - started:.0f} s")
+    print(
+        f"{total} cases, no other exception, none over {SECONDS} s or {BYTES >> 30} GiB, seed {args.seed}, "
+        f"{time.monotonic() - started:.0f} s"
+    )
     return 0
 
 

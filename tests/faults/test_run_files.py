@@ -37,9 +37,7 @@ def cut(file: Path, left: int = 20) -> None:
         '{"options": {"ablation": {"colour": 1}}}', '{"options": {"ablation": {}, "num_epochs": -1}}', "\ud7ff\x00",
     ],
 )  # fmt: skip
-def test_a_damaged_configuration(
-    content: str, copy: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_configuration(content: str, copy: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (copy / "config.json").write_text(content)
     assert train([*command_line(data, copy.parent, **OPTIONS), "--resume"]) == 1
     error = capsys.readouterr().err

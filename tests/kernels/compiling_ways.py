@@ -74,8 +74,9 @@ def operands(operation: str, precision: str, sizes: tuple[int, ...] = ()) -> Ite
         if operation == "relu_product":
             weight = empty(2 * FULL, FULL, kind=dtype)
             yield f"N={tokens}", Hidden(weight, empty(2 * FULL), rows(FULL), rows(2 * FULL), (FULL, HALF), 0, None)
-            yield f"N={tokens}, one network", Hidden(
-                empty(FULL, HALF, kind=dtype), empty(FULL), rows(HALF), rows(FULL), (HALF,), 0, None
+            yield (
+                f"N={tokens}, one network",
+                Hidden(empty(FULL, HALF, kind=dtype), empty(FULL), rows(HALF), rows(FULL), (HALF,), 0, None),
             )
         elif operation == "relu_gradient_product":
             weight, sums = empty(2 * HALF, FULL, kind=dtype), empty(tokens // 64 + 1, 2 * FULL)

@@ -55,9 +55,7 @@ def test_golden_files_are_there():
     assert len(GOLDEN) == 4
 
 
-layer_lists = st.lists(
-    st.tuples(st.integers(1, 40), st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3
-)
+layer_lists = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3)
 
 
 @settings(max_examples=25, deadline=None)

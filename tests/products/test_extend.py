@@ -112,9 +112,7 @@ def test_until_all_is_done_detectors_see_the_old_products(
     assert _numbers(started) == _numbers(extended)
 
 
-def test_killed_in_training(
-    started: Path, extended: Path, new_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_in_training(started: Path, extended: Path, new_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(MoLEContinualTrainer, "_end_task", _stop)
         with pytest.raises(KeyboardInterrupt):

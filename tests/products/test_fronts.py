@@ -29,9 +29,7 @@ def test_an_added_expert_is_that_of_a_run_over_all_products(
     together = Path(shutil.copytree(data, tmp_path / "together"))
     shutil.copytree(new_data / NEW, together / NEW)
     config = AblationConfig(adapter_mode="gaussian", use_whitening_adapter=False)
-    whole = run(
-        together, tmp_path / "logs", task_classes=(*OLD, NEW), num_epochs=0, ablation=config
-    ).directory.path
+    whole = run(together, tmp_path / "logs", task_classes=(*OLD, NEW), num_epochs=0, ablation=config).directory.path
     ours, theirs = (load_file(path / "checkpoints" / "task_2.safetensors") for path in (fronts, whole))
     assert any(name.endswith("input_adapters.2.directions") for name in ours)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

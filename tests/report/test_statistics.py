@@ -62,7 +62,7 @@ def test_an_effect_of_one_seed_alone_is_noise() -> None:
     one_seed = np.zeros((SEEDS, CLASSES))
     one_seed[0] = 0.1
     spread = np.zeros((SEEDS, CLASSES))
-    spread.flat[:: SEEDS] = 0.1
+    spread.flat[::SEEDS] = 0.1
     assert compared(one_seed, np.zeros_like(one_seed)).verdict == "noise"
     assert compared(spread, np.zeros_like(spread)).verdict == "higher"  # as much, in every seed
 

@@ -60,9 +60,7 @@ def test_another_router_is_left_behind_and_said(
     assert (back.directory.path / table).read_text() == (run_path / table).read_text()
 
 
-def test_what_cannot_be_exported(
-    finished: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_exported(finished: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def error(path: Path, output: Path) -> str:
         assert main([str(path), "-o", str(output)]) == 1
         return capsys.readouterr().err

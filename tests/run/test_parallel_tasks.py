@@ -146,9 +146,7 @@ def test_workers_give_the_sequential_result(
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed(
-    long: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_worker_that_is_killed(long: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "parallel"
 
     def kill() -> None:

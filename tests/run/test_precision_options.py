@@ -57,9 +57,7 @@ def test_the_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("backend", ["eager", "cpp"])
-def test_bf16_without_triton(
-    backend: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bf16_without_triton(backend: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command_line(data, tmp_path / "logs", backend=backend, precision="bf16")) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: --precision bf16 needs the flow on Triton kernels on a GPU, but backend {backend}")
@@ -115,9 +113,7 @@ def test_a_backbone_in_bf16_reports_its_parity(
         run(data, tmp_path, experiment_name=name, task_classes=CLASSES[:2], num_epochs=1, heatmaps=0, resume=True)
 
 
-def test_the_flags_of_torch_in_a_run_and_after_it(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_flags_of_torch_in_a_run_and_after_it(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flags() -> tuple[bool, bool]:
         return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
@@ -134,9 +130,7 @@ def test_the_flags_of_torch_in_a_run_and_after_it(
     assert flags() == before
 
 
-def test_what_a_run_stores(
-    finished: RunResult, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_run_stores(finished: RunResult, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = json.loads((finished.directory.path / "config.json").read_text())["options"]
     assert (stored["backend"], stored["precision"]) == ("auto", "fp32")
     monkeypatch.setenv("MOLEFLOW_BACKEND", "eager")

@@ -162,9 +162,7 @@ def test_a_run_whose_sheets_cannot_be_written_says_so(
 ) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_text("no folder")
-    monkeypatch.setattr(
-        run_module, "ClassSheets", lambda scorer, folder, *rest: ClassSheets(scorer, in_the_way, *rest)
-    )
+    monkeypatch.setattr(run_module, "ClassSheets", lambda scorer, folder, *rest: ClassSheets(scorer, in_the_way, *rest))
     with pytest.raises(RunDirectoryError, match=r"file/\w+\.png could not be written .*--resume"):
         run(data, tmp_path, num_epochs=1, experiment_name="run", task_classes=CLASSES[:1])
     assert not (tmp_path / "run" / "summary.json").exists()

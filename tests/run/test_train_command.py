@@ -38,9 +38,7 @@ def test_a_run_says_where_its_time_went(data: Path, tmp_path: Path, capsys: pyte
     assert "time           " in capsys.readouterr().out
 
 
-def test_a_small_task_is_trained_with_a_message(
-    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_small_task_is_trained_with_a_message(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert main(command_line(data, tmp_path, task_classes=CLASSES[:1], batch_size=16, experiment_name="few")) == 0
     assert "6 training images are fewer than a batch of 16" in caplog.text
     assert len(rows(tmp_path / "few" / "epochs.csv")) == 2

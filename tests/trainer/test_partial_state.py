@@ -43,6 +43,7 @@ def keeper(directory: Path, task: int, seconds: float = 0.0) -> PartialState:
 
 def learn(trainer: MoLEContinualTrainer, task: int, directory: Path, kill_after: int | None = None) -> list:
     """Train a task; killed after so many epochs, its state written."""
+
     def listen(record: object) -> None:
         if kill_after is not None and getattr(record, "batch", None) == 1 and record.epoch == kill_after:
             raise Stop
