@@ -37,7 +37,7 @@ class CMakeBuild(build_ext):
 setup(
     packages=sorted({*find_packages(include=["moleflow_fast*"]), "moleflow_fast.kernels"}),
     package_data={
-        "moleflow_fast.experiments": ["presets.csv"],
+        "moleflow_fast.config": ["presets.csv"],
         "moleflow_fast.kernels": ["tables/*.json"],
         "moleflow_fast.predict": ["page.js"],
     },

@@ -24,8 +24,8 @@ from tables import markdown  # noqa: E402
 
 from moleflow_fast.detector.detector import Detector  # noqa: E402
 from moleflow_fast.export import runtimes, trained  # noqa: E402
-from moleflow_fast.export.pictures import prepared  # noqa: E402
-from moleflow_fast.run_directory import RunDirectory  # noqa: E402
+from moleflow_fast.export.check_images import prepared  # noqa: E402
+from moleflow_fast.run.directory import RunDirectory  # noqa: E402
 
 ROUNDS, WARM_UP = 12, 2
 Program = Callable[[NDArray[np.uint8]], Any]  # (B, S, S, 3)

@@ -28,7 +28,7 @@ from moleflow_fast.config.options import RunOptions, build_parser, options_of
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.by_class import ClassResult, evaluate_class
 from moleflow_fast.evaluation.scorer import Scorer
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
 
 Choose = Callable[[Tensor, int, int], Tensor]
 CORESETS: dict[str, Choose] = {"greedy": greedy_coreset, "random": random_coreset}

@@ -26,7 +26,7 @@ from moleflow_fast.detector.normal_scores import threshold
 from moleflow_fast.extractors.stores import TensorStore
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.models.gaussian_front import GaussianFront
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
 from moleflow_fast.trainer.cross_fitting import cross_fitted
 
 NEW_IMAGES = 150

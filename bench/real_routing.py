@@ -31,7 +31,7 @@ from moleflow_fast.config.options import RunOptions  # noqa: E402
 from moleflow_fast.console import RunConsole  # noqa: E402
 from moleflow_fast.detector.calibration import TaskCalibration  # noqa: E402
 from moleflow_fast.models.routing import PrototypeRouter  # noqa: E402
-from moleflow_fast.run_parts import RunParts  # noqa: E402
+from moleflow_fast.run.context import RunParts  # noqa: E402
 
 IMAGES = (20, 75, None)
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.data.demo import write_demo
-from moleflow_fast.run import ContinualRun
+from moleflow_fast.run.session import ContinualRun
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 
 SIZE = 128 if SMALL else 1024  # pixels a side on disk, as most MVTec AD images

@@ -22,7 +22,7 @@ from moleflow_fast.data.demo import write_demo
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.predict.drawing import Drawing
 from moleflow_fast.predict.output import Output
-from moleflow_fast.run import ContinualRun
+from moleflow_fast.run.session import ContinualRun
 
 CLASSES = ("fabric", "gasket", "wood")
 SIDE, IMAGES = (64, 8) if SMALL else (128, 64)

@@ -25,7 +25,7 @@ COMMANDS = {
 # The run is begun as `python -m moleflow_fast.train` begins it, and ends where it would train.
 UNTIL_THE_FIRST_BATCH = """
 import os, sys
-from moleflow_fast import train
+from moleflow_fast.cli import train
 
 def begin(run):
     from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moleflow_fast.files import replacing
-from moleflow_fast.home import cache_folder
+from moleflow_fast.system.files import replacing
+from moleflow_fast.system.home import cache_folder
 
 from .operands import Shape
 from .tiles import Tile

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from moleflow_fast.files import InUse, alone, replacing
+from moleflow_fast.system.files import InUse, alone, replacing
 
 
 def test_failure_leaves_the_old_file(tmp_path):
@@ -31,7 +31,7 @@ def test_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
 
 def test_lock_keeps_another_process_out_and_dies_with_its_own(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from moleflow_fast.files import alone\n"
+        "import sys, time; from pathlib import Path; from moleflow_fast.system.files import alone\n"
         "with alone(Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(60)"
     )
     lock = tmp_path / ".lock"

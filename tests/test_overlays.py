@@ -1,7 +1,7 @@
 import matplotlib
 import numpy as np
 
-from moleflow_fast.overlays import outline, turbo
+from moleflow_fast.evaluation.overlays import outline, turbo
 
 
 def test_turbo_is_matplotlibs() -> None:

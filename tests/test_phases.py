@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from moleflow_fast.phases import Phases, counting, each, phase, since_process_start
+from moleflow_fast.system.phases import Phases, counting, each, phase, since_process_start
 
 
 class Clock:

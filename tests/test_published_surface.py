@@ -21,14 +21,19 @@ TOP = [
 ]  # fmt: skip
 
 SIGNATURES = {
-    "models.mole_nf:MoLESpatialAwareNF": "embed_dim coupling_layers clamp_alpha lora_rank lora_alpha device ablation_config",
-    "trainer.continual_trainer:MoLEContinualTrainer": "vit_extractor pos_embed_generator nf_model args device slow_lr_ratio "
+    "models.mole_nf:MoLESpatialAwareNF": "embed_dim coupling_layers clamp_alpha lora_rank lora_alpha device "
+    "ablation_config",
+    "trainer.continual_trainer:MoLEContinualTrainer": "vit_extractor pos_embed_generator nf_model args device "
+    "slow_lr_ratio "
+    ""
     "slow_blocks_k ablation_config logger",
     "trainer.continual_trainer:MoLEContinualTrainer.train_task": "self task_id task_classes train_loader num_epochs lr "
     "log_interval global_class_to_idx",
     "trainer.continual_trainer:MoLEContinualTrainer.inference": "self images task_id",
     "trainer.continual_trainer:MoLEContinualTrainer.set_logger": "self logger",
-    "extractors.vit_extractor:ViTPatchCoreExtractor": "backbone_name blocks_to_extract input_shape target_embed_dimension "
+    "extractors.vit_extractor:ViTPatchCoreExtractor": "backbone_name blocks_to_extract input_shape "
+    "target_embed_dimension "
+    ""
     "device remove_cls_token",
     "extractors.cnn_extractor:CNNPatchCoreExtractor": "backbone_name layers input_shape patch_size patch_stride "
     "target_embed_dimension device",
@@ -48,7 +53,8 @@ SIGNATURES = {
     "config.ablation:add_ablation_args": "parser",
     "data.datasets:get_dataset_class": "name",
     "data.datasets:TaskDataset": "data class_names class_to_idx",
-    "data.datasets:create_task_dataset": "args task_classes global_class_to_idx train use_rotation_aug rotation_degrees",
+    "data.datasets:create_task_dataset": "args task_classes global_class_to_idx train use_rotation_aug "
+    "rotation_degrees",
     "utils.diagnostics:FlowDiagnostics": "save_dir max_samples",
     "utils.diagnostics:run_diagnostics_on_model": "trainer args task_id save_dir max_samples",
     "models.routing:TaskPrototype": "task_id task_classes device",

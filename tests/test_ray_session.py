@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from moleflow_fast.errors import UserError
-from moleflow_fast.ray_session import ray_session
+from moleflow_fast.run.ray_session import ray_session
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from moleflow_fast.snapshot import Snapshot
+from moleflow_fast.ops.snapshot import Snapshot
 
 
 def test_unwritten_tensors_are_still_the_same() -> None:

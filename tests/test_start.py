@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from moleflow_fast.cli.train import demo_written_beside
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.data.demo import MARKER, is_demo, write_demo
-from moleflow_fast.heavy_imports import heavy_imports
-from moleflow_fast.train import demo_written_beside
+from moleflow_fast.system.heavy_imports import heavy_imports
 
 COMMANDS = (
     "train", "predict", "calibrate", "evaluate", "export", "export_published", "report", "sweep", "tune", "precompile",
@@ -54,7 +54,7 @@ def test_the_package_is_imported_without_torch() -> None:
 
 IMPORTING = """
 import gc
-from moleflow_fast.heavy_imports import heavy_imports
+from moleflow_fast.system.heavy_imports import heavy_imports
 
 try:
     with heavy_imports():

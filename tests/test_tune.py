@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from moleflow_fast import tune
+from moleflow_fast.cli import tune
 from moleflow_fast.kernels import products, tuning
 from moleflow_fast.kernels.candidates import candidates
 from moleflow_fast.kernels.operands import Shape

@@ -15,6 +15,7 @@ from typing import Any
 
 from moleflow_fast.config.ablation import AblationConfig, add_ablation_args, parse_ablation_args
 from moleflow_fast.config.change import Change, Extension, add_change_args, change_of
+from moleflow_fast.config.presets import LINE, OUR_NAMES, get_preset, listing, matching
 from moleflow_fast.config.requested import (
     BACKBONE_PRECISIONS,
     BACKENDS,
@@ -24,7 +25,6 @@ from moleflow_fast.config.requested import (
 )
 from moleflow_fast.config.stored import require_types
 from moleflow_fast.errors import UserError
-from moleflow_fast.experiments.presets import LINE, OUR_NAMES, get_preset, listing, matching
 
 DATASETS = ("demo", "mvtec", "visa", "mpdd", "folder", "csv", "coco", "datumaro", "real_iad")
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -381,7 +381,7 @@ def options_of(parser: argparse.ArgumentParser, argv: Sequence[str]) -> RunOptio
 
 def _resumed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> RunOptions:
     """Those of the run that goes on, which need not be given again."""
-    from moleflow_fast.config.resumed import resumed  # not at the top: it builds on this module
+    from moleflow_fast.run.resumed import resumed  # not at the top: it builds on this module
 
     given = parser.parse_args(argv)
     name = given.experiment_name or options_of(parser, argv).run_name

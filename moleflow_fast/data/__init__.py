@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moleflow_fast.lazy import names_of
 
-from .errors import DataError
+from .data_error import DataError
 from .layouts import Sample
 
 if TYPE_CHECKING:

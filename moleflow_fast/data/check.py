@@ -10,8 +10,8 @@ from pathlib import Path
 from moleflow_fast.errors import shown
 
 from . import framing
+from .data_error import raise_all
 from .decoder import Decoder
-from .errors import raise_all
 from .layouts import FOLDERS_ARE_CLASSES, GOOD, PUBLISHED, ClassFiles, Sample, layout, products_left_out
 from .requests import Elongated, FileCheck, Frame, Note
 

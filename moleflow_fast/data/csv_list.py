@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from .errors import DataError
+from .data_error import DataError
 from .layouts import GOOD, ClassFiles
 from .rows import Row, class_files
 

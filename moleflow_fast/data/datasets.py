@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import decoding, layouts
+from .data_error import raise_all
 from .decoder import Decoder
-from .errors import raise_all
 from .layouts import ClassFiles, Sample
 from .normalization import normalized
 from .requests import Frame, Mask, Picture, channels_first

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from .data_error import DataError
 from .drawn_mask import drawn_mask
-from .errors import DataError
 from .layouts import GOOD, ClassFiles, is_normal_name
 from .rows import Row, classes_in_folders, entry, files_in_folders, first_file, read_json, split_in
 

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-from moleflow_fast.memory import free_memory
+from moleflow_fast.system.memory import free_memory
 
-from .errors import DataError
+from .data_error import DataError
 from .pool import DecodingProcesses, InThisProcess, Pending, Pool, Problems
 from .requests import FileCheck, Mask, Note, Picture, bytes_of, placed
 

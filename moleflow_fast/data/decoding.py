@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from .data_error import DataError
 from .drawn_mask import DrawnMask
-from .errors import DataError
-from .pictures import NoPicture, eight_bits, of_16_bits, of_32_bits
+from .image_arrays import NoPicture, eight_bits, of_16_bits, of_32_bits
 
 logger = logging.getLogger(__name__)
 

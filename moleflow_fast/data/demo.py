@@ -19,10 +19,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from moleflow_fast.files import alone
+from moleflow_fast.system.files import alone
 
+from .data_error import DataError
 from .demo_scenes import SCENES, Scene, add_noise
-from .errors import DataError
 
 MARKER = "demo.json"
 VERSION = 1

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .errors import DataError
+from .data_error import DataError
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from moleflow_fast.errors import shown
 
+from .data_error import DataError
 from .decoding import IMAGE_SUFFIXES
-from .errors import DataError
 from .never_data import is_never_data, is_own_output
 
 SYSTEM = "hidden or of the system"

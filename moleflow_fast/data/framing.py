@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from .errors import DataError
+from .data_error import DataError
 
 LONGEST = 100  # sides of a picture, long to short: a strip of 1 x 10,000 would be blown up to gigabytes on its way
 NEARLY_SQUARE = 1.1  # up to here a centre crop loses a twentieth at either end

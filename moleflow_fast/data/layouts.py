@@ -15,8 +15,8 @@ from typing import Any
 
 from moleflow_fast.errors import shown
 
+from .data_error import DataError
 from .drawn_mask import DrawnMask
-from .errors import DataError
 from .finding import UNLISTED, Found, LeftOut, find_images, subfolder
 
 GOOD = "good"

@@ -23,7 +23,7 @@ from typing import Protocol
 import numpy as np
 
 from moleflow_fast.errors import UserError
-from moleflow_fast.module_process import start_module
+from moleflow_fast.system.module_process import start_module
 
 from .pool_process import LARGEST_MESSAGE, answered
 from .requests import Request, bytes_of, placed

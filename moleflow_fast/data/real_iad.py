@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import DataError
+from .data_error import DataError
 from .layouts import ClassFiles
 from .rows import Row, class_files, entry, first_file, read_json
 

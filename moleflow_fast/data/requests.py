@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from . import decoding, framing
+from .data_error import DataError
 from .decoding import has_frames
 from .drawn_mask import DrawnMask
-from .errors import DataError
 from .tiling import Tiling
 
 _MOST, _NEARLY_ALL = 0.5, 0.9  # of a picture: a mask that marks more is named; one that marks more still is refused

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .data_error import DataError
 from .drawn_mask import DrawnMask
-from .errors import DataError
 from .finding import find_images
 from .layouts import GOOD, ClassFiles, Sample, is_normal_name
 

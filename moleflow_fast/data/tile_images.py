@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .data_error import raise_all
 from .datasets import AnomalyImages, angle
-from .errors import raise_all
 from .normalization import normalized
 from .requests import Picture
 

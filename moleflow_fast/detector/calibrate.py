@@ -18,7 +18,7 @@ from moleflow_fast.evaluation.picture_maps import Maps, PictureMaps, scores_of, 
 from moleflow_fast.evaluation.scorer import WORST_SCORE, Scorer, TestClass, bounded
 from moleflow_fast.extractors.stores import FeatureStore
 from moleflow_fast.models.routing import PrototypeRouter
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
 
 
 @dataclass(frozen=True)

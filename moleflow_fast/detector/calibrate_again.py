@@ -10,9 +10,9 @@ from pathlib import Path
 from moleflow_fast.detector.calibrate import NormalClass, calibrate, calibrate_on
 from moleflow_fast.detector.calibration import Calibration, CalibrationError
 from moleflow_fast.detector.images import files_of
-from moleflow_fast.detector.parts import TrainedParts
+from moleflow_fast.detector.trained_run import TrainedParts
 from moleflow_fast.errors import UserError
-from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run.directory import RunDirectory
 
 _SPLITS = ("train", "test")
 _VISA_TABLE = "split_csv"

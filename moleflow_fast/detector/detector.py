@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from moleflow_fast.callers_state import as_at_start, plain_modes
 from moleflow_fast.config.requested import precision_chosen, use_backend
 from moleflow_fast.config.threshold_options import Level
 from moleflow_fast.data.datasets import byte_transform
@@ -27,17 +26,18 @@ from moleflow_fast.data.tiling import Tiling
 from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.detector.forks import require_usable
 from moleflow_fast.detector.images import Decoded, Item, decode, file_item, items_of
-from moleflow_fast.detector.parts import TrainedParts
 from moleflow_fast.detector.pipeline import pipelined
 from moleflow_fast.detector.regions import find_regions
 from moleflow_fast.detector.result import Result
 from moleflow_fast.detector.thresholds import limits_of
 from moleflow_fast.detector.tiled import score_picture
+from moleflow_fast.detector.trained_run import TrainedParts
 from moleflow_fast.detector.view import FieldOfView
-from moleflow_fast.ending import lock_for_torch
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.scorer import bounded
-from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.system.callers_state import as_at_start, plain_modes
+from moleflow_fast.system.ending import lock_for_torch
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from moleflow_fast.data.data_error import DataError
 from moleflow_fast.data.decoding import IMAGE_SUFFIXES, as_rgb, load_encoded, load_image
-from moleflow_fast.data.errors import DataError
 from moleflow_fast.data.finding import find_images
 from moleflow_fast.data.framing import require_ordinary_shape
-from moleflow_fast.data.pictures import SHAPES, NoPicture, conversion_of, pictures_of
+from moleflow_fast.data.image_arrays import SHAPES, NoPicture, conversion_of, pictures_of
 from moleflow_fast.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from moleflow_fast.ending import Crew
+from moleflow_fast.system.ending import Crew
 
 A = TypeVar("A")
 B = TypeVar("B")

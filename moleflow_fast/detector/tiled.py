@@ -12,7 +12,7 @@ from moleflow_fast.data.tiling import Tiling
 from moleflow_fast.evaluation.picture_maps import PictureMaps
 from moleflow_fast.evaluation.scorer import bounded
 from moleflow_fast.models.aggregation import image_scores
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
 
 
 class ScoredPicture(NamedTuple):

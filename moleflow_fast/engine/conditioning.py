@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from moleflow_fast.models.adapters import GaussianFront, SpatialContextMixer, WhiteningAdapter
 from moleflow_fast.ops.depthwise import depthwise
 from moleflow_fast.ops.gaussian_front import FrontsByTask
+from moleflow_fast.ops.snapshot import Snapshot
 from moleflow_fast.ops.whitening import whitening_by_task
-from moleflow_fast.snapshot import Snapshot
 
 
 def why_not_alike(adapters: Sequence[nn.Module]) -> str | None:

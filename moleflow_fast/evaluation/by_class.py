@@ -12,7 +12,7 @@ from moleflow_fast.evaluation.class_result import METRICS, ClassResult, Evaluati
 from moleflow_fast.evaluation.metrics import pixel_metrics, ranking_metrics
 from moleflow_fast.evaluation.picture_maps import joined, scores_of
 from moleflow_fast.evaluation.scorer import Scorer, TestClass, pixels_of
-from moleflow_fast.phases import phase
+from moleflow_fast.system.phases import phase
 
 __all__ = [
     "METRICS",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from moleflow_fast.evaluation.lettering import Font, font, plain, shortened
-from moleflow_fast.files import replacing
+from moleflow_fast.system.files import replacing
 
 CELL = 58
 MARGIN = 14

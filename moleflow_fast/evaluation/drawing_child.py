@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from moleflow_fast.evaluation.sheet import Sheet, draw_sheet
-from moleflow_fast.files import WriteFailed
+from moleflow_fast.system.files import WriteFailed
 
 _NICE = 10  # training goes first where both want a core
 

@@ -12,8 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from moleflow_fast.evaluation.sheet import Sheet
-from moleflow_fast.files import WriteFailed, writing
-from moleflow_fast.module_process import start_module
+from moleflow_fast.system.files import WriteFailed, writing
+from moleflow_fast.system.module_process import start_module
 
 WAITING = 4  # sheets at most, of 1 to 7 MB: then the run waits for one
 PATIENCE = 10.0  # seconds that the end of a run waits for what was to be drawn

@@ -18,7 +18,7 @@ from moleflow_fast.evaluation.regions import DefectivePixels, defective_pixels, 
 from moleflow_fast.models.routing import Sources, same_sources
 from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
 from moleflow_fast.ops.pixel_map import picture_map, pixel_map
-from moleflow_fast.phases import phase
+from moleflow_fast.system.phases import phase
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.feature_loader import FeatureSource
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from moleflow_fast.evaluation.lettering import font, plain, shortened, wrapped
-from moleflow_fast.files import replacing
-from moleflow_fast.overlays import outline, turbo
+from moleflow_fast.evaluation.overlays import outline, turbo
+from moleflow_fast.system.files import replacing
 
 CELL = 224  # side of a picture, pixels
 GAP = 8

@@ -15,10 +15,10 @@ from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.scenario import split_into_tasks
 from moleflow_fast.console import RunConsole
-from moleflow_fast.experiments.plan import PlannedRun
+from moleflow_fast.experiments.sweep_plan import PlannedRun
 from moleflow_fast.experiments.sweep_view import duration
 from moleflow_fast.extractors.stores import TensorStore
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 
 # Classes, training and test images, for plans without the data at hand: Bergmann et al., CVPR 2019; Zou et al., ECCV

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moleflow_fast.errors import UserError
-from moleflow_fast.files import replacing, to_disk
+from moleflow_fast.system.files import replacing, to_disk
 
 Record = dict[str, Any]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.errors import UserError
-from moleflow_fast.heavy_imports import heavy_imports
+from moleflow_fast.system.heavy_imports import heavy_imports
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _execute(options: RunOptions, threads: int) -> None:
     with heavy_imports():
         import torch
 
-        from moleflow_fast.run import ContinualRun
+        from moleflow_fast.run.session import ContinualRun
 
     torch.set_num_threads(threads)
     started = (Path(options.log_dir) / options.run_name / "config.json").exists()

@@ -12,7 +12,7 @@ import moleflow_fast
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.export.parity import TOLERANCE, Checked
 from moleflow_fast.export.program import INPUT, LABELS, OUTPUTS
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
 
 SCHEMA = 1
 _PREPARATION = {

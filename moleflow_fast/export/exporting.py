@@ -13,18 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from moleflow_fast.callers_state import as_at_start
 from moleflow_fast.config.threshold_options import Level
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.errors import UserError
-from moleflow_fast.export import formats, pictures, runtimes, trained
+from moleflow_fast.export import check_images as pictures
+from moleflow_fast.export import formats, runtimes, trained
 from moleflow_fast.export.description import as_strings, describe
 from moleflow_fast.export.parity import Answers, Checked, Runtime, check, enough, of_detector
 from moleflow_fast.export.program import DetectorProgram
-from moleflow_fast.files import replacing, write_json, writing
-from moleflow_fast.run_directory import RunDirectory
-from moleflow_fast.run_parts import RunParts
-from moleflow_fast.trainer.tensor_file import sha256
+from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.system.callers_state import as_at_start
+from moleflow_fast.system.files import replacing, write_json, writing
+from moleflow_fast.system.tensor_file import sha256
 
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}
 IMAGES_OF_A_CLASS = 8

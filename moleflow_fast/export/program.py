@@ -19,7 +19,7 @@ from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
 from moleflow_fast.ops.mahalanobis import GaussianStack, SharedGaussians
 from moleflow_fast.ops.pixel_map import axis_matrix
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
 
 INPUT = "images"
 OUTPUTS = ("score", "calibrated", "task_id", "distances", "label", "patch_map", "pixel_map")

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from moleflow_fast.config.threshold_options import Level
 from moleflow_fast.detector.detector import Detector
-from moleflow_fast.detector.parts import TrainedParts
-from moleflow_fast.run_directory import RunDirectory
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.detector.trained_run import TrainedParts
+from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.directory import RunDirectory
 
 
 class Trained(NamedTuple):

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from .backbone_error import BackboneError
 from .base import PatchExtractor
 from .cache import FeatureCache
 from .cnn_extractor import CNNPatchCoreExtractor
-from .errors import BackboneError
 from .families import default_embed_dim, default_layers, high_res_layers, is_vit
 from .precision import Parity, reduce_precision
 from .stores import FeatureStore

@@ -14,7 +14,7 @@ from moleflow_fast.data.datasets import AnomalyImages
 from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.data.stitching import OfPictures
 from moleflow_fast.errors import UserError
-from moleflow_fast.phases import each, phase
+from moleflow_fast.system.phases import each, phase
 
 
 class NonFiniteFeatures(UserError, ValueError):

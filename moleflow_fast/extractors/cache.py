@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from moleflow_fast.data.decoder import Decoder
-from moleflow_fast.home import cache_folder
-from moleflow_fast.memory import free_memory
+from moleflow_fast.system.home import cache_folder
+from moleflow_fast.system.memory import free_memory
 
 from . import cache_files
 from .backbone_source import BackboneSource, Extractor, ImageDataset, require_finite

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .errors import BackboneError
+from .backbone_error import BackboneError
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from moleflow_fast.backend import wants_triton
 from moleflow_fast.ops.patch_pool import patch_grid, patch_pool, patch_pool_and_means
 
+from .backbone_error import BackboneError
 from .base import PatchExtractor, default_device, probe_image
 from .capture import LayerCapture, drop_unused_tail
-from .errors import BackboneError
 from .families import default_layers
 from .folding import fold_batch_norms
 from .fused import FusedGraph, FusedLayers

@@ -9,8 +9,8 @@ import torch
 from timm.models import model_entrypoint
 from torch import nn
 
+from .backbone_error import BackboneError
 from .capture import layer_candidates
-from .errors import BackboneError
 
 _VIT_MODULES = ("beit", "deit", "eva", "vision_transformer", "vision_transformer_hybrid")
 _WIDE = ("wide_resnet101", "efficientnet_b6", "efficientnet_b7", "convnext_base", "convnext_large")

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from moleflow_fast.data.normalization import table
 from moleflow_fast.ops import convolution, max_pool  # noqa: F401 - registers the operators
+from moleflow_fast.ops.snapshot import Snapshot
 from moleflow_fast.ops.stem import blocked, blocks_of
-from moleflow_fast.snapshot import Snapshot
 
 from .capture import LayerCapture
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from moleflow_fast.config.requested import BACKBONE_PRECISIONS
 
+from .backbone_error import BackboneError
 from .base import PatchExtractor
-from .errors import BackboneError
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from moleflow_fast.errors import UserError
-from moleflow_fast.files import reading
-from moleflow_fast.trainer.tensor_file import write_tensors
+from moleflow_fast.system.files import reading
+from moleflow_fast.system.tensor_file import write_tensors
 
 if TYPE_CHECKING:
     from .base import PatchExtractor

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .backbone_error import BackboneError
 from .base import PatchExtractor, default_device, probe_image, widened
 from .capture import LayerCapture, drop_unused_tail
-from .errors import BackboneError
 from .weights import create_backbone
 
 DEFAULT_BLOCKS = (1, 3, 5, 11)

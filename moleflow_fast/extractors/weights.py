@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from moleflow_fast.errors import UserError
 
 from . import random_weights
+from .backbone_error import BackboneError
 from .batch_norms import settle_batch_norms
-from .errors import BackboneError
 from .families import check_name
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from torch import Tensor
 
-from moleflow_fast.ending import Crew
+from moleflow_fast.system.ending import Crew
 
 from .cache_files import EntryWriter
 

@@ -13,7 +13,7 @@ from moleflow_fast.config.options import RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_result import METRICS, Evaluation
 from moleflow_fast.loggers.logger import Logger
-from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run.directory import RunDirectory
 from moleflow_fast.trainer.task_state import EpochRecord
 
 logger = logging.getLogger(__name__)

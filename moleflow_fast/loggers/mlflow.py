@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run.directory import RunDirectory
 
 EXPERIMENT = "moleflow_fast"
 _PLACE = "moleflow_fast.directory"

@@ -16,7 +16,7 @@ import moleflow_fast.engine as engine  # not its names: the engine imports this 
 from moleflow_fast.backend import flow_backend
 from moleflow_fast.config.ablation import BARE_MODEL_CONFIG, AblationConfig
 from moleflow_fast.engine.conditioning import ConditionCache, Conditions, tensors_of, why_not_alike
-from moleflow_fast.models import reference_format
+from moleflow_fast.models import published_format as reference_format
 from moleflow_fast.models.adapters import (
     FeatureStatistics,
     GaussianFront,

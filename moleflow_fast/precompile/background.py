@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
-from moleflow_fast.module_process import start_module
 from moleflow_fast.precompile.stamp import stamp
+from moleflow_fast.system.module_process import start_module
 
 if TYPE_CHECKING:
     from moleflow_fast.kernels.ways_table import Table

@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Any
 
-from moleflow_fast.heavy_imports import heavy_imports
+from moleflow_fast.system.heavy_imports import heavy_imports
 
 
 def main() -> None:

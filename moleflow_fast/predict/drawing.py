@@ -9,7 +9,8 @@ from PIL import Image
 
 from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.detector.result import Result
-from moleflow_fast.predict import page, pictures
+from moleflow_fast.predict import overlay_files as pictures
+from moleflow_fast.predict import page
 
 
 @dataclass(frozen=True)

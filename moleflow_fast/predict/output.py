@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from moleflow_fast.predict import pictures
+from moleflow_fast.predict import overlay_files as pictures
 from moleflow_fast.predict.drawing import Drawn
 from moleflow_fast.predict.page import Page
 from moleflow_fast.predict.records import Records, record_of

@@ -19,8 +19,8 @@ from urllib.parse import quote
 from PIL import Image
 
 from moleflow_fast.detector.result import Result
-from moleflow_fast.files import replacing
 from moleflow_fast.report.html import STYLE
+from moleflow_fast.system.files import replacing
 
 PAGE = "index.html"
 MOST_PICTURES = 300

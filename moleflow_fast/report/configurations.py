@@ -19,7 +19,7 @@ from moleflow_fast.report.factors import (
     factor_of,
     values_text,
 )
-from moleflow_fast.report.published import REFERENCE, options_of_presets, published_figures
+from moleflow_fast.report.published_rows import REFERENCE, options_of_presets, published_figures
 from moleflow_fast.report.runs import Run
 from moleflow_fast.report.statistics import Difference, Values, deviation, mean, paired_difference
 

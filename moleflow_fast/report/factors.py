@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.run_directory import result_options
+from moleflow_fast.run.directory import result_options
 
 Effective = Mapping[str, Any]
 Departures = Mapping[str, Mapping[str, Any]]

@@ -14,8 +14,8 @@ from typing import Any
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_result import ClassResult
-from moleflow_fast.report.published import PUBLISHED, published_results, without_options
-from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
+from moleflow_fast.report.published_rows import PUBLISHED, published_results, without_options
+from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Run:
         tasks: classes of each task, in order.
         forgetting: forgetting measure and backward transfer per earlier task, of image AUROC under routed ids.
         confusion: images, row true task, column routed task.
-        seconds: wall time by phase, see `moleflow_fast.phases`; empty where it was not counted.
+        seconds: wall time by phase, see `moleflow_fast.system.phases`; empty where it was not counted.
     """
 
     where: str

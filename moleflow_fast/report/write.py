@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moleflow_fast.errors import UserError
-from moleflow_fast.files import replacing
 from moleflow_fast.report.configurations import group_runs
 from moleflow_fast.report.context import Context
 from moleflow_fast.report.document import Block, figures_of
@@ -16,6 +15,7 @@ from moleflow_fast.report.rivals import read_rivals
 from moleflow_fast.report.runs import find_runs
 from moleflow_fast.report.sections import SECTIONS
 from moleflow_fast.report.words import Words
+from moleflow_fast.system.files import replacing
 
 
 def write_report(

@@ -18,10 +18,10 @@ from typing import Any
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
-from moleflow_fast.files import reading, write_json
-from moleflow_fast.models import reference_format
+from moleflow_fast.models import published_format as reference_format
+from moleflow_fast.system.files import reading, write_json
+from moleflow_fast.system.tensor_file import CheckpointError, read_tensors, sha256, write_tensors
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
-from moleflow_fast.trainer.tensor_file import CheckpointError, read_tensors, sha256, write_tensors
 
 SCHEMA = 1  # of the JSON; files without one are older, and say the same but for the checksum
 _MODEL, _ROUTER, _STATISTICS = "model.", "router.", "statistics."

@@ -15,23 +15,21 @@ from torch import Tensor
 
 from moleflow_fast.backend import flow_backend
 from moleflow_fast.config.ablation import AblationConfig
-from moleflow_fast.data.stitching import of_pictures
-from moleflow_fast.engine.inference import InferenceExecutor
 from moleflow_fast.engine.plan import images_at_once, parts_of_a_step
 from moleflow_fast.engine.training import DeviceSteps
 from moleflow_fast.errors import UserError
-from moleflow_fast.models import reference_format
-from moleflow_fast.models.gaussian_front import GaussianFront
+from moleflow_fast.inference.executor import InferenceExecutor
+from moleflow_fast.models import published_format as reference_format
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter
-from moleflow_fast.phases import phase
+from moleflow_fast.system.phases import phase
 from moleflow_fast.trainer.cross_fitting import cross_fitted
-from moleflow_fast.trainer.feature_loader import FeatureLoader, FeatureSource, ImageBatchSource
-from moleflow_fast.trainer.features_behind import BatchesBehind, Front, behind, in_memory
+from moleflow_fast.trainer.epochs import Epochs
+from moleflow_fast.trainer.feature_loader import FeatureLoader, FeatureSource
 from moleflow_fast.trainer.loader_features import batches_of
-from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
+from moleflow_fast.trainer.stage import Stage
 from moleflow_fast.trainer.task_state import BatchRecord, EpochRecord, Listener, StateKeeper, TaskState
 from moleflow_fast.utils.logger import TrainingLogger
 
@@ -172,7 +170,7 @@ class MoLEContinualTrainer:
             told.log_task_complete(task_id)
         return records
 
-    def _go_on(self, task_id: int, stages: Sequence[_Stage], keeper: StateKeeper | None) -> list[EpochRecord]:
+    def _go_on(self, task_id: int, stages: Sequence[Stage], keeper: StateKeeper | None) -> list[EpochRecord]:
         """Take on the state that the keeper has stored, if it fits; returns the epochs done, none without one."""
         state = keeper.stored() if keeper is not None else None
         if keeper is None or state is None:
@@ -186,7 +184,7 @@ class MoLEContinualTrainer:
             self.listener(record)
         return list(state.records)
 
-    def _take_on(self, task_id: int, stages: Sequence[_Stage], state: TaskState) -> None:
+    def _take_on(self, task_id: int, stages: Sequence[Stage], state: TaskState) -> None:
         """Raises ValueError, with nothing changed, where the state does not fit."""
         own = self.learned(task_id)
         wrong = [n for n in own.keys() | state.model.keys() if _form(own.get(n)) != _form(state.model.get(n))]
@@ -203,7 +201,7 @@ class MoLEContinualTrainer:
             for name, value in own.items():
                 value.copy_(state.model[name])
 
-    def _state(self, task_id: int, stage: _Stage, records: Sequence[EpochRecord]) -> TaskState:
+    def _state(self, task_id: int, stage: Stage, records: Sequence[EpochRecord]) -> TaskState:
         statistics = self.nf_model.feature_statistics.running() if task_id == 0 else {}
         return TaskState(list(records), self.learned(task_id), stage.optimizer.moments(), statistics)
 
@@ -220,7 +218,7 @@ class MoLEContinualTrainer:
             for parameter in self.nf_model.get_fast_params(other):
                 parameter.requires_grad_(other == task_id)
 
-    def _fit_front(self, task_id: int, batches: _Epochs) -> None:
+    def _fit_front(self, task_id: int, batches: Epochs) -> None:
         """Estimate the Gaussian front of a task, if it has one, from every image but those with broken features."""
         front = self.nf_model.front(task_id)
         if front is None:
@@ -241,7 +239,7 @@ class MoLEContinualTrainer:
                 "task %d: %d images with non-finite features left out of its Gaussian front", task_id, len(left_out)
             )
 
-    def _conditioned(self, task_id: int, batches: _Epochs) -> _Epochs:
+    def _conditioned(self, task_id: int, batches: Epochs) -> Epochs:
         """Batches as the steps take them: behind the Gaussian front, which is fixed while its task trains."""
         front = self.nf_model.front(task_id)
         if front is None:
@@ -255,7 +253,7 @@ class MoLEContinualTrainer:
             )
         return batches.behind(front, self.executor.add_positions)
 
-    def _end_task(self, task_id: int, batches: _Epochs) -> None:
+    def _end_task(self, task_id: int, batches: Epochs) -> None:
         self.nf_model.freeze()
         if task_id == 0:
             self.nf_model.finalize_reference_stats()
@@ -273,9 +271,9 @@ class MoLEContinualTrainer:
             prototype.update(image_features[finite])
             self.router.add_prototype(prototype)
 
-    def _as_epochs(self, loader: FeatureLoader | Iterable, task_classes: Sequence[str]) -> _Epochs:
+    def _as_epochs(self, loader: FeatureLoader | Iterable, task_classes: Sequence[str]) -> Epochs:
         if not isinstance(loader, FeatureLoader):
-            return _Epochs(batches_of(loader, self.vit_extractor, self.device, self.args, self.logger))
+            return Epochs(batches_of(loader, self.vit_extractor, self.device, self.args, self.logger))
         if loader.smaller_than_a_batch:
             self.logger.warning(
                 "%s: %d training images are fewer than a batch of %d; each epoch is one batch of all of them",
@@ -283,24 +281,24 @@ class MoLEContinualTrainer:
                 len(loader.source),
                 loader.batch_size,
             )
-        return _Epochs(loader)
+        return Epochs(loader)
 
-    def _stages(self, task_id: int, num_epochs: int, lr: float) -> list[_Stage]:
+    def _stages(self, task_id: int, num_epochs: int, lr: float) -> list[Stage]:
         from_scratch = task_id == 0 or self.config.use_task_separated
         # Behind a front the first task too starts from what is good already: the identity.
         rate = cosine_rate if from_scratch and not self.config.has_front else warmup_cosine_rate
         params = self.nf_model.get_trainable_params(task_id)
         if task_id == 0 or not self.enable_slow_stage:
-            return [_Stage("train", params, num_epochs, 0, lr, rate, WEIGHT_DECAY)]
+            return [Stage("train", params, num_epochs, 0, lr, rate, WEIGHT_DECAY)]
         fast = int(FAST_STAGE_FRACTION * num_epochs)
         slow_lr = lr * self.slow_lr_ratio
         slow_params = self.nf_model.get_base_params_for_slow_update(self.slow_blocks_k)
         return [
-            _Stage("fast", params, fast, 0, lr, rate, WEIGHT_DECAY),
-            _Stage("slow", slow_params, num_epochs - fast, fast, slow_lr, cosine_rate, WEIGHT_DECAY / 2),
+            Stage("fast", params, fast, 0, lr, rate, WEIGHT_DECAY),
+            Stage("slow", slow_params, num_epochs - fast, fast, slow_lr, cosine_rate, WEIGHT_DECAY / 2),
         ]
 
-    def _train_epoch(self, task_id: int, stage: _Stage, epoch: int, num_epochs: int, batches: _Epochs) -> EpochRecord:
+    def _train_epoch(self, task_id: int, stage: Stage, epoch: int, num_epochs: int, batches: Epochs) -> EpochRecord:
         if epoch == 0:
             stage.begin(self.nf_model)
         number = stage.first_epoch + epoch
@@ -330,7 +328,7 @@ class MoLEContinualTrainer:
         seconds = time.perf_counter() - started
         return EpochRecord(task_id, stage.name, number, num_epochs, total / counted, rate, images, seconds, skipped)
 
-    def _start_step(self, task_id: int, stage: _Stage, patches: Tensor) -> float:
+    def _start_step(self, task_id: int, stage: Stage, patches: Tensor) -> float:
         """Take an optimizer step, or start one on the device; returns the epoch's mean loss as far as it is known."""
         if stage.device_steps is None and self._steps_on_device(task_id, patches):
             stage.device_steps = DeviceSteps(
@@ -342,7 +340,7 @@ class MoLEContinualTrainer:
             self.nf_model.update_reference_stats(self.executor.add_positions(patches))
         return stage.device_steps(patches)
 
-    def _whole_loss(self, stage: _Stage) -> Callable[[Tensor], Tensor]:
+    def _whole_loss(self, stage: Stage) -> Callable[[Tensor], Tensor]:
         plain = stage.name == "slow"  # no reference to the stage: its graphs would outlive it in a cycle
 
         def loss(patches: Tensor) -> Tensor:
@@ -358,7 +356,7 @@ class MoLEContinualTrainer:
     def _steps_on_device(self, task_id: int | None, patches: Tensor) -> bool:
         return flow_backend(self.device) == "triton" and self.nf_model.why_not_compiled(patches, task_id) is None
 
-    def _step(self, task_id: int, stage: _Stage, patches: Tensor) -> float:
+    def _step(self, task_id: int, stage: Stage, patches: Tensor) -> float:
         """One optimizer step; NaN if the batch was skipped.
 
         On a CPU the batch goes through in parts that fit its caches, forward and backward, and gradients add up: the
@@ -430,102 +428,3 @@ def _published_stage(record: EpochRecord) -> str:
 
 def _form(tensor: Tensor | None) -> object:
     return None if tensor is None else (tensor.shape, tensor.dtype)
-
-
-class _Stage:
-    """Parameters, epochs and schedule of one part of a task's training."""
-
-    def __init__(
-        self,
-        name: str,
-        params: list[torch.nn.Parameter],
-        epochs: int,
-        first_epoch: int,
-        lr: float,
-        rate: Callable[[int, int, float], float],
-        weight_decay: float,
-    ) -> None:
-        self.name = name
-        self.params = params
-        self.epochs = epochs
-        self.first_epoch = first_epoch
-        self.lr = lr
-        self.rate = rate
-        self.weight_decay = weight_decay
-        self.optimizer: AdamP
-        self.device_steps: DeviceSteps | None = None
-        self._losses: list[float] = []
-
-    def begin(self, model: MoLESpatialAwareNF) -> None:
-        """Only this stage's parameters get gradients."""
-        model.requires_grad_(False)
-        for parameter in self.params:
-            parameter.requires_grad_(True)
-        self.optimizer = AdamP(self.params, lr=self.lr, weight_decay=self.weight_decay)
-
-    def end(self) -> None:
-        """Give back what the stage's steps hold."""
-        if self.device_steps is not None:
-            self.device_steps.release()
-            self.device_steps = None
-
-    def count(self, loss: float) -> float:
-        """Take in the loss of a step, NaN if it was skipped; returns the mean of those that counted."""
-        self._losses.append(loss)
-        finite = [value for value in self._losses if math.isfinite(value)]
-        return sum(finite) / max(len(finite), 1)
-
-    def finish_steps(self) -> tuple[float, int, int]:
-        """Of the steps since the last call: the sum of their losses, how many counted, how many were skipped."""
-        if self.device_steps is not None:
-            return self.device_steps.finish()
-        finite = [value for value in self._losses if math.isfinite(value)]
-        skipped = len(self._losses) - len(finite)
-        self._losses.clear()
-        return sum(finite), len(finite), skipped
-
-    def set_rate(self, epoch: int) -> float:
-        rate = self.rate(epoch, self.epochs, self.lr)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        if self.device_steps is not None:
-            self.device_steps.set_rate(rate)
-        return rate
-
-
-class _Epochs:
-    """One face for both kinds of loaders."""
-
-    def __init__(self, loader: FeatureLoader | ImageBatchSource) -> None:
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        if isinstance(self.loader, FeatureLoader):
-            return self.loader.epoch(number)
-        return iter(self.loader)
-
-    def image_features(self) -> Tensor:
-        """Image-level features of every picture, (n, D)."""
-        features = torch.cat([features for _, features in self._every_image()])
-        pictures = of_pictures(self.loader.source) if isinstance(self.loader, FeatureLoader) else None
-        return features if pictures is None else pictures.means(features)
-
-    def patches(self) -> Iterator[Tensor]:
-        """Patches of every image, batches (B, H, W, D)."""
-        return (patches for patches, _ in self._every_image())
-
-    def behind(self, front: GaussianFront, prepare: Front) -> _Epochs:
-        """The same batches with their patches behind a front, see `features_behind`."""
-        if isinstance(self.loader, FeatureLoader):
-            return _Epochs(self.loader.over(behind(self.loader.source, front, prepare)))
-        return _Epochs(BatchesBehind(self.loader, lambda x: front(prepare(x))))
-
-    @property
-    def in_memory(self) -> bool:
-        return isinstance(self.loader, FeatureLoader) and in_memory(self.loader.source)
-
-    def _every_image(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.loader.in_order() if isinstance(self.loader, FeatureLoader) else iter(self.loader)

@@ -23,10 +23,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from moleflow_fast.config.stored import require_types
-from moleflow_fast.interruption import Interrupted, asked_to_end
-from moleflow_fast.phases import phase
+from moleflow_fast.system.interruption import Interrupted, asked_to_end
+from moleflow_fast.system.phases import phase
+from moleflow_fast.system.tensor_file import write_tensors
 from moleflow_fast.trainer.task_state import EpochRecord, TaskState
-from moleflow_fast.trainer.tensor_file import write_tensors
 
 SCHEMA = 1
 SECONDS_BETWEEN = 60.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from moleflow_fast.files import replacing
+from moleflow_fast.system.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

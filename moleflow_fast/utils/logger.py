@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from moleflow_fast.files import replacing
+from moleflow_fast.system.files import replacing
 from moleflow_fast.utils import result_tables
 from moleflow_fast.utils.result_tables import Routing, Values
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from moleflow_fast.files import replacing, writing
+from moleflow_fast.system.files import replacing, writing
 
 Values = Sequence[float]
 Routing = Sequence[float | None] | None

@@ -11,7 +11,7 @@ import gpu_check
 import pytest
 from gpu_check import PARTS, RESULTS, Part, run_parts, write_results
 
-from moleflow_fast import tune
+from moleflow_fast.cli import tune
 
 ROOT = Path(__file__).parents[2]
 GOOD = "def test_good(): pass"

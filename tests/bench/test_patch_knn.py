@@ -16,7 +16,7 @@ from moleflow_fast.console import RunConsole
 from moleflow_fast.evaluation.by_class import ClassResult
 from moleflow_fast.evaluation.metrics import aupro, ranking_metrics
 from moleflow_fast.ops.pixel_map import pixel_map_reference
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
 
 BANK = 70
 

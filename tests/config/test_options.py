@@ -9,7 +9,7 @@ import pytest
 
 from moleflow_fast.config import ABLATION_PRESETS, AblationConfig
 from moleflow_fast.config.options import DEMO_DEFAULTS, RunOptions, build_parser, parse_options
-from moleflow_fast.run_directory import identity
+from moleflow_fast.run.directory import identity
 
 MVTEC = ["--dataset", "mvtec", "--data_path", "somewhere"]
 

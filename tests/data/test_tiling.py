@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from moleflow_fast.data.data_error import DataError
 from moleflow_fast.data.datasets import AnomalyImages, byte_transform
-from moleflow_fast.data.errors import DataError
 from moleflow_fast.data.framing import LONGEST, require_ordinary_shape, scaled
 from moleflow_fast.data.layouts import Sample
 from moleflow_fast.data.stitching import OfPictures, stitched

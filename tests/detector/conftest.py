@@ -4,7 +4,7 @@ import pytest
 from run.small_runs import run, write_data
 
 from moleflow_fast import Detector
-from moleflow_fast.run import RunResult
+from moleflow_fast.run.session import RunResult
 
 
 @pytest.fixture(scope="session")

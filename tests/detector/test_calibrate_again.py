@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from moleflow_fast import Detector
-from moleflow_fast.calibrate import main
+from moleflow_fast.cli.calibrate import main
 from moleflow_fast.detector.calibration import Calibration
-from moleflow_fast.run import RunResult
-from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.run.session import RunResult
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.detector.calibration import Calibration, TaskCalibration
 from moleflow_fast.detector.normal_scores import ROUNDING, CalibrationError, median, threshold
-from moleflow_fast.run import RunResult
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.session import RunResult
 from moleflow_fast.trainer.checkpoint import load_tasks
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False, width=32)

@@ -16,12 +16,12 @@ from run.small_runs import CLASSES, run
 
 from moleflow_fast import Detector
 from moleflow_fast.detector.calibration import CalibrationError
-from moleflow_fast.detector.parts import TrainedParts
 from moleflow_fast.detector.result import Result
+from moleflow_fast.detector.trained_run import TrainedParts
 from moleflow_fast.errors import UserError
 from moleflow_fast.models.aggregation import image_scores
-from moleflow_fast.run import RunResult
-from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.run.session import RunResult
 from moleflow_fast.trainer.checkpoint import CheckpointError
 
 

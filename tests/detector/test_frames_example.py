@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from moleflow_fast import Detector
-from moleflow_fast.run import RunResult
+from moleflow_fast.run.session import RunResult
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "frames.py"
 

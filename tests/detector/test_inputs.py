@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from moleflow_fast import Detector
-from moleflow_fast.data import pictures
+from moleflow_fast.data import image_arrays as pictures
 from moleflow_fast.errors import UserError
 
 KINDS: dict[str, Callable[[Path], Any]] = {

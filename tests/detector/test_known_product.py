@@ -9,10 +9,10 @@ import pytest
 from run.small_runs import CLASSES
 
 from moleflow_fast import Detector
+from moleflow_fast.cli.predict import main
 from moleflow_fast.detector.calibration import TaskCalibration
 from moleflow_fast.errors import UserError
-from moleflow_fast.predict.__main__ import main
-from moleflow_fast.run import RunResult
+from moleflow_fast.run.session import RunResult
 
 
 def test_the_routed_product_gives_the_same(detector: Detector, photo: Path) -> None:

@@ -21,7 +21,7 @@ from moleflow_fast.detector.normal_scores import median, threshold
 from moleflow_fast.detector.result import Result
 from moleflow_fast.export import formats, runtimes
 from moleflow_fast.export.program import LABELS, DetectorProgram
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
 
 IMAGES = 19  # 1 in 20: the quantile is the highest score itself
 LIMITS: tuple[dict[str, Any], ...] = ({}, {"false_alarms": 0.25}, {"false_alarms": {"product0": 0.1, "": 0.5}})

@@ -8,7 +8,7 @@ from run.small_runs import run
 
 from moleflow_fast import Detector
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.run import RunResult
+from moleflow_fast.run.session import RunResult
 
 
 @pytest.fixture(scope="module")

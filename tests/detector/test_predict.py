@@ -13,10 +13,10 @@ from PIL import Image
 from run.small_runs import CLASSES, rows
 
 from moleflow_fast import Detector
+from moleflow_fast.cli.predict import main
 from moleflow_fast.evaluation.metrics import auroc
-from moleflow_fast.predict.__main__ import main
 from moleflow_fast.predict.records import COLUMNS
-from moleflow_fast.run import RunResult
+from moleflow_fast.run.session import RunResult
 
 
 def lines(out: Path) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ import pytest
 
 from moleflow_fast import Detector
 from moleflow_fast.config.requested import use_backend
-from moleflow_fast.run import RunResult
-from moleflow_fast.run_directory import RunDirectoryError
+from moleflow_fast.run.directory import RunDirectoryError
+from moleflow_fast.run.session import RunResult
 
 
 def test_pickled(finished: RunResult, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from moleflow_fast import Detector
 from moleflow_fast.detector.pipeline import pipelined
-from moleflow_fast.run import RunResult
+from moleflow_fast.run.session import RunResult
 
 WAIT = 10.0  # seconds, at most
 

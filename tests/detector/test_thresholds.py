@@ -11,14 +11,14 @@ import pytest
 from run.small_runs import CLASSES, rows
 
 from moleflow_fast import Detector
+from moleflow_fast.cli.predict import build_parser, main
 from moleflow_fast.config.threshold_options import Level, separated
 from moleflow_fast.detector.calibration import Calibration, CalibrationError, TaskCalibration
 from moleflow_fast.detector.normal_scores import median, threshold
 from moleflow_fast.detector.thresholds import Limit, limits_of
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.metrics import best_f1
-from moleflow_fast.predict.__main__ import build_parser, main
-from moleflow_fast.run import RunResult
+from moleflow_fast.run.session import RunResult
 
 
 def task(task_id: int, names: tuple[str, ...], images: int, scale: float) -> TaskCalibration:

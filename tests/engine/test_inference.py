@@ -11,8 +11,8 @@ from moleflow_fast.config import AblationConfig
 from moleflow_fast.data.normalization import Normalization, normalized
 from moleflow_fast.engine import captured
 from moleflow_fast.engine.captured import CapturedRuns
-from moleflow_fast.engine.inference import InferenceExecutor
 from moleflow_fast.extractors import create_feature_extractor
+from moleflow_fast.inference.executor import InferenceExecutor
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype

@@ -14,7 +14,7 @@ import pytest
 from moleflow_fast.evaluation import drawing_process
 from moleflow_fast.evaluation.drawing_process import WAITING, DrawingProcess
 from moleflow_fast.evaluation.sheet import Sheet, draw_sheet
-from moleflow_fast.files import WriteFailed
+from moleflow_fast.system.files import WriteFailed
 
 
 def random_sheet(seed: int) -> Sheet:

@@ -14,8 +14,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from moleflow_fast import evaluate_all_tasks, evaluate_class, evaluate_routing_performance
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.data import create_task_dataset
+from moleflow_fast.data.data_error import DataError
 from moleflow_fast.data.datasets import FOLDER
-from moleflow_fast.data.errors import DataError
 from moleflow_fast.evaluation import evaluator
 from moleflow_fast.extractors import create_feature_extractor
 from moleflow_fast.models import MoLESpatialAwareNF, PositionalEmbeddingGenerator

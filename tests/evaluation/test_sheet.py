@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from moleflow_fast.evaluation.overlays import turbo
 from moleflow_fast.evaluation.sheet import CELL, GAP, MARGIN, Sheet, column, draw_sheet, ticks
-from moleflow_fast.overlays import turbo
 
 N = 3
 LIME = (0, 255, 0)

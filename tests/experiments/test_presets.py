@@ -6,7 +6,7 @@ import pytest
 
 from moleflow_fast.config.known_bad import known_bad
 from moleflow_fast.config.options import RunOptions, parse_options
-from moleflow_fast.experiments.presets import METRICS, get_preset, listing, matching, presets
+from moleflow_fast.config.presets import METRICS, get_preset, listing, matching, presets
 
 UNKNOWN = ("MVTec-WRN50-GlobalContext", "MVTec-WRN50-SemanticProj", "MVTec-WRN50-TAPE")
 RUNNABLE = [name for name, preset in presets().items() if preset.options]

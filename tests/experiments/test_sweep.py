@@ -13,9 +13,9 @@ import psutil
 import pytest
 from run.small_runs import command_line, rows, run, write_data
 
+from moleflow_fast.cli.sweep import main
 from moleflow_fast.experiments.records import read_records
-from moleflow_fast.run_directory import RunDirectory
-from moleflow_fast.sweep import main
+from moleflow_fast.run.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
 EPOCHS = 40

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from run.small_runs import run, write_data
 
-from moleflow_fast.export.__main__ import main
-from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.cli.export import main
+from moleflow_fast.run.directory import RunDirectory
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from moleflow_fast.detector.calibration import Calibration, TaskCalibration
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.extractors import CNNPatchCoreExtractor, PatchExtractor
 from moleflow_fast.models.aggregation import image_scores
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
 
 SIDE, DIM = 32, 16
 

@@ -16,14 +16,15 @@ from PIL import Image
 from run.small_runs import CLASSES, rows, run
 
 from moleflow_fast.backend import use_backend
+from moleflow_fast.cli.export import build_parser, main
+from moleflow_fast.cli.predict import main as predict
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.detector.detector import Detector
-from moleflow_fast.export import exporting, pictures, runtimes, trained
-from moleflow_fast.export.__main__ import build_parser, main
+from moleflow_fast.export import check_images as pictures
+from moleflow_fast.export import exporting, runtimes, trained
 from moleflow_fast.export.parity import BATCHES, compare, of_detector
 from moleflow_fast.export.program import LABELS, OUTPUTS, DetectorProgram
-from moleflow_fast.predict.__main__ import main as predict
-from moleflow_fast.trainer.tensor_file import sha256
+from moleflow_fast.system.tensor_file import sha256
 
 # Runs a script as if neither torch nor this package were installed.
 ALONE = """

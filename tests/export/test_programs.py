@@ -21,7 +21,7 @@ from moleflow_fast.export.program import OUTPUTS, DetectorProgram
 from moleflow_fast.export.scores import ImageScores
 from moleflow_fast.extractors import create_feature_extractor
 from moleflow_fast.models.aggregation import image_scores
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
 
 SWITCHES = {
     **CONFIGS,

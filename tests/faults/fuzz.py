@@ -38,10 +38,10 @@ from small_trainer import TensorSource, make_trainer, task_features, train
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.data import decoding
 from moleflow_fast.errors import UserError
-from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run.directory import RunDirectory
 from moleflow_fast.trainer import checkpoint, partial_state
 from moleflow_fast.trainer.feature_loader import FeatureLoader
-from moleflow_fast.trainer.published import load_published
+from moleflow_fast.trainer.published_checkpoint import load_published
 from moleflow_fast.trainer.task_state import EpochRecord, TaskState
 
 SECONDS = 20

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moleflow_fast.extractors.cache_files import EntryWriter
-from moleflow_fast.trainer import tensor_file
+from moleflow_fast.system import tensor_file
 
 
 class Suicide:

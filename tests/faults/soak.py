@@ -27,7 +27,8 @@ import torch
 from faults.kills import Suicide, ended, forked, kill
 from run.small_runs import CLASSES, command_line, summary, write_data
 
-from moleflow_fast import Detector, train
+from moleflow_fast import Detector
+from moleflow_fast.cli import train
 
 KINDS: dict[str, dict[str, Any]] = {
     "compiled": {"backend": "cpp"},

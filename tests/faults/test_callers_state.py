@@ -16,7 +16,7 @@ from moleflow_fast.data import normalization
 from moleflow_fast.detector import forks
 from moleflow_fast.errors import UserError
 from moleflow_fast.export.exporting import Request, export
-from moleflow_fast.run import RunResult
+from moleflow_fast.run.session import RunResult
 
 
 @contextmanager

@@ -6,10 +6,10 @@ import pytest
 from faults.soak import fingerprints
 from run.small_runs import command_line, run
 
+from moleflow_fast.cli.train import main as train
 from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.data.pool import DecodingProcesses
-from moleflow_fast.run import RunResult
-from moleflow_fast.train import main as train
+from moleflow_fast.run.session import RunResult
 
 
 def test_a_killed_process(

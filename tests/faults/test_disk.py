@@ -11,12 +11,12 @@ from faults.mounts import fill, read_only, small_disk
 from faults.soak import fingerprints
 from run.small_runs import command_line, run
 
-from moleflow_fast import run as run_module
-from moleflow_fast.evaluate import main as evaluate
+from moleflow_fast.cli.evaluate import main as evaluate
+from moleflow_fast.cli.train import main as train
 from moleflow_fast.evaluation.confusion import draw_confusion
-from moleflow_fast.run import RunResult
-from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
-from moleflow_fast.train import main as train
+from moleflow_fast.run import session as run_module
+from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
+from moleflow_fast.run.session import RunResult
 from moleflow_fast.trainer import checkpoint, partial_state
 
 OPTIONS = {"heatmaps": 0, "experiment_name": "run", "state_seconds": 0}

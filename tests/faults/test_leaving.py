@@ -11,9 +11,9 @@ from faults import leaving
 from run.small_runs import rows
 
 from moleflow_fast import Detector
-from moleflow_fast.predict.__main__ import main
+from moleflow_fast.cli.predict import main
 from moleflow_fast.predict.output import Output
-from moleflow_fast.run import RunResult
+from moleflow_fast.run.session import RunResult
 
 
 def test_streams_left_in_every_way(finished: RunResult, data: Path) -> None:

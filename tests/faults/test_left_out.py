@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from run.small_runs import command_line
 
-from moleflow_fast.evaluate import main as evaluate
-from moleflow_fast.predict.__main__ import main as predict
-from moleflow_fast.train import main as train
+from moleflow_fast.cli.evaluate import main as evaluate
+from moleflow_fast.cli.predict import main as predict
+from moleflow_fast.cli.train import main as train
 
 ODD = os.fsdecode(b"t\xfcr.png")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from run.small_runs import CLASSES, command_line, rows, run
 
+from moleflow_fast.cli.evaluate import main as evaluate
+from moleflow_fast.cli.train import main as train
 from moleflow_fast.data import check_dataset
-from moleflow_fast.data.errors import DataError
-from moleflow_fast.evaluate import main as evaluate
-from moleflow_fast.train import main as train
+from moleflow_fast.data.data_error import DataError
 
 NAMES = ('pièce nº 1, "große"', "[red] $x$ $\\frac{$ [bold", "部品\\\n\t'%s'")
 

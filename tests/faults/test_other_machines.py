@@ -14,9 +14,9 @@ from faults.soak import fingerprints
 from run.small_runs import command_line
 
 from moleflow_fast import Detector
-from moleflow_fast.run import RunResult
-from moleflow_fast.train import main as train
-from moleflow_fast.trainer.tensor_file import CheckpointError
+from moleflow_fast.cli.train import main as train
+from moleflow_fast.run.session import RunResult
+from moleflow_fast.system.tensor_file import CheckpointError
 
 OTHER = {"OMP_NUM_THREADS": "2", "ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}
 PREDICT = """

@@ -11,8 +11,8 @@ from run.small_runs import arguments, run
 
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
-from moleflow_fast.parallel_tasks import options_for_workers, train_in_worker
-from moleflow_fast.run import ContinualRun, RunResult
+from moleflow_fast.run.parallel_tasks import options_for_workers, train_in_worker
+from moleflow_fast.run.session import ContinualRun, RunResult
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
 OPTIONS = {"heatmaps": 0, "experiment_name": "run", "state_seconds": 0}

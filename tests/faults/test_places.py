@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from faults.mounts import read_only
 
-from moleflow_fast import Detector, home
-from moleflow_fast.evaluate import main as evaluate
+from moleflow_fast import Detector
+from moleflow_fast.cli.evaluate import main as evaluate
 from moleflow_fast.extractors.cache import default_directory
-from moleflow_fast.files import ReadFailed
-from moleflow_fast.heavy_imports import heavy_imports
-from moleflow_fast.run import RunResult
+from moleflow_fast.run.session import RunResult
+from moleflow_fast.system import home
+from moleflow_fast.system.files import ReadFailed
+from moleflow_fast.system.heavy_imports import heavy_imports
 
 NOBODY = 65534
 DECODING = """

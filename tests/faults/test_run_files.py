@@ -10,10 +10,10 @@ import pytest
 from faults.soak import fingerprints
 from run.small_runs import command_line, run
 
-from moleflow_fast.evaluate import main as evaluate
-from moleflow_fast.run import RunResult
-from moleflow_fast.run_directory import DamagedRunFile, RunDirectory
-from moleflow_fast.train import main as train
+from moleflow_fast.cli.evaluate import main as evaluate
+from moleflow_fast.cli.train import main as train
+from moleflow_fast.run.directory import DamagedRunFile, RunDirectory
+from moleflow_fast.run.session import RunResult
 
 OPTIONS = {"heatmaps": 0, "experiment_name": "run"}
 

@@ -12,8 +12,8 @@ import pytest
 from faults.soak import fingerprints
 from run.small_runs import command_line, run
 
-from moleflow_fast.interruption import Interrupted, asked_to_end, end_waits, ends_cleanly
-from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.system.interruption import Interrupted, asked_to_end, end_waits, ends_cleanly
 
 LONG = {"num_epochs": 150, "heatmaps": 0, "experiment_name": "run"}  # long enough to be met in the middle
 
@@ -71,8 +71,8 @@ def test_ctrl_c_reaches_decoding_processes_too(data: Path, tmp_path: Path) -> No
 
 
 def test_before_anything_was_trained(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    from moleflow_fast.run import ContinualRun
-    from moleflow_fast.train import main
+    from moleflow_fast.cli.train import main
+    from moleflow_fast.run.session import ContinualRun
 
     monkeypatch.setattr(ContinualRun, "_check", lambda self: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
@@ -96,7 +96,7 @@ def test_the_first_signal_waits_where_it_should(capfd: pytest.CaptureFixture[str
 
 def test_the_second_signal_ends_at_once() -> None:
     code = (
-        "import time; from moleflow_fast.interruption import ends_cleanly, end_waits\n"
+        "import time; from moleflow_fast.system.interruption import ends_cleanly, end_waits\n"
         "with ends_cleanly(), end_waits('later'):\n"
         "    print('ready', flush=True)\n"
         "    while True: time.sleep(0.01)"

@@ -6,7 +6,7 @@ import pytest
 from faults.many_images import Written, write_many
 from faults.stream import PASSES, Look, StreamFailed, check_memory, check_rows, predict, report
 
-from moleflow_fast.run import RunResult
+from moleflow_fast.run.session import RunResult
 
 
 @pytest.fixture(scope="module")

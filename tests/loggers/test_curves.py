@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from run.small_runs import CLASSES, command_line, rows, write_data
 
-from moleflow_fast.train import main
+from moleflow_fast.cli.train import main
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from run.small_runs import run, write_data
 
+from moleflow_fast.cli.train import main
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.train import main
 
 OLD = ("fabric", "gasket")
 NEW = "wood"

@@ -12,13 +12,13 @@ from run.small_runs import run, write_data
 from safetensors.torch import load_file
 
 from moleflow_fast import Detector
+from moleflow_fast.cli.evaluate import main as evaluate
+from moleflow_fast.cli.train import main
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.detector.result import Result
-from moleflow_fast.evaluate import main as evaluate
 from moleflow_fast.extractors.backbone_source import BackboneSource
-from moleflow_fast.run import ContinualRun
-from moleflow_fast.run_directory import RunDirectory
-from moleflow_fast.train import main
+from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.run.session import ContinualRun
 
 Refused = Callable[[list[str]], str]
 AGAIN = OLD[0]

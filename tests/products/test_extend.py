@@ -12,14 +12,14 @@ from run.small_runs import command_line, rows, run, summary
 from safetensors.torch import load_file
 
 from moleflow_fast import Detector
+from moleflow_fast.cli.evaluate import main as evaluate
+from moleflow_fast.cli.report import main as report
+from moleflow_fast.cli.train import main
 from moleflow_fast.config.options import parse_options
 from moleflow_fast.detector.result import Result
-from moleflow_fast.evaluate import main as evaluate
-from moleflow_fast.products.run import changed_run
-from moleflow_fast.report.__main__ import main as report
-from moleflow_fast.run import ContinualRun
-from moleflow_fast.run_directory import RunDirectoryError
-from moleflow_fast.train import main
+from moleflow_fast.run.changes import changed_run
+from moleflow_fast.run.directory import RunDirectoryError
+from moleflow_fast.run.session import ContinualRun
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
 Refused = Callable[[list[str]], str]

@@ -12,15 +12,15 @@ from run.small_runs import run
 from safetensors.torch import load_file
 
 from moleflow_fast import Detector
+from moleflow_fast.cli.evaluate import main as evaluate
+from moleflow_fast.cli.export import main as export
+from moleflow_fast.cli.export_published import main as export_published
+from moleflow_fast.cli.predict import main as predict
+from moleflow_fast.cli.train import main
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.detector.parts import TrainedParts
-from moleflow_fast.evaluate import main as evaluate
-from moleflow_fast.export.__main__ import main as export
-from moleflow_fast.export_published import main as export_published
+from moleflow_fast.detector.trained_run import TrainedParts
 from moleflow_fast.models.aggregation import image_scores
-from moleflow_fast.predict.__main__ import main as predict
-from moleflow_fast.run_directory import RunDirectory
-from moleflow_fast.train import main
+from moleflow_fast.run.directory import RunDirectory
 
 
 def test_an_added_expert_is_that_of_a_run_over_all_products(

@@ -10,9 +10,9 @@ from products.conftest import NEW, extension
 from run.small_runs import rows, summary
 
 from moleflow_fast import Detector
-from moleflow_fast.evaluate import main as evaluate
-from moleflow_fast.report.__main__ import main as report
-from moleflow_fast.train import main
+from moleflow_fast.cli.evaluate import main as evaluate
+from moleflow_fast.cli.report import main as report
+from moleflow_fast.cli.train import main
 
 Refused = Callable[[list[str]], str]
 

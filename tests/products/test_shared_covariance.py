@@ -12,11 +12,11 @@ from run.small_runs import rows, run
 from safetensors.torch import load_file
 
 from moleflow_fast import Detector
+from moleflow_fast.cli.train import main
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.detector.calibration import Calibration
-from moleflow_fast.detector.parts import TrainedParts
-from moleflow_fast.run_directory import RunDirectory
-from moleflow_fast.train import main
+from moleflow_fast.detector.trained_run import TrainedParts
+from moleflow_fast.run.directory import RunDirectory
 
 POOLED = AblationConfig(lambda_logdet=1e-5, router_covariance="pooled")
 
@@ -142,7 +142,7 @@ def test_detectors_of_an_unfinished_extension_route_by_the_old_products(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("moleflow_fast.run.ContinualRun._draw", stop)  # after training and evaluation
+    monkeypatch.setattr("moleflow_fast.run.session.ContinualRun._draw", stop)  # after training and evaluation
     with pytest.raises(KeyboardInterrupt):
         main(extension(path, new_data))
     assert (path / "checkpoints" / "task_2.json").exists()

@@ -10,7 +10,7 @@ from moleflow_fast.errors import UserError
 from moleflow_fast.report.command_line import command_line
 from moleflow_fast.report.configurations import Group, group_runs
 from moleflow_fast.report.factors import departures, effective_options
-from moleflow_fast.report.published import options_of_presets
+from moleflow_fast.report.published_rows import options_of_presets
 from moleflow_fast.report.runs import find_runs
 from moleflow_fast.report.sections.combinations import single_parts, sum_of_parts, surplus
 from moleflow_fast.report.sections.components import stars

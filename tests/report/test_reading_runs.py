@@ -7,8 +7,8 @@ import pytest
 from report.reading import prose, table, under
 from report.written_runs import BASELINE, figures, write_results, write_run
 
+from moleflow_fast.cli.report import main
 from moleflow_fast.errors import UserError
-from moleflow_fast.report.__main__ import main
 from moleflow_fast.report.document import Bullets
 from moleflow_fast.report.runs import find_runs
 from moleflow_fast.report.write import build_report

@@ -6,7 +6,7 @@ import pytest
 from report.reading import headings, prose, table
 from report.written_runs import figures, write_run
 
-from moleflow_fast.report.__main__ import main
+from moleflow_fast.cli.report import main
 from moleflow_fast.report.words import LANGUAGES
 from moleflow_fast.report.write import build_report
 

@@ -7,10 +7,10 @@ import pytest
 from report.reading import prose, table, under
 from report.written_runs import BASELINE, CLASSES, PROTOCOL, figures, write_run
 
-from moleflow_fast.report.__main__ import main
+from moleflow_fast.cli.report import main
 from moleflow_fast.report.document import Block, Caution, Code
-from moleflow_fast.report.published import published_figures
-from moleflow_fast.report.sections.published import sign_of
+from moleflow_fast.report.published_rows import published_figures
+from moleflow_fast.report.sections.against_published import sign_of
 from moleflow_fast.report.statistics import Difference
 from moleflow_fast.report.write import build_report
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from moleflow_fast.config.options import RunOptions, parse_options
 from moleflow_fast.evaluation.by_class import ClassResult, Evaluation
-from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run.directory import RunDirectory
 
 CLASSES = ("bolt", "cable", "disc", "gear", "plate")
 BASELINE = "MVTec-WRN50-60ep-lr2e4-dia4"

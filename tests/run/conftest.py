@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from run.small_runs import run, write_data
 
-from moleflow_fast.run import RunResult
+from moleflow_fast.run.session import RunResult
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from run.small_runs import run
 
+from moleflow_fast.cli.export_published import main
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.export_published import main
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
-from moleflow_fast.run import ContinualRun, RunResult
+from moleflow_fast.run.session import ContinualRun, RunResult
 
 
 def model_of(result: RunResult, task: int) -> dict[str, torch.Tensor]:

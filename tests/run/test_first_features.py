@@ -7,9 +7,9 @@ import pytest
 from run import small_runs
 from run.small_runs import CLASSES, run
 
-from moleflow_fast import run as run_module
-from moleflow_fast.data.errors import DataError
-from moleflow_fast.run import ContinualRun, RunResult
+from moleflow_fast.data.data_error import DataError
+from moleflow_fast.run import session as run_module
+from moleflow_fast.run.session import ContinualRun, RunResult
 
 
 @pytest.fixture

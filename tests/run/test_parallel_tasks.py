@@ -21,14 +21,14 @@ import torch
 from run.small_runs import arguments, command_line, rows, run, summary
 from safetensors.torch import load_file
 
+from moleflow_fast.cli.train import main
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
-from moleflow_fast.parallel_tasks import RETRIES, TasksOnWorkers, options_for_workers, train_in_worker
-from moleflow_fast.run import ContinualRun, RunResult
-from moleflow_fast.run_directory import RunDirectory
-from moleflow_fast.train import main
+from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.run.parallel_tasks import RETRIES, TasksOnWorkers, options_for_workers, train_in_worker
+from moleflow_fast.run.session import ContinualRun, RunResult
 from moleflow_fast.trainer import checkpoint
 
 LONG = {"num_epochs": 150, "heatmaps": 0}  # 1.5 s a task: long enough to be met in the middle

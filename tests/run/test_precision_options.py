@@ -11,13 +11,13 @@ import pytest
 import torch
 from run.small_runs import CLASSES, arguments, command_line, run
 
+from moleflow_fast.cli.evaluate import main as evaluate
+from moleflow_fast.cli.train import main
 from moleflow_fast.config.options import RunOptions, parse_options
 from moleflow_fast.console import RunConsole
-from moleflow_fast.evaluate import main as evaluate
-from moleflow_fast.run import ContinualRun, RunResult
-from moleflow_fast.run_directory import RunDirectoryError
-from moleflow_fast.run_parts import RunParts
-from moleflow_fast.train import main
+from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.directory import RunDirectoryError
+from moleflow_fast.run.session import ContinualRun, RunResult
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 

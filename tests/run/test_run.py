@@ -11,14 +11,14 @@ from PIL import Image
 from run.small_runs import CLASSES, rows, run
 from safetensors.torch import load_file
 
+from moleflow_fast.cli.evaluate import main as evaluate
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.evaluate import main as evaluate
 from moleflow_fast.evaluation.by_class import METRICS
-from moleflow_fast.files import InUse
-from moleflow_fast.run import ContinualRun, RunResult
-from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
+from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
+from moleflow_fast.run.session import ContinualRun, RunResult
+from moleflow_fast.system.files import InUse
+from moleflow_fast.system.tensor_file import CheckpointError
 from moleflow_fast.trainer import checkpoint
-from moleflow_fast.trainer.tensor_file import CheckpointError
 
 
 def last_evaluation(result: RunResult) -> str:
@@ -55,7 +55,7 @@ def test_summary_is_the_mean_of_the_last_table(finished: RunResult) -> None:
 def test_one_process_a_run_directory(
     finished: RunResult, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moleflow_fast.files.PATIENCE", 0.2)
+    monkeypatch.setattr("moleflow_fast.system.files.PATIENCE", 0.2)
     with finished.directory.held(), pytest.raises(InUse, match="is in use by another process"):
         run(data, finished.directory.path.parent, experiment_name=finished.directory.path.name, resume=True)
 

@@ -16,10 +16,10 @@ from moleflow_fast.console import RunConsole
 from moleflow_fast.kernels import ways
 from moleflow_fast.kernels.ways import current_table
 from moleflow_fast.kernels.ways_table import NO_TABLE, Table, packaged, table_of_one
-from moleflow_fast.parallel_tasks import train_in_worker
-from moleflow_fast.run import ContinualRun
-from moleflow_fast.run_directory import DamagedRunFile, RunDirectory
-from moleflow_fast.run_ways import keep_ways, stored_ways
+from moleflow_fast.run.directory import DamagedRunFile, RunDirectory
+from moleflow_fast.run.parallel_tasks import train_in_worker
+from moleflow_fast.run.session import ContinualRun
+from moleflow_fast.run.ways import keep_ways, stored_ways
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 H200 = next(table for table in packaged() if table.device == "NVIDIA H200")
@@ -60,8 +60,8 @@ def test_new_resumed_evaluated_and_in_a_worker(data: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(ContinualRun, "_learn_and_finish", note)
     monkeypatch.setattr(ContinualRun, "_evaluate_again", note)
-    monkeypatch.setattr("moleflow_fast.parallel_tasks.train_task", note)
-    monkeypatch.setattr("moleflow_fast.parallel_tasks.checkpoint.load_tasks", lambda *_, **__: [])
+    monkeypatch.setattr("moleflow_fast.run.parallel_tasks.train_task", note)
+    monkeypatch.setattr("moleflow_fast.run.parallel_tasks.checkpoint.load_tasks", lambda *_, **__: [])
     options = arguments(
         data, tmp_path, backend="triton", device=DEVICE.type, experiment_name="one", task_classes=CLASSES
     )

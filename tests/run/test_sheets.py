@@ -13,7 +13,6 @@ import pytest
 import torch
 from run.small_runs import CLASSES, run
 
-from moleflow_fast import run as run_module
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.data.datasets import FOLDER
 from moleflow_fast.data.decoder import Decoder
@@ -22,9 +21,10 @@ from moleflow_fast.evaluation import drawing_process
 from moleflow_fast.evaluation.class_heatmap import ClassSheets, choose_images, sheet_of
 from moleflow_fast.evaluation.drawing_process import DrawingProcess
 from moleflow_fast.evaluation.scorer import TestClass
-from moleflow_fast.interruption import Interrupted
 from moleflow_fast.models.aggregation import image_scores
-from moleflow_fast.run_directory import RunDirectoryError
+from moleflow_fast.run import session as run_module
+from moleflow_fast.run.directory import RunDirectoryError
+from moleflow_fast.system.interruption import Interrupted
 
 
 class Given:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from run.small_runs import CLASSES, command_line, rows
 
-from moleflow_fast.train import main
+from moleflow_fast.cli.train import main
 
 
 @pytest.fixture

@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from small_trainer import make_trainer, task_features, train
 
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.files import WriteFailed
-from moleflow_fast.trainer import checkpoint, tensor_file
-from moleflow_fast.trainer.published import load_published
-from moleflow_fast.trainer.tensor_file import CheckpointError
+from moleflow_fast.system import tensor_file
+from moleflow_fast.system.files import WriteFailed
+from moleflow_fast.system.tensor_file import CheckpointError
+from moleflow_fast.trainer import checkpoint
+from moleflow_fast.trainer.published_checkpoint import load_published
 
 OPTIONS = {"embed_dim": 16, "lora_rank": 3}
 CONFIGS = {
@@ -206,7 +207,7 @@ def test_a_kill_in_mid_write_loses_nothing(tmp_path: Path) -> None:
     script = f"""
         import os, signal
         from pathlib import Path
-        from moleflow_fast.files import replacing
+        from moleflow_fast.system.files import replacing
         with replacing(Path({str(tmp_path)!r}) / "task_0.safetensors") as temporary:
             temporary.write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.files import WriteFailed
+from moleflow_fast.system.files import WriteFailed
 from moleflow_fast.utils.logger import TrainingLogger, setup_training_logger
 
 RESULTS = {

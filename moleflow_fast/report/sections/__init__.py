@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from moleflow_fast.report.context import Context
 from moleflow_fast.report.document import Block
+from moleflow_fast.report.sections.against_published import published_against_measured
 from moleflow_fast.report.sections.combinations import combinations
 from moleflow_fast.report.sections.components import components
 from moleflow_fast.report.sections.continual import forgetting, routing
 from moleflow_fast.report.sections.data_sets import classes, data_sets
 from moleflow_fast.report.sections.hyperparameters import hyperparameters
 from moleflow_fast.report.sections.overview import overview
-from moleflow_fast.report.sections.published import published_against_measured
 from moleflow_fast.report.sections.ranking import ranking
 from moleflow_fast.report.sections.recommendations import recommendations
 from moleflow_fast.report.sections.rivals import rivals

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from moleflow_fast.phases import PHASES
 from moleflow_fast.report.context import Context, percent
 from moleflow_fast.report.document import Block, Heading, Table, Text
 from moleflow_fast.report.statistics import mean
+from moleflow_fast.system.phases import PHASES
 
 
 def time(context: Context) -> list[Block]:

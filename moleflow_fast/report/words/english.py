@@ -260,7 +260,7 @@ ENGLISH = {
         "Not compared, because under this protocol they differ from the baseline otherwise than as published: {names}."
     ),
     "missing_published": "Needs the baseline and other presets measured on the same data: run them with python -m "
-    "moleflow_fast.train --preset NAME --data_path DIR, and give their directories.",
+    "moleflow_fast.cli.train --preset NAME --data_path DIR, and give their directories.",
     # Continual
     "forgetting_lead": (
         "Baseline {baseline}, means over seeds, image AUROC under routed ids. Forgetting measure: highest earlier "

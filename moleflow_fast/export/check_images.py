@@ -14,7 +14,7 @@ from moleflow_fast.data.datasets import byte_transform
 from moleflow_fast.data.decoding import load_image
 from moleflow_fast.detector.images import files_of
 from moleflow_fast.errors import UserError
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
 
 
 def to_check_with(parts: RunParts, folder: Path | None, each: int) -> list[Path]:

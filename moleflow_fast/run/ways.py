@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moleflow_fast.backend import flow_backend, why_not_triton
-from moleflow_fast.run_directory import DamagedRunFile, RunDirectory
+from moleflow_fast.run.directory import DamagedRunFile, RunDirectory
 
 if TYPE_CHECKING:
     from moleflow_fast.kernels.ways_table import Table

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from moleflow_fast.backend import flow_backend, runs_compiled, why_not_precision
-from moleflow_fast.callers_state import as_at_start
 from moleflow_fast.config.known_bad import known_bad
 from moleflow_fast.config.method import method
 from moleflow_fast.config.options import RunOptions
@@ -32,20 +31,21 @@ from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
 from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.evaluation.twins import twins
 from moleflow_fast.loggers.curves import Curves, require
-from moleflow_fast.parallel_tasks import TasksOnWorkers
-from moleflow_fast.phases import Phases, counting, phase
-from moleflow_fast.published_tables import PublishedTables
-from moleflow_fast.ray_session import ray_module, ray_session
-from moleflow_fast.run_backbone import keep_weights
-from moleflow_fast.run_directory import RunDirectory
-from moleflow_fast.run_parts import RunParts
-from moleflow_fast.run_ways import keep_ways, stored_ways
-from moleflow_fast.task_training import train_task
+from moleflow_fast.run.backbone import keep_weights
+from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.run.parallel_tasks import TasksOnWorkers
+from moleflow_fast.run.published_tables import PublishedTables
+from moleflow_fast.run.ray_session import ray_module, ray_session
+from moleflow_fast.run.task_training import train_task
+from moleflow_fast.run.ways import keep_ways, stored_ways
+from moleflow_fast.system.callers_state import as_at_start
+from moleflow_fast.system.phases import Phases, counting, phase
+from moleflow_fast.system.tensor_file import CheckpointError
 from moleflow_fast.trainer import checkpoint, partial_state
 from moleflow_fast.trainer.feature_loader import FeatureLoader
-from moleflow_fast.trainer.published import load_published
+from moleflow_fast.trainer.published_checkpoint import load_published
 from moleflow_fast.trainer.task_state import BatchRecord, EpochRecord
-from moleflow_fast.trainer.tensor_file import CheckpointError
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 HEADLINE = ("image_auroc", "pixel_auroc", "pixel_ap", "image_ap", "aupro", "routing_accuracy")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moleflow_fast.errors import UserError
-from moleflow_fast.files import WriteFailed, reading, replacing
+from moleflow_fast.system.files import WriteFailed, reading, replacing
 
 
 class CheckpointError(UserError):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from moleflow_fast.detector.calibration import TaskCalibration
 from moleflow_fast.detector.result import Result
-from moleflow_fast.overlays import outline, turbo
+from moleflow_fast.evaluation.overlays import outline, turbo
 
 LONGEST_SIDE = 1024  # of an overlay, pixels
 FOLDER = "pictures"

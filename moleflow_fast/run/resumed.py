@@ -12,7 +12,7 @@ from typing import Any
 from moleflow_fast.config.ablation import AblationConfig, get_ablation_config
 from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, PATHS, RunOptions
 from moleflow_fast.config.requested import given_backend, given_precision
-from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
+from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
 
 
 def resumed(args: argparse.Namespace, path: Path) -> RunOptions:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from moleflow_fast.config.options import RunOptions, build_parser, options_of
+from moleflow_fast.config.presets import Preset, matching
 from moleflow_fast.errors import UserError
-from moleflow_fast.experiments.presets import Preset, matching
-from moleflow_fast.run_directory import identity
+from moleflow_fast.run.directory import identity
 
 _FILES = ("data_path", "backbone_weights", "cache_dir", "load_checkpoint")
 _DECIDED_HERE = ("--preset", "--seed", "--experiment_name", "--log_dir", "--resume", "--parallel_tasks")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from moleflow_fast.config.options import RunOptions, build_parser, options_from
-from moleflow_fast.experiments.presets import presets
+from moleflow_fast.config.presets import presets
 
 PUBLISHED = "published"
 REFERENCE = "MVTec-WRN50-60ep-lr2e4-dia4"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moleflow_fast.errors import UserError
-from moleflow_fast.interruption import handlers_kept
+from moleflow_fast.system.interruption import handlers_kept
 
 # Workers search the folder in which Ray starts, whatever `python -P` says: they shall find the same package as we.
 _OUR_FOLDER = Path(__file__).parent.parent

@@ -19,10 +19,10 @@ from moleflow_fast.detector.calibrate import calibrate_new, rescaled
 from moleflow_fast.detector.calibration import Calibration
 from moleflow_fast.errors import UserError
 from moleflow_fast.models.routing import PrototypeRouter
-from moleflow_fast.products.options import extended, first_classes, reduced
-from moleflow_fast.run import ContinualRun, RunResult
-from moleflow_fast.run_directory import RunDirectory, RunDirectoryError
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.changed_options import extended, first_classes, reduced
+from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
+from moleflow_fast.run.session import ContinualRun, RunResult
 from moleflow_fast.trainer import checkpoint, partial_state
 
 _PROBES = 8  # test images of a class that old and new outputs are compared on

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from moleflow_fast.errors import UserError
-from moleflow_fast.files import WriteFailed, replacing
-from moleflow_fast.models import reference_format
+from moleflow_fast.models import published_format as reference_format
+from moleflow_fast.system.files import WriteFailed, replacing
+from moleflow_fast.system.tensor_file import CheckpointError
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.published_files import STATE_FILE
-from moleflow_fast.trainer.tensor_file import CheckpointError
 
 _WRAPPERS = ("model_state_dict", "nf_model_state_dict", "state_dict", "nf_model")  # a state dict may be under one
 _MOST_TASKS = 1000  # an expert is made for every task that a file names, before its tensors are looked at

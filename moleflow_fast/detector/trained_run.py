@@ -23,8 +23,8 @@ from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.extractors import PatchExtractor
 from moleflow_fast.extractors.precision import dtype_of
-from moleflow_fast.run_directory import RunDirectory
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.directory import RunDirectory
 from moleflow_fast.trainer import checkpoint
 
 logger = logging.getLogger(__name__)

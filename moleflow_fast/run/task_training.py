@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from moleflow_fast.evaluation.diagnostics import task_diagnostics
-from moleflow_fast.files import write_json
-from moleflow_fast.interruption import end_waits
-from moleflow_fast.phases import phase
-from moleflow_fast.run_directory import RunDirectory, result_options
-from moleflow_fast.run_parts import RunParts
+from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.directory import RunDirectory, result_options
+from moleflow_fast.system.files import write_json
+from moleflow_fast.system.interruption import end_waits
+from moleflow_fast.system.phases import phase
 from moleflow_fast.trainer import checkpoint, partial_state
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.task_state import BatchRecord, EpochRecord, Listener

@@ -42,10 +42,10 @@ from moleflow_fast.extractors.cache import FeatureCache
 from moleflow_fast.extractors.stores import FeatureStore, JoinedStore
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
-from moleflow_fast.phases import phase
 from moleflow_fast.precompile.background import Precompilation
-from moleflow_fast.run_backbone import drawn_as_by
-from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run.backbone import drawn_as_by
+from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.system.phases import phase
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.loader_features import feature_cache

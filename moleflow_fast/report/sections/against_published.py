@@ -10,7 +10,7 @@ from moleflow_fast.report.configurations import Configuration, Group, published_
 from moleflow_fast.report.context import HEADLINE, NOTHING, Context, four, signed
 from moleflow_fast.report.document import Block, Heading, Table, Text
 from moleflow_fast.report.factors import departures, effective_options
-from moleflow_fast.report.published import options_of_presets, published_figures
+from moleflow_fast.report.published_rows import options_of_presets, published_figures
 from moleflow_fast.report.statistics import Difference
 
 # What a measured difference is to a published one; each has its words under `sign_...`.

@@ -26,7 +26,7 @@ from functools import cache, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError
+from .data_error import DataError
 
 logger = logging.getLogger(__name__)
 

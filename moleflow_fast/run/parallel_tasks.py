@@ -24,10 +24,10 @@ import torch
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
-from moleflow_fast.run_directory import RunDirectory
-from moleflow_fast.run_parts import RunParts
-from moleflow_fast.run_ways import stored_ways
-from moleflow_fast.task_training import train_task
+from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.run.task_training import train_task
+from moleflow_fast.run.ways import stored_ways
 from moleflow_fast.trainer import checkpoint
 
 RETRIES = 2  # of a task whose worker died

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 
 from moleflow_fast.extractors import PatchExtractor, random_weights
-from moleflow_fast.files import replacing
-from moleflow_fast.run_directory import RunDirectory
+from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.system.files import replacing
 
 
 def keep_weights(directory: RunDirectory, extractor: PatchExtractor, drawn_by: RunDirectory | None) -> None:

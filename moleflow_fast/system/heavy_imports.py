@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from moleflow_fast.home import give_home
+from moleflow_fast.system.home import give_home
 
 
 @contextmanager

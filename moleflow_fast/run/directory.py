@@ -5,9 +5,9 @@ epochs.csv                      one row per epoch
 evaluation/after_task_<t>.csv   one row per class and kind of id (routed, oracle)
 checkpoints/                    see moleflow_fast.trainer.checkpoint
 summary.json                    final means, forgetting, routing confusion; its presence marks a finished run
-backbone.safetensors            of a random backbone its weights: see moleflow_fast.run_backbone
+backbone.safetensors            of a random backbone its weights: see moleflow_fast.run.backbone
 calibration.json                what is normal for each task: see moleflow_fast.detector.calibration
-ways.json                       on Triton kernels, how products are done: see moleflow_fast.run_ways
+ways.json                       on Triton kernels, how products are done: see moleflow_fast.run.ways
 routing_confusion.png, heatmaps/*.png
 """
 
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, PATHS, RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_result import ClassResult, Evaluation
-from moleflow_fast.files import WriteFailed, alone, reading, remove_leftovers, replacing, write_json, writing
+from moleflow_fast.system.files import WriteFailed, alone, reading, remove_leftovers, replacing, write_json, writing
 from moleflow_fast.trainer.task_state import EpochRecord
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class RunDirectory:
         stored = directory.options()
         if stored.extensions or stored.removed_tasks:
             raise RunDirectoryError(f"{path} has been changed since it was trained: give its last --extend again")
-        from moleflow_fast.config.resumed import require_alike  # not at the top: it builds on this module
+        from moleflow_fast.run.resumed import require_alike  # not at the top: it builds on this module
 
         require_alike(path, *(_flat(result_options(some)) for some in (stored, options)))
         return directory

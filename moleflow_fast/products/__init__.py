@@ -1,1 +1,0 @@
-"""Adding products to a finished run, and taking products out."""
