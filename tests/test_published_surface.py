@@ -25,7 +25,6 @@ SIGNATURES = {
     "ablation_config",
     "trainer.continual_trainer:MoLEContinualTrainer": "vit_extractor pos_embed_generator nf_model args device "
     "slow_lr_ratio "
-    ""
     "slow_blocks_k ablation_config logger",
     "trainer.continual_trainer:MoLEContinualTrainer.train_task": "self task_id task_classes train_loader num_epochs lr "
     "log_interval global_class_to_idx",
@@ -33,7 +32,6 @@ SIGNATURES = {
     "trainer.continual_trainer:MoLEContinualTrainer.set_logger": "self logger",
     "extractors.vit_extractor:ViTPatchCoreExtractor": "backbone_name blocks_to_extract input_shape "
     "target_embed_dimension "
-    ""
     "device remove_cls_token",
     "extractors.cnn_extractor:CNNPatchCoreExtractor": "backbone_name layers input_shape patch_size patch_stride "
     "target_embed_dimension device",
