@@ -41,8 +41,10 @@ install: $(VENV)/.installed ## create .venv and install the package into it
 demo: $(VENV)/.installed ## learn six synthetic categories one after another; tables and pictures in runs/
 	$(RUN) -m moleflow_fast.train
 
-lint: $(VENV)/.installed-test ## ruff and mypy
+lint: $(VENV)/.installed-test ## format, ruff, the layers of the package, types
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	cd $(VENV) && $(BIN)/lint-imports --no-logo $(CURDIR)/pyproject.toml # there it finds the installed package, not the sources
 	$(BIN)/mypy
 
 test: lint ## lint, then every test, against the installed package
