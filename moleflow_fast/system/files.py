@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,8 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def _lives(process: int) -> bool:
+    if sys.platform == "win32":  # there, signal 0 is a Ctrl-C: what was left stays
+        return True
     try:
         os.kill(process, 0)
     except PermissionError:
@@ -94,7 +97,9 @@ def write_json(path: Path, content: Any) -> None:
 
 def to_disk(path: Path) -> None:
     """Wait until a file's content, or a directory's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if sys.platform == "win32" and path.is_dir():  # it has no way to wait for names
+        return
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
