@@ -12,9 +12,9 @@ else
 RUN := $(BIN)/python -P
 READY := $(VENV)/.installed-test
 endif
-SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.csv' -o -name '*.json')
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.csv' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help install demo lint test bench gpu-check clean
+.PHONY: help install demo lint test bench gpu-check api wheels clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,5 +58,13 @@ bench: $(READY) ## benchmarks: result as JSON in bench/results/cpu/, tables on t
 gpu-check: $(READY) ## what needs a GPU, in 12 minutes (MINUTES=5: the first half of the list): benchmarks (JSON in bench/results/cuda/), tests, tables; PARTS="tests kernels"
 	$(RUN) bench/gpu_check.py --results $(RESULTS) $(if $(MINUTES),--minutes $(MINUTES)) $(PARTS)
 
+api: $(VENV)/.installed ## the package's public names from their docstrings, as pages in build/api/
+	$(BIN)/pip install -q pdoc
+	cd $(VENV) && $(BIN)/pdoc --no-show-source -o $(CURDIR)/build/api moleflow_fast
+
+wheels: $(VENV)/.created ## a wheel of each Python in wheelhouse/, built in a container (needs Docker or Podman) and tried in a fresh environment
+	$(BIN)/pip install -q 'cibuildwheel>=3'
+	$(BIN)/cibuildwheel --output-dir wheelhouse
+
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) .system build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) .system build dist wheelhouse *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
