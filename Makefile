@@ -60,7 +60,7 @@ gpu-check: $(READY) ## what needs a GPU, in 12 minutes (MINUTES=5: the first hal
 
 api: $(VENV)/.installed ## the package's public names from their docstrings, as pages in build/api/
 	$(BIN)/pip install -q pdoc
-	cd $(VENV) && $(BIN)/pdoc --no-show-source -o $(CURDIR)/build/api moleflow_fast
+	$(BIN)/python -P docs/api.py build/api
 
 wheels: $(VENV)/.created ## a wheel of each Python in wheelhouse/, built in a container (needs Docker or Podman) and tried in a fresh environment
 	$(BIN)/pip install -q 'cibuildwheel>=3'
