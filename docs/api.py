@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 import sys
 from pathlib import Path
 
@@ -10,21 +9,18 @@ import pdoc
 
 import moleflow_fast
 
-# Commands have --help, and kernels are the ops' own.
-LEFT_OUT = ("_C", "_compiled", "cli", "kernels")
+# What programs import; the rest is for who works on the package, and is read there.
+PACKAGES = (
+    "backend", "config", "data", "detector", "errors", "evaluation", "extractors", "inference", "models", "trainer",
+    "utils",
+)  # fmt: skip
 
 
 def main(folder: Path) -> None:
     for name in moleflow_fast.__all__:  # pdoc does not ask a module's __getattr__
         setattr(moleflow_fast, name, getattr(moleflow_fast, name))
     pdoc.render.configure(docformat="google", show_source=False)
-    pdoc.pdoc("moleflow_fast", *_modules(), output_directory=folder)
-
-
-def _modules() -> list[str]:
-    found = pkgutil.walk_packages(moleflow_fast.__path__, "moleflow_fast.")
-    names = [module.name for module in found if not module.name.endswith("__main__")]
-    return [name for name in names if name.split(".")[1] not in LEFT_OUT]
+    pdoc.pdoc("moleflow_fast", *(f"moleflow_fast.{name}" for name in PACKAGES), output_directory=folder)
 
 
 if __name__ == "__main__":
