@@ -14,7 +14,7 @@ READY := $(VENV)/.installed-test
 endif
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.csv' -o -name '*.json')
 
-.PHONY: help install demo lint test bench gpu-check clean
+.PHONY: help install demo lint test bench gpu-check pictures clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,5 +56,11 @@ bench: $(READY) ## benchmarks: result as JSON in bench/results/cpu/, tables on t
 gpu-check: $(READY) ## what needs a GPU, in 12 minutes (MINUTES=5: the first half of the list): benchmarks (JSON in bench/results/cuda/), tests, tables; PARTS="tests kernels"
 	$(RUN) bench/gpu_check.py --results $(RESULTS) $(if $(MINUTES),--minutes $(MINUTES)) $(PARTS)
 
+pictures: $(VENV)/.installed ## draw the pictures of README.md and docs/tour.md anew, from the demo set
+	rm -rf .pictures && mkdir .pictures
+	cd .pictures && $(RUN) -m moleflow_fast.train --log_dir . --experiment_name demo
+	sed -n '/^```sh$$/,/^```$$/{/^```/d;p}' docs/tour.md | (cd .pictures && PATH=$(BIN):$$PATH sh -eu)
+	$(RUN) docs/pictures/draw.py .pictures/demo .pictures
+
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) .system build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) .system .pictures build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -1,11 +1,13 @@
-"""python docs/pictures/draw.py RUN: the pictures of README.md, from a finished run of the demo set.
+"""python docs/pictures/draw.py RUN TOUR: the pictures of README.md and docs/tour.md.
 
-`make pictures` learns the demo set first. Writes found_defect.png and continual_learning.svg beside this file.
+RUN is a finished run of the demo set, TOUR a folder in which the commands of docs/tour.md were run: `make pictures`
+makes both. The pictures lie beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,20 @@ def _paste(canvas: Image.Image, left: int, pictures: tuple[Image.Image, Image.Im
         canvas.paste(Image.fromarray(np.asarray(sized)), (left + place * (SIDE + GAP), CAPTION))
 
 
+def heat_maps(tour: Path) -> Image.Image:
+    """The gasket's sheet, at three fifths of its size."""
+    sheet = Image.open(tour / "runs/parts/heatmaps/gasket.png")
+    return sheet.resize((sheet.width * 3 // 5, sheet.height * 3 // 5), Image.Resampling.LANCZOS).quantize(COLOURS)
+
+
+def overlay_of_a_cut(tour: Path) -> Image.Image:
+    """The cut with the highest score."""
+    with (tour / "out/scores.csv").open(encoding="utf-8") as file:
+        cuts = [row for row in csv.DictReader(file) if "/cut/" in row["path"]]
+    highest = max(cuts, key=lambda row: float(row["calibrated"]))
+    return Image.open(tour / "out" / highest["overlay"]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+
+
 INK, FROZEN, LEARNING, PALE = "#1b2733", "#cfe0f3", "#ffd9a8", "#eef1f4"
 
 
@@ -84,16 +100,13 @@ class Svg:
 
     def __str__(self) -> str:
         width, height = self.size
-        tip = f'<marker id="tip" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="{INK}"/></marker>'
-        return "\n".join(
-            (
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-                f' font-family="DejaVu Sans, Helvetica, Arial, sans-serif" fill="{INK}">',
-                f"<defs>{tip}</defs>",
-                *self.parts,
-                "</svg>\n",
-            )
+        head = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
         )
+        letters = f'font-family="DejaVu Sans, Helvetica, Arial, sans-serif" fill="{INK}">'
+        tip = '<marker id="tip" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">'
+        path = f'<path d="M0,0 L8,4 L0,8 z" fill="{INK}"/>'
+        return "\n".join((f"{head} {letters}", f"<defs>{tip}{path}</marker></defs>", *self.parts, "</svg>\n"))
 
 
 def continual_learning() -> Svg:
@@ -136,8 +149,11 @@ def continual_learning() -> Svg:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="a finished run of the demo set")
-    run = parser.parse_args().run
-    found_defects(run).save(HERE / "found_defect.png", optimize=True)
+    parser.add_argument("tour", type=Path, metavar="TOUR", help="where the commands of docs/tour.md were run")
+    args = parser.parse_args()
+    found_defects(args.run).save(HERE / "found_defect.png", optimize=True)
+    heat_maps(args.tour).save(HERE / "tour_heatmaps.png", optimize=True)
+    overlay_of_a_cut(args.tour).save(HERE / "tour_overlay.png", optimize=True)
     (HERE / "continual_learning.svg").write_text(str(continual_learning()), encoding="utf-8")
 
 
