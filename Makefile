@@ -14,7 +14,7 @@ READY := $(VENV)/.installed-test
 endif
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.csv' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help install demo lint test bench gpu-check api wheels clean
+.PHONY: help install demo lint test bench gpu-check pictures api wheels clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,5 +66,11 @@ wheels: $(VENV)/.created ## a wheel of each Python in wheelhouse/, built in a co
 	$(BIN)/pip install -q 'cibuildwheel>=3'
 	$(BIN)/cibuildwheel --output-dir wheelhouse
 
+pictures: $(VENV)/.installed ## draw the pictures of README.md and docs/tour.md anew, from the demo set
+	rm -rf .pictures && mkdir .pictures
+	cd .pictures && $(RUN) -m moleflow_fast.train --log_dir . --experiment_name demo
+	sed -n '/^```sh$$/,/^```$$/{/^```/d;p}' docs/tour.md | (cd .pictures && PATH=$(BIN):$$PATH sh -eu)
+	$(RUN) docs/pictures/draw.py .pictures/demo .pictures
+
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) .system build dist wheelhouse *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) .system .pictures build dist wheelhouse *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
