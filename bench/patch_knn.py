@@ -43,7 +43,7 @@ COLUMNS = (
 
 
 class PatchNeighbours:
-    """Stands where a `Scorer` wants the trainer of a run."""
+    """Stands where a `Scorer` wants a `MoLEFlow`."""
 
     def __init__(self, bank: Tensor, config: AblationConfig) -> None:
         self.bank = bank  # (m, D)

@@ -55,8 +55,8 @@ def export(run: Path, output: Path) -> list[Path]:
         )
     files = []
     for task_id in tasks:
-        checkpoint.load_task(directory.checkpoints, parts.trainer, task_id, parts.checkpoint_options)
-        files.append(export_published(parts.trainer, output, task_id))
+        checkpoint.load_task(directory.checkpoints, parts.moleflow, task_id, parts.checkpoint_options)
+        files.append(export_published(parts.moleflow, output, task_id))
     return files
 
 

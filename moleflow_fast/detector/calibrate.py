@@ -19,6 +19,7 @@ from moleflow_fast.evaluation.scorer import WORST_SCORE, Scorer, TestClass, boun
 from moleflow_fast.extractors.stores import FeatureStore
 from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.run.context import RunParts
+from moleflow_fast.trainer.cross_fitting import cross_fitted_maps
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,13 @@ def calibrate_new(parts: RunParts, tasks: Sequence[int], known: Calibration) -> 
     covariance, `known` is of the tasks that shared it so far, and its distances are brought to the present one:
     measured again where the images are there, else by `rescaled`.
     """
-    known = rescaled(parts.trainer.router, known, parts.trainer.router.prototypes)
+    known = rescaled(parts.moleflow.router, known, parts.moleflow.router.prototypes)
     beside = [t for t in known.tasks if parts.has_images(t)]
     normal = {t: [_normal_images(parts, t, name) for name in parts.tasks[t]] for t in (*beside, *tasks)}
     normal |= {t: _with_cross_fitted(parts, t, normal[t]) for t in tasks}
     steps = {t: _grey_level_steps(parts, t) for t in normal}
     distances = {t: _distances(parts, t, normal[t], steps[t]) for t in normal}
-    again = beside if parts.trainer.router.compares_distances else []
+    again = beside if parts.moleflow.router.compares_distances else []
     complete = len(again) == len(known.tasks)
     nearer = {t: _beside(old, distances, [*again, *tasks], complete) for t, old in known.tasks.items()}
     return Calibration({**nearer, **{t: _task(parts, t, normal[t], distances, steps[t]) for t in tasks}})
@@ -98,7 +99,7 @@ def calibrate_on(parts: RunParts, known: Calibration, normal: Mapping[int, Seque
 
     Distances that are known stay the least that limits rest on: they are of the images that were trained on.
     """
-    router, found = parts.trainer.router, dict(known.tasks)
+    router, found = parts.moleflow.router, dict(known.tasks)
     for task_id, classes in normal.items():
         steps = grey_levels.patches_of_steps(parts.extractor, [c.dataset for c in classes], parts.device)
         images = [_NormalImages(c.test, list(range(len(c.test))), held_out=True) for c in classes]
@@ -162,12 +163,12 @@ def _normal_images(parts: RunParts, task_id: int, name: str) -> _NormalImages:
 def _with_cross_fitted(parts: RunParts, task_id: int, classes: list[_NormalImages]) -> list[_NormalImages]:
     """Adds the training images of classes with few held-out ones, where the task has a Gaussian front."""
     few = [c for c in classes if not c.held_out or len(c.images) < ENOUGH_IMAGES]
-    if parts.trainer.nf_model.front(task_id) is None or not few:
+    if parts.moleflow.flow.front(task_id) is None or not few:
         return classes
     source = parts.training_features(parts.tasks[task_id], rotated=False)
     if picture_count(source) < 2:
         return classes
-    maps = _of_pictures(source, parts.trainer.cross_fitted_maps(task_id, source))
+    maps = _of_pictures(source, cross_fitted_maps(parts.moleflow, task_id, source))
     chosen, start = {}, 0
     for c in classes:
         end = start + len(parts.training_dataset([c.test.name], rotated=False))
@@ -194,7 +195,7 @@ def _grey_level_steps(parts: RunParts, task_id: int) -> Tensor:
 def _distances(parts: RunParts, task_id: int, classes: list[_NormalImages], steps: Tensor) -> _Distances:
     trained_on = picture_features(parts.training_features(parts.tasks[task_id], rotated=False))
     held_out = [c.test.image_features[c.images] for c in classes if c.held_out]
-    router = parts.trainer.router
+    router = parts.moleflow.router
     columns = router.distances(torch.cat([trained_on, *held_out])).cpu().unbind(1)
     distances = dict(zip(router.prototypes, columns, strict=True))
     own, fitted = distances.pop(task_id), len(trained_on)
@@ -233,7 +234,7 @@ def _task(
         pixel_threshold=threshold(pixel_peaks, left_out, peak_level),
         largest_distance=distances[task_id].largest,
         nearest_other=float(torch.cat(others).min()) if others else None,
-        compares_distances=parts.trainer.router.compares_distances,
+        compares_distances=parts.moleflow.router.compares_distances,
         scores=tuple(finite(scores).tolist()),
         grey_level=grey_level,
     )
@@ -250,7 +251,7 @@ def _patch_maps(scorer: Scorer, normal: _NormalImages, task_id: int) -> Maps:
 def _moved_scores(parts: RunParts, task_id: int, steps: Tensor) -> tuple[float, float]:
     """Twice what one grey level moves a score and the highest pixel of a map by: that is normal with room to spare."""
     ids = torch.full((len(steps),), task_id, device=steps.device)
-    scores, _, peaks = _measured(parts.scorer, parts.trainer.anomaly_maps(steps, ids))
+    scores, _, peaks = _measured(parts.scorer, parts.moleflow.anomaly_maps(steps, ids))
     return 2 * grey_levels.moved(scores), 2 * grey_levels.moved(peaks)
 
 
@@ -260,7 +261,7 @@ def _measured(scorer: Scorer, patch_maps: Maps) -> tuple[Tensor, Tensor, Tensor]
     for some, pixels in _flat(scorer, patch_maps):
         medians.append(pixels.median(1).values)
         peaks.append(pixels.amax(1).masked_fill(some.amax(1) > WORST_SCORE, torch.inf))
-    scores = scores_of(patch_maps, scorer.trainer.config)
+    scores = scores_of(patch_maps, scorer.moleflow.config)
     return scores.cpu(), torch.cat(medians).cpu(), torch.cat(peaks).cpu()
 
 

@@ -119,7 +119,7 @@ class Detector:
             calibration = parts.calibration()
         for warning in calibration.warnings:
             logger.warning(warning)
-        if not parts.trainer.config.use_router:
+        if not parts.moleflow.config.use_router:
             logger.warning("the run was evaluated under true task ids (--no_router); the detector has to route")
         detector = cls(parts, calibration, threshold, batch_size, false_alarms)
         for limit in detector.limits.values():
@@ -255,7 +255,9 @@ class Detector:
                     return _Scored(
                         int(scored.task_id),
                         _bounded(scored.score).item(),
-                        dict(zip(parts.trainer.router.prototypes, _bounded(scored.distances)[0].tolist(), strict=True)),
+                        dict(
+                            zip(parts.moleflow.router.prototypes, _bounded(scored.distances)[0].tolist(), strict=True)
+                        ),
                         scored.patch_map.cpu().numpy(),
                         scored.pixel_map.cpu().numpy(),
                     )
@@ -275,15 +277,15 @@ class Detector:
             task_id: whose expert scores them all; None where they are routed.
         """
         parts = self._parts
-        trainer = parts.trainer
+        moleflow = parts.moleflow
         with plain_modes(), parts.as_chosen():
             images = images.to(parts.device)
-            scored = trainer.executor.routed(images) if task_id is None else trainer.executor.known(images, task_id)
+            scored = moleflow.routed(images) if task_id is None else moleflow.known(images, task_id)
             pixel_maps = parts.scorer.pixel_maps(scored.maps).cpu().numpy()
             patch_maps = _bounded(scored.maps).numpy()
             scores, distances = _bounded(scored.scores).tolist(), _bounded(scored.distances).tolist()
             task_ids = scored.task_ids.tolist()
-        tasks = list(trainer.router.prototypes)
+        tasks = list(moleflow.router.prototypes)
         return [
             # Copies: a view of one image would keep its whole batch alive.
             _Scored(task, score, dict(zip(tasks, row, strict=True)), patch_map.copy(), pixel_map.copy())

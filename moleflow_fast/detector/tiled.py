@@ -36,18 +36,18 @@ def score_picture(
         squares: all of a picture's (n, 3, S, S), bytes.
         at_once: squares that the device takes at a time; features of the others wait in the host's memory.
     """
-    executor = parts.trainer.executor
+    moleflow = parts.moleflow
     batches = squares.split(at_once)
     features = []
     waiting = parts.device if len(batches) == 1 else torch.device("cpu")
     for batch in batches:
-        patches, means = executor.features_of(batch.to(parts.device))
+        patches, means = moleflow.features_of(batch.to(parts.device))
         features.append((patches.to(waiting), means))
     feature = torch.cat([means for _, means in features]).mean(0, keepdim=True)
-    distances, ids = executor.router.distances_and_nearest(feature)
+    distances, ids = moleflow.router.distances_and_nearest(feature)
     if task_id is not None:
         ids = torch.full_like(ids, task_id)
-    maps = [executor.anomaly_maps(patches.to(parts.device), ids.expand(len(patches))) for patches, _ in features]
+    maps = [moleflow.anomaly_maps(patches.to(parts.device), ids.expand(len(patches))) for patches, _ in features]
     patch_map = stitched(tiling, bounded(torch.cat(maps)))
     (pixel_map,) = parts.scorer.picture_maps(PictureMaps([patch_map], [tiling.picture]))
-    return ScoredPicture(patch_map, pixel_map, image_scores(patch_map[None], executor.config), ids, distances)
+    return ScoredPicture(patch_map, pixel_map, image_scores(patch_map[None], moleflow.config), ids, distances)

@@ -44,13 +44,13 @@ class TrainedParts(RunParts):
         self._written = directory.read_calibration()
         known = None if self._written is None else max(self._written.tasks) + 1
         with self.as_chosen():
-            checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options, known)
+            checkpoint.load_tasks(directory.checkpoints, self.moleflow, self.checkpoint_options, known)
             self.retire()
 
     @cached_property
     def tasks(self) -> list[list[str]]:
         """As they were learned."""
-        return list(self.trainer.task_classes.values())
+        return list(self.moleflow.task_classes.values())
 
     @property
     def active_tasks(self) -> list[int]:

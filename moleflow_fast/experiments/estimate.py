@@ -126,7 +126,7 @@ def _measured(parts: RunParts) -> Costs:
     loader = FeatureLoader(store, batch, seed=0)
     first, later = (_epoch_seconds(parts, task, loader) / len(store) for task in (0, 1))
     ids = torch.ones(batch, dtype=torch.long, device=parts.device)
-    scoring, _ = _timed(lambda: parts.trainer.anomaly_maps(patches, ids))
+    scoring, _ = _timed(lambda: parts.moleflow.anomaly_maps(patches, ids))
     return Costs(backbone / batch, first, later, scoring / batch)
 
 

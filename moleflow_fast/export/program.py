@@ -44,18 +44,18 @@ class DetectorProgram(nn.Module):
 
     def __init__(self, parts: RunParts, detector: Detector) -> None:
         super().__init__()
-        trainer, options = parts.trainer, parts.options
-        tasks = list(trainer.router.prototypes)
+        moleflow, options = parts.moleflow, parts.options
+        tasks = list(moleflow.router.prototypes)
         self.extractor = parts.extractor
         self.side = options.img_size
         self.normalize = Normalization()
         self.register_buffer("task_ids", torch.tensor(tasks))
         grid = self._grid()
-        positions = torch.zeros(1, *grid, trainer.nf_model.embed_dim)
-        self.register_buffer("positions", trainer.executor.add_positions(positions))
-        self.distances = distances_of(trainer.router)
-        self.flow = FlowOfAllTasks(trainer.nf_model, tasks)
-        self.scores = ImageScores(trainer.config, grid)
+        positions = torch.zeros(1, *grid, moleflow.flow.embed_dim)
+        self.register_buffer("positions", moleflow.add_positions(positions))
+        self.distances = distances_of(moleflow.router)
+        self.flow = FlowOfAllTasks(moleflow.flow, tasks)
+        self.scores = ImageScores(moleflow.config, grid)
         self.verdicts = Verdicts([detector.calibration.tasks[t] for t in tasks], [detector.limits[t] for t in tasks])
         down, across = (self._axis(patches, parts) for patches in grid)
         self.register_buffer("rows", down.T.contiguous())  # (M, h)

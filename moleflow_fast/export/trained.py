@@ -41,7 +41,7 @@ def load(
     parts = TrainedParts(run, "cpu", data_path)
     calibration = parts.calibration()
     notes = calibration.warnings + _widen(parts)
-    if not parts.trainer.config.use_router:
+    if not parts.moleflow.config.use_router:
         notes.append("the run was evaluated under true task ids (--no_router); the program routes every image")
     eager = copy.copy(parts)
     eager.options = dataclasses.replace(parts.options, backend="eager", precision="fp32")
@@ -57,7 +57,7 @@ def _widen(parts: TrainedParts) -> list[str]:
         return []
     options = dataclasses.replace(parts.options, backbone_precision="fp32")
     wide = RunParts(options, parts.console, weights_of=parts.directory)
-    parts.extractor = parts.trainer.executor.extractor = wide.extractor
+    parts.extractor = parts.moleflow.extractor = wide.extractor
     return [
         f"the run's backbone computed in {precision}; the program's computes in fp32, and was compared with a detector "
         f"in fp32. Thresholds are those that were measured in {precision}"

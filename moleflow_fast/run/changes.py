@@ -95,7 +95,7 @@ class ChangedRun(ContinualRun):
         """Other parts, with the first so many tasks, removed ones included."""
         parts = RunParts(self.options, RunConsole(quiet=True))
         parts.extractor = self.extractor
-        checkpoint.load_tasks(directory.checkpoints, parts.trainer, self.checkpoint_options, tasks)
+        checkpoint.load_tasks(directory.checkpoints, parts.moleflow, self.checkpoint_options, tasks)
         return parts
 
     def _of_active(self, directory: RunDirectory, calibration: Calibration) -> Calibration:
@@ -196,7 +196,7 @@ class ExtendedRun(ChangedRun):
         for task_id in self._learned:
             patches = self._probes(task_id)
             ids = torch.full((len(patches),), task_id, device=patches.device)
-            old, new = (parts.trainer.anomaly_maps(patches, ids) for parts in (before, self))
+            old, new = (parts.moleflow.anomaly_maps(patches, ids) for parts in (before, self))
             if not (torch.equal(old, new) and self._same_prototype(before, task_id)):
                 raise UserError(
                     f"outputs of task {task_id} ({self._names([task_id])}) are not what they were before: the new "

@@ -40,6 +40,7 @@ from moleflow_fast.extractors import (
 )
 from moleflow_fast.extractors.cache import FeatureCache
 from moleflow_fast.extractors.stores import FeatureStore, JoinedStore
+from moleflow_fast.inference.moleflow import MoLEFlow
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.precompile.background import Precompilation
@@ -210,11 +211,15 @@ class RunParts:
             with torch.cuda.device(self.device):
                 torch.cuda.manual_seed(self.options.seed)
 
+    @property
+    def moleflow(self) -> MoLEFlow:
+        return self.trainer.moleflow
+
     @cached_property
     def scorer(self) -> Scorer:
         options = self.options
         return Scorer(
-            self.trainer, options.mask_size, options.score_smooth_sigma, options.interp_mode, options.batch_size
+            self.moleflow, options.mask_size, options.score_smooth_sigma, options.interp_mode, options.batch_size
         )
 
     @cached_property

@@ -115,7 +115,7 @@ def train_in_worker(task_id: int, options: dict[str, Any], directory: str, threa
     ways = stored_ways(where, run.device)
     with run.as_chosen(), ways, _warnings(run.logger) as warnings, closing(run), where.task_held(task_id):
         if not checkpoint.is_complete(where.checkpoints, task_id):
-            checkpoint.load_tasks(where.checkpoints, run.trainer, run.checkpoint_options, tasks=1)
+            checkpoint.load_tasks(where.checkpoints, run.moleflow, run.checkpoint_options, tasks=1)
             train_task(run, where, task_id, run.training_loader(task_id))
     return warnings
 

@@ -153,7 +153,7 @@ class ContinualRun(RunParts):
     def _load(self, directory: RunDirectory, tasks: int | None = None) -> list[int]:
         """Bring back all complete tasks, or the first `tasks` of them; returns their ids."""
         with phase("checkpoints"):
-            done = checkpoint.load_tasks(directory.checkpoints, self.trainer, self.checkpoint_options, tasks)
+            done = checkpoint.load_tasks(directory.checkpoints, self.moleflow, self.checkpoint_options, tasks)
         self._require_own_classes(directory.checkpoints)
         self.retire()
         return done
@@ -275,7 +275,13 @@ class ContinualRun(RunParts):
             return 0
         for task_id in self._loaded_tasks:
             with phase("checkpoints"):
-                checkpoint.save_task(directory.checkpoints, self.trainer, task_id, self.checkpoint_options)
+                checkpoint.save_task(
+                    directory.checkpoints,
+                    self.moleflow,
+                    task_id,
+                    self.checkpoint_options,
+                    self.trainer.promises_zero_forgetting,
+                )
         self.console.say(
             f"loaded         {self.options.load_checkpoint}, tasks {', '.join(map(str, self._loaded_tasks))}"
         )
@@ -292,10 +298,10 @@ class ContinualRun(RunParts):
         path = Path(self.options.load_checkpoint or "")
         ours = path / "checkpoints" if (path / "checkpoints").is_dir() else path
         if checkpoint.completed_tasks(ours):
-            done = checkpoint.load_tasks(ours, self.trainer, self.checkpoint_options)
+            done = checkpoint.load_tasks(ours, self.moleflow, self.checkpoint_options)
             self._require_own_classes(path)
             return done
-        done = load_published(path, self.trainer)
+        done = load_published(path, self.moleflow)
         if done != list(range(len(done))) or len(done) > len(self.tasks):
             raise CheckpointError(
                 f"{path} holds tasks {', '.join(map(str, done))}, but --task_classes and --cl_scenario make tasks 0 to "
@@ -381,7 +387,7 @@ class ContinualRun(RunParts):
     def _bring_back(self, directory: RunDirectory, task_id: int) -> None:
         """Take in a task that was trained before or elsewhere."""
         with phase("checkpoints"):
-            checkpoint.load_task(directory.checkpoints, self.trainer, task_id, self.checkpoint_options)
+            checkpoint.load_task(directory.checkpoints, self.moleflow, task_id, self.checkpoint_options)
         self._require_own_classes(directory.checkpoints)
         self.retire()
         if self._curves:

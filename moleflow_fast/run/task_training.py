@@ -40,7 +40,13 @@ def train_task(
         if options.run_diagnostics:
             _diagnose(run, directory, task_id, loader)
         with phase("checkpoints"):
-            checkpoint.save_task(directory.checkpoints, run.trainer, task_id, run.checkpoint_options)
+            checkpoint.save_task(
+                directory.checkpoints,
+                run.moleflow,
+                task_id,
+                run.checkpoint_options,
+                run.trainer.promises_zero_forgetting,
+            )
             partial_state.remove(directory.checkpoints, [task_id])
 
 
@@ -66,4 +72,4 @@ def _what_decides(run: RunParts, directory: RunDirectory, task_id: int, loader: 
 def _diagnose(run: RunParts, directory: RunDirectory, task_id: int, loader: FeatureLoader) -> None:
     patches, _ = next(iter(loader.epoch(0)))
     file = directory.path / "diagnostics" / f"task_{task_id}.json"
-    write_json(file, task_diagnostics(run.trainer, task_id, patches))
+    write_json(file, task_diagnostics(run.moleflow, task_id, patches))

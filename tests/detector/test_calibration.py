@@ -20,6 +20,7 @@ from moleflow_fast.detector.normal_scores import ROUNDING, CalibrationError, med
 from moleflow_fast.run.context import RunParts
 from moleflow_fast.run.session import RunResult
 from moleflow_fast.trainer.checkpoint import load_tasks
+from moleflow_fast.trainer.cross_fitting import cross_fitted_maps
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False, width=32)
 
@@ -137,10 +138,10 @@ def test_training_images_count_behind_fronts_that_never_saw_them(data: Path, tmp
     counts = [(task["images"], task["cross_fitted"], task["not_held_out"]) for task in content["tasks"]]
     assert counts == [(9, 6, [])] * 3
     parts = RunParts(RunOptions.from_json(json.loads((calibrated.parent / "config.json").read_text())["options"]))
-    load_tasks(calibrated.parent / "checkpoints", parts.trainer, parts.checkpoint_options)
+    load_tasks(calibrated.parent / "checkpoints", parts.moleflow, parts.checkpoint_options)
     source = parts.training_features(["wood"])
-    new = parts.trainer.cross_fitted_maps(2, source)
-    seen = parts.trainer.anomaly_maps(source.patches(torch.arange(6)), torch.full((6,), 2))
+    new = cross_fitted_maps(parts.moleflow, 2, source)
+    seen = parts.moleflow.anomaly_maps(source.patches(torch.arange(6)), torch.full((6,), 2))
     assert new.shape == seen.shape and bool((new.mean((1, 2)) > seen.mean((1, 2))).all())
 
 

@@ -143,7 +143,7 @@ def _assert_same_bits(results: Iterable[Result], expected: Iterable[Result]) -> 
 
 def test_images_reach_the_device_as_bytes(finished: RunResult, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = Detector.load(finished.directory.path)
-    executor, sent = detector._parts.trainer.executor, []
+    executor, sent = detector._parts.moleflow, []
     routed = executor.routed
     monkeypatch.setattr(executor, "routed", lambda images: sent.append(images.dtype) or routed(images))
     detector.predict([photo, photo])
@@ -153,7 +153,7 @@ def test_images_reach_the_device_as_bytes(finished: RunResult, photo: Path, monk
 
 def _with_room_for(detector: Detector, images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """As on a device that is too small; returns the list that sizes of batches are added to."""
-    executor, tried = detector._parts.trainer.executor, []
+    executor, tried = detector._parts.moleflow, []
     routed = executor.routed
 
     def small(batch: torch.Tensor) -> Any:

@@ -29,7 +29,7 @@ def test_another_product_gives_its_experts_answer(detector: Detector, data: Path
         (result,) = detector.predict(photo, product=name)
         pixels = detector._transform(detector_picture(photo))[None]
         with parts.as_chosen():
-            maps, scores, _ = parts.trainer.executor(pixels, task_id)
+            maps, scores, _ = parts.moleflow(pixels, task_id)
         assert (result.task_id, result.class_names, result.score) == (task_id, (name,), float(scores))
         assert np.array_equal(result.patch_map, maps[0].numpy())
         assert len(result.distances) == len(CLASSES)

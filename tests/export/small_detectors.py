@@ -68,7 +68,7 @@ def make_parts(
             model.finalize_reference_stats()
         model.add_task(task)
         if (front := model.front(task)) is not None:
-            front.fit(partial(iter, [trainer.executor.add_positions(patches)]))
+            front.fit(partial(iter, [trainer.moleflow.add_positions(patches)]))
         trainer.task_classes[task] = [f"product{task}"]
         prototype = trainer.router.new_prototype(task)
         prototype.update(patches.mean((1, 2)))
@@ -87,7 +87,7 @@ def make_detector(parts: RunParts, threshold: float = 0.5) -> Detector:
 def _calibration(parts: RunParts, task: int) -> TaskCalibration:
     """Of pictures like those that are scored: some of these lie on each side of every boundary."""
     patches = _patches(parts, pictures(task, 7, parts.options.img_size))
-    maps = parts.trainer.anomaly_maps(patches, torch.full((7,), task))
+    maps = parts.moleflow.anomaly_maps(patches, torch.full((7,), task))
     low, high = np.quantile(image_scores(maps, parts.trainer.config).numpy(), (0.3, 0.6))
     place = list(parts.trainer.router.prototypes).index(task)
     distances = parts.trainer.router.distances(patches.mean((1, 2)))[:, place]

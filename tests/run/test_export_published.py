@@ -20,7 +20,7 @@ def model_of(result: RunResult, task: int) -> dict[str, torch.Tensor]:
     from moleflow_fast.trainer import checkpoint
 
     parts = ContinualRun(result.directory.options())
-    checkpoint.load_tasks(result.directory.checkpoints, parts.trainer, parts.checkpoint_options, task + 1)
+    checkpoint.load_tasks(result.directory.checkpoints, parts.moleflow, parts.checkpoint_options, task + 1)
     return parts.trainer.nf_model.state_dict()
 
 

@@ -218,7 +218,7 @@ def test_a_loaded_checkpoint_goes_on_to_later_tasks(finished: RunResult, data: P
 
 def test_a_published_checkpoint_is_imported(finished: RunResult, data: Path, tmp_path: Path) -> None:
     source = ContinualRun(finished.directory.options())
-    checkpoint.load_tasks(finished.directory.checkpoints, source.trainer, source.checkpoint_options)
+    checkpoint.load_tasks(finished.directory.checkpoints, source.moleflow, source.checkpoint_options)
     folder = tmp_path / "published" / "task_2"
     folder.mkdir(parents=True)
     torch.save(source.trainer.nf_model.reference_state_dict(), folder / "nf_model.pth")

@@ -31,7 +31,7 @@ class Given:
     """A scorer whose routes and maps are given."""
 
     def __init__(self, images: int) -> None:
-        self.trainer = SimpleNamespace(config=AblationConfig())
+        self.moleflow = SimpleNamespace(config=AblationConfig())
         self.ids = torch.zeros(images, dtype=torch.long)
         self.maps = torch.rand(images, 7, 7)
 
@@ -74,7 +74,7 @@ def test_a_sheet_shows_what_the_backbone_sees(workers: int, data: Path) -> None:
     scorer, test = Given(len(dataset)), TestClass("wood", 0, None, labels, masks)  # type: ignore[arg-type]
     with closing(Decoder(workers)) as decoder:
         sheet = sheet_of(scorer, test, dataset, decoder, 4, scorer.ids, scorer.maps)()  # type: ignore[arg-type]
-    chosen = choose_images(labels, image_scores(scorer.maps, scorer.trainer.config), 4)
+    chosen = choose_images(labels, image_scores(scorer.maps, scorer.moleflow.config), 4)
     seen = normalized(torch.from_numpy(np.ascontiguousarray(sheet.pictures)).permute(0, 3, 1, 2))
     assert torch.equal(seen, torch.stack([dataset[i][0] for i in chosen]))
     assert sheet.masks is not None and np.array_equal(sheet.masks, masks[chosen].numpy()) and sheet.masks.any()

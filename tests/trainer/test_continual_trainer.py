@@ -35,7 +35,7 @@ PROMISING = {
 
 def maps_of(trainer, task: int) -> torch.Tensor:
     features = task_features(task, images=5)
-    return trainer.anomaly_maps(features, torch.full((5,), task))
+    return trainer.moleflow.anomaly_maps(features, torch.full((5,), task))
 
 
 @pytest.mark.parametrize("name", PROMISING)
@@ -57,8 +57,8 @@ def test_each_task_learns_and_owns_what_it_learned(name: str) -> None:
         records = train(trainer, task, epochs=6)
         assert records[-1].loss < records[0].loss
     assert not torch.equal(
-        trainer.anomaly_maps(task_features(1), torch.zeros(9, dtype=torch.long)),
-        trainer.anomaly_maps(task_features(1), torch.ones(9, dtype=torch.long)),
+        trainer.moleflow.anomaly_maps(task_features(1), torch.zeros(9, dtype=torch.long)),
+        trainer.moleflow.anomaly_maps(task_features(1), torch.ones(9, dtype=torch.long)),
     )
 
 
