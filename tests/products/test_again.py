@@ -18,6 +18,7 @@ from moleflow_fast.config import AblationConfig
 from moleflow_fast.detector.result import Result
 from moleflow_fast.extractors.backbone_source import BackboneSource
 from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.run.evaluating import Evaluating
 from moleflow_fast.run.session import ContinualRun
 
 Refused = Callable[[list[str]], str]
@@ -132,7 +133,7 @@ def test_killed_in_the_middle_the_old_one_is_kept(
 def test_given_up(started: Path, data: Path, more: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = figures(started, data)
     with monkeypatch.context() as patch:
-        patch.setattr(ContinualRun, "_draw", _stop)
+        patch.setattr(Evaluating, "draw", _stop)
         with pytest.raises(KeyboardInterrupt):
             main(command(started, more))
     assert main(["--remove", str(started), "--task_classes", AGAIN, "--quiet"]) == 0

@@ -9,6 +9,7 @@ from run.small_runs import arguments
 
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.console import RunConsole
+from moleflow_fast.run.features import RunFeatures
 from moleflow_fast.run.session import ContinualRun
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
@@ -43,10 +44,10 @@ def test_training_waits_for_kernels_that_are_compiled_while_features_are_made(
 
         monkeypatch.setattr(kind, method, note)
 
-    monkeypatch.setattr("moleflow_fast.run.context.Precompilation", Compiling)
+    monkeypatch.setattr("moleflow_fast.run.kernels.Precompilation", Compiling)
     monkeypatch.setattr(MoLEContinualTrainer, "steps_are_graphs", property(lambda trainer: True))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    noting("features", ContinualRun, "training_features")
+    noting("features", RunFeatures, "training")
     noting("train", MoLEContinualTrainer, "train_task")
     new_run(data, tmp_path).execute()
     assert happened[0] == "begin" and happened.count("begin") == 1
