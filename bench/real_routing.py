@@ -28,9 +28,9 @@ from tables import markdown  # noqa: E402
 
 from moleflow_fast.config.ablation import ROUTER_COVARIANCES  # noqa: E402
 from moleflow_fast.config.options import RunOptions  # noqa: E402
-from moleflow_fast.console import RunConsole  # noqa: E402
 from moleflow_fast.detector.calibration import TaskCalibration  # noqa: E402
 from moleflow_fast.models.routing import PrototypeRouter  # noqa: E402
+from moleflow_fast.run.console import RunConsole  # noqa: E402
 from moleflow_fast.run.context import RunContext  # noqa: E402
 from moleflow_fast.run.run import Run  # noqa: E402
 

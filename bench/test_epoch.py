@@ -18,8 +18,8 @@ from recording import record
 from torch.utils.data import DataLoader
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.data.demo import write_demo
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.run import Run
 from moleflow_fast.run.task_training import trainer_of

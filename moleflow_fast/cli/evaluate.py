@@ -16,7 +16,7 @@ from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
 from moleflow_fast.system.heavy_imports import heavy_imports
 
 if TYPE_CHECKING:
-    from moleflow_fast.console import RunConsole
+    from moleflow_fast.run.console import RunConsole
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     args = build_parser().parse_args(argv)
     with heavy_imports():
-        from moleflow_fast.console import RunConsole
+        from moleflow_fast.run.console import RunConsole
         from moleflow_fast.run.evaluating import evaluate_again
 
     try:

@@ -36,7 +36,7 @@ def export(run: Path, output: Path) -> list[Path]:
         UserError: no run, damaged checkpoints, Gaussian fronts, or an output that cannot be written.
     """
     with heavy_imports():
-        from moleflow_fast.console import RunConsole
+        from moleflow_fast.run.console import RunConsole
         from moleflow_fast.run.context import RunContext
         from moleflow_fast.run.run import Run
         from moleflow_fast.trainer import checkpoint

@@ -12,7 +12,6 @@ import torch
 
 from moleflow_fast.backend import given_backend, given_precision, why_not_precision, why_not_triton
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.data.layouts import GOOD, Sample
 from moleflow_fast.detector.calibrate import NormalClass, calibrate
 from moleflow_fast.detector.calibration import Calibration, CalibrationError
@@ -23,6 +22,7 @@ from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.extractors.precision import dtype_of
 from moleflow_fast.inference.moleflow import MoLEFlow
 from moleflow_fast.run.building import build_extractor, build_moleflow, checkpoint_options
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.directory import RunDirectory
 from moleflow_fast.run.run import Run

@@ -14,10 +14,10 @@ from torch import Tensor
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.scenario import split_into_tasks
-from moleflow_fast.console import RunConsole
 from moleflow_fast.experiments.sweep_plan import PlannedRun
 from moleflow_fast.experiments.sweep_view import duration
 from moleflow_fast.extractors.stores import TensorStore
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.run import Run
 from moleflow_fast.run.task_training import trainer_of

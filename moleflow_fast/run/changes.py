@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moleflow_fast.config.change import Change
-from moleflow_fast.console import RunConsole
 from moleflow_fast.run.change_course import Finished
 from moleflow_fast.run.changed_options import extended, first_classes, reduced
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
 from moleflow_fast.run.extension import ExtensionCourse
 from moleflow_fast.run.reduction import ReductionCourse

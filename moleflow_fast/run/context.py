@@ -15,10 +15,10 @@ import torch
 
 from moleflow_fast.backend import use_backend, use_precision
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.data.decoder import Decoder
 from moleflow_fast.errors import UserError
 from moleflow_fast.extractors.cache import FeatureCache
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.trainer.loader_features import feature_cache
 
 

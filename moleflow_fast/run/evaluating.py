@@ -9,7 +9,6 @@ from dataclasses import replace
 import torch
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.by_class import Evaluation, evaluate_all_tasks, evaluate_routing_performance
 from moleflow_fast.evaluation.class_heatmap import ClassSheets
@@ -18,6 +17,7 @@ from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.evaluation.twins import twins
 from moleflow_fast.loggers.curves import Curves
 from moleflow_fast.run.checks import data_checked, flow_in_words
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.directory import RunDirectory
 from moleflow_fast.run.published_tables import PublishedTables

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
 from moleflow_fast.extractors.weights import RANDOM
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.directory import RunDirectory
 from moleflow_fast.run.run import Run

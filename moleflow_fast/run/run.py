@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.evaluation.scorer import Scorer
 from moleflow_fast.extractors import Parity, PatchExtractor
 from moleflow_fast.inference.moleflow import MoLEFlow
 from moleflow_fast.run.backbone import drawn_as_by
 from moleflow_fast.run.building import build_extractor, build_moleflow, checkpoint_options, narrow
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.directory import RunDirectory
 from moleflow_fast.run.features import RunFeatures

@@ -1,8 +1,7 @@
-"""One continual run from its options to its tables: checks, training, evaluation, summary."""
+"""One continual run: checked, opened, learned, evaluated and finished."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,23 +12,21 @@ import torch
 from moleflow_fast.config.known_bad import known_bad
 from moleflow_fast.config.method import method
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.data.decoder import Decoder
-from moleflow_fast.detector.calibration_file import write_calibration
 from moleflow_fast.evaluation.by_class import Evaluation
 from moleflow_fast.evaluation.class_heatmap import ClassSheets
-from moleflow_fast.evaluation.forgetting import Forgetting, forgetting
 from moleflow_fast.loggers.curves import Curves, require
 from moleflow_fast.run.backbone import keep_weights
 from moleflow_fast.run.checks import data_checked, flow_in_words, require_parallel
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.course import Course
 from moleflow_fast.run.directory import RunDirectory
 from moleflow_fast.run.evaluating import Evaluating, drawing
+from moleflow_fast.run.finishing import finish
 from moleflow_fast.run.learning import Learning, listed, missing_tasks
 from moleflow_fast.run.restoring import load, load_from
 from moleflow_fast.run.run import Run
-from moleflow_fast.run.summary import summary_of
 from moleflow_fast.run.task_training import trainer_of
 from moleflow_fast.run.ways import keep_ways, stored_ways
 from moleflow_fast.system.callers_state import as_at_start
@@ -214,57 +211,14 @@ class ContinualRun:
         return f"; trained already: {listed(tasks)}" if tasks else ""
 
     def finish(self, directory: RunDirectory, evaluating: Evaluating) -> RunResult:
-        """Forgetting, routing, pictures, calibration and the summary, which marks the run as finished."""
-        self._course.before_finish(self.run, directory)
-        tasks = list(self.run.tasks)[: len(self.run.moleflow.task_classes)]
-        history = [directory.read_evaluation(t) for t in range(len(tasks))]
-        assert history[-1] is not None
-        routed, oracle = history[-1]
-        under = {
-            "routed": _forgetting([pair and pair[0] for pair in history]),
-            "oracle": _forgetting([pair and pair[1] for pair in history]),
-        }
-        if len(tasks) > 1:
-            self.console.forgetting(tasks, under)
-        confusion = evaluating.routing(tasks)
-        with phase("pictures"):
-            evaluating.draw(tasks, confusion)
-        if self.options.published_csv:
-            evaluating.published.final(routed, self.options.ablation)
-        with phase("calibration"):
-            self._calibrate(directory)
-        with phase("pictures"):
-            evaluating.finish_drawing()
-        with phase("cache"):
-            self.run.context.cache.settle()
-        seconds = self._phases.seconds()
-        summary = summary_of(self.run, tasks, confusion, (routed, oracle), under, self._course.notes(), seconds)
-        directory.write_summary(summary)
-        self.console.phases(self._phases.seconds())
-        self.console.say(f"written to     {directory.path} (tables, checkpoints, heatmaps/, routing_confusion.png)")
-        self._course.after_finish(self.run, summary)
-        return RunResult(directory, routed, oracle)
+        """What is left once all is learned and evaluated; it marks the run as finished."""
+        return RunResult(directory, *finish(self.run, self._course, directory, evaluating, self._phases))
 
     def result_of(self, directory: RunDirectory, last: int) -> RunResult:
         """What was written after the task `last`."""
         evaluations = directory.read_evaluation(last)
         assert evaluations is not None
         return RunResult(directory, *evaluations)
-
-    def _calibrate(self, directory: RunDirectory) -> None:
-        """What a detector needs to know, while maps and images are there."""
-        calibration = self._course.calibration(self.run, directory)
-        for warning in calibration.warnings:
-            self.console.warn(warning)
-        write_calibration(directory, calibration)
-
-
-def _forgetting(evaluations: Sequence[Evaluation | None]) -> Forgetting:
-    """Of image AUROC; tasks that came from a loaded checkpoint have no evaluation of their own."""
-    history = [
-        [] if e is None else [e.of_task(j, "image_auroc") for j in range(t + 1)] for t, e in enumerate(evaluations)
-    ]
-    return forgetting(history)
 
 
 def _is_beside_the_cpu(device: torch.device) -> bool:

@@ -12,10 +12,10 @@ from run.small_runs import CLASSES, command_line, rows, write_data
 from torch import Tensor
 
 from moleflow_fast.config.options import build_parser, options_of
-from moleflow_fast.console import RunConsole
 from moleflow_fast.evaluation.by_class import ClassResult
 from moleflow_fast.evaluation.metrics import aupro, ranking_metrics
 from moleflow_fast.ops.pixel_map import pixel_map_reference
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.run import Run
 

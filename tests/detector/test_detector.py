@@ -289,3 +289,9 @@ def test_the_package_alone_is_light() -> None:
 
     with pytest.raises(AttributeError, match="Detektor"):
         moleflow_fast.Detektor  # noqa: B018
+
+
+def test_a_detector_needs_no_trainer() -> None:
+    check = "import sys, moleflow_fast.detector.detector; "
+    check += "sys.exit('moleflow_fast.trainer.continual_trainer' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", check]).returncode == 0

@@ -12,13 +12,13 @@ from torch import nn
 
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.data.normalization import Normalization
 from moleflow_fast.detector.calibration import Calibration, TaskCalibration
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.extractors import CNNPatchCoreExtractor, PatchExtractor
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.run.building import build_moleflow
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.run import Run
 

@@ -10,7 +10,7 @@ from faults.soak import fingerprints
 from run.small_runs import arguments, run
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.parallel_tasks import options_for_workers, train_in_worker
 from moleflow_fast.run.run import Run

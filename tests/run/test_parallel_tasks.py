@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from moleflow_fast.cli.train import main
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.directory import RunDirectory
 from moleflow_fast.run.parallel_tasks import RETRIES, TasksOnWorkers, options_for_workers, train_in_worker

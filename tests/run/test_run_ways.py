@@ -12,11 +12,11 @@ pytest.importorskip("triton")
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.kernels import ways
 from moleflow_fast.kernels.ways import current_table
 from moleflow_fast.kernels.ways_table import NO_TABLE, Table, packaged, table_of_one
 from moleflow_fast.run import evaluating
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.directory import DamagedRunFile, RunDirectory
 from moleflow_fast.run.parallel_tasks import train_in_worker
 from moleflow_fast.run.session import ContinualRun

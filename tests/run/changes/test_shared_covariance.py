@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from products.conftest import NEW, OLD, extension
+from run.changes.conftest import NEW, OLD, extension
 from run.small_runs import rows, run
 from safetensors.torch import load_file
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from products.conftest import NEW, OLD
+from run.changes.conftest import NEW, OLD
 from run.small_runs import run
 from safetensors.torch import load_file
 
