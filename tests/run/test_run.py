@@ -113,10 +113,10 @@ def test_an_interrupted_run_resumes_to_the_same_result(
 ) -> None:
     save = checkpoint.save_task
 
-    def interrupt(directory: Path, trainer: object, task_id: int, options: object) -> None:
+    def interrupt(directory: Path, moleflow: object, task_id: int, *rest: object) -> None:
         if task_id == 1:
             raise KeyboardInterrupt
-        save(directory, trainer, task_id, options)
+        save(directory, moleflow, task_id, *rest)
 
     monkeypatch.setattr(checkpoint, "save_task", interrupt)
     with pytest.raises(KeyboardInterrupt):
