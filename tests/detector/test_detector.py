@@ -144,9 +144,9 @@ def _assert_same_bits(results: Iterable[Result], expected: Iterable[Result]) -> 
 
 def test_images_reach_the_device_as_bytes(finished: RunResult, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = Detector.load(finished.directory.path)
-    executor, sent = detector._run.moleflow, []
-    routed = executor.routed
-    monkeypatch.setattr(executor, "routed", lambda images: sent.append(images.dtype) or routed(images))
+    moleflow, sent = detector._run.moleflow, []
+    routed = moleflow.routed
+    monkeypatch.setattr(moleflow, "routed", lambda images: sent.append(images.dtype) or routed(images))
     detector.predict([photo, photo])
     detector.predict(photo)
     assert sent == [torch.uint8, torch.uint8]
@@ -154,8 +154,8 @@ def test_images_reach_the_device_as_bytes(finished: RunResult, photo: Path, monk
 
 def _with_room_for(detector: Detector, images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """As on a device that is too small; returns the list that sizes of batches are added to."""
-    executor, tried = detector._run.moleflow, []
-    routed = executor.routed
+    moleflow, tried = detector._run.moleflow, []
+    routed = moleflow.routed
 
     def small(batch: torch.Tensor) -> Any:
         tried.append(len(batch))
@@ -163,7 +163,7 @@ def _with_room_for(detector: Detector, images: int, monkeypatch: pytest.MonkeyPa
             raise torch.cuda.OutOfMemoryError("too much")
         return routed(batch)
 
-    monkeypatch.setattr(executor, "routed", small)
+    monkeypatch.setattr(moleflow, "routed", small)
     return tried
 
 
