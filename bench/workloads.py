@@ -27,8 +27,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.data.normalization import Normalization
 from moleflow_fast.extractors import CNNPatchCoreExtractor, create_feature_extractor
+from moleflow_fast.models.expert import FlowModules
+from moleflow_fast.models.flow_runner import FlowRunner, PlainFlowRunner
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
+from moleflow_fast.packing.compiled_runner import CompiledFlowRunner
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
 LEARNING_RATE, EPOCHS = 2e-4, 60
@@ -55,6 +58,23 @@ def make_trainer(flow: Flow, tasks: int, extractor: object = None) -> MoLEContin
             for parameter in model.get_fast_params(task_id):
                 parameter.add_(0.003 * torch.randn_like(parameter))
     return trainer
+
+
+def runner(backend: str) -> FlowRunner:
+    """What runs the flow as `backend` arranges it."""
+    return RunnerOfTorch(backend) if arrangement(backend) == "compile" else CompiledFlowRunner()
+
+
+class RunnerOfTorch(PlainFlowRunner):
+    """The modules, compiled by torch."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__()
+        self._map = arranged(FlowModules.forward, backend)
+
+    def forward(self, flow: FlowModules, x: Tensor) -> tuple[Tensor, Tensor]:
+        with self._active(flow):
+            return self._map(flow, x)
 
 
 # Training
@@ -121,7 +141,7 @@ class TrainingSteps:
             self._step = lambda patches: self._stage.count(published.step(patches))
             self._params = published.params
         else:
-            model._run = arranged(model._run, backend)  # type: ignore[method-assign]
+            model.runner = runner(backend)
 
     def __call__(self, patches: Tensor) -> None:
         with running(self._backend):
@@ -178,7 +198,7 @@ def inference(backbone: Backbone, images: Tensor, backend: str) -> tuple[Inferen
     if arrangement(backend) == "published":
         score = _published_inference(trainer, backend)
     else:
-        model._run = arranged(model._run, backend)  # type: ignore[method-assign]
+        model.runner = runner(backend)
 
     def run() -> tuple[Tensor, Tensor, Tensor]:
         with running(backend):

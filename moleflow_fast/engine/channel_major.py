@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moleflow_fast.engine.channel_packing import BaseWeights, Rows, TaskWeights, unpack
+from moleflow_fast.engine.channel_layout import BaseWeights, Rows, TaskWeights, unpack
 from moleflow_fast.engine.flat_gradients import FlatGradients
 from moleflow_fast.engine.plan import Plan
 from moleflow_fast.engine.streams import Beside
@@ -79,7 +79,7 @@ def blocks(plan: Plan, packed: Sequence[Tensor], x: Tensor, keep: bool, tasks: T
     """The state after all blocks, of x (B, H, W, D) fp32.
 
     Args:
-        tasks: (B,) int32, for `packed` of several tasks (`channel_packing.stack`): which of them each image takes.
+        tasks: (B,) int32, for `packed` of several tasks (`channel_layout.stack`): which of them each image takes.
     """
     ends, base, own = unpack(plan, packed)
     rows = x.contiguous().view(-1, plan.channels)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moleflow_fast.engine import channel_major
-from moleflow_fast.engine.channel_packing import unpack
+from moleflow_fast.engine.channel_layout import unpack
 from moleflow_fast.engine.flat_gradients import split
 from moleflow_fast.engine.plan import Plan, parse
 from moleflow_fast.kernels import channel_major as channel_major_like

@@ -34,7 +34,7 @@ def flow(
         keep: keep what backward needs, in the third result.
     """
     structure = parse(plan)
-    if structure.operands is not None:
+    if structure.engine == "channel_major":
         return _channel_major().forward(structure, packed, x, keep)
     base, own = _unpack(structure, packed)
     images, height, width, channels = x.shape
@@ -57,7 +57,7 @@ def _(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     structure = parse(plan)
     images, height, width, _ = x.shape
-    if structure.operands is not None:
+    if structure.engine == "channel_major":
         kept = _channel_major().saved_like(structure, x) if keep else []
         return x.new_empty(x.shape), x.new_empty(images, height, width), kept
     saved = [
@@ -138,7 +138,7 @@ def _backward(ctx: Any, dz: Tensor | None, dlogdet: Tensor | None, dsaved: Any) 
     given = dz if dz is not None else dlogdet
     dz = given.new_zeros(ctx.shape) if dz is None else dz  # type: ignore[union-attr]
     dlogdet = given.new_zeros(ctx.shape[:-1]) if dlogdet is None else dlogdet  # type: ignore[union-attr]
-    if parse(ctx.plan).operands is None:
+    if parse(ctx.plan).engine == "cpu":
         dx, *gradients = flow_backward(dz, dlogdet, saved, packed, params, ctx.plan)
     else:
         dx, flat = flow_backward_on_device(dz, dlogdet, saved, packed, params, ctx.plan)

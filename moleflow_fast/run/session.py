@@ -184,7 +184,8 @@ class ContinualRun(RunParts):
     def _why_plain_flow(self) -> str | None:
         """Why the flow runs in plain PyTorch, None if it is compiled; an error where that was insisted on in vain."""
         features = torch.empty(0, device=self.device)
-        reason = self.trainer.nf_model.why_not_compiled(features, None)
+        flow = self.trainer.nf_model
+        reason = flow.runner.why_not_compiled(flow.expert(None).flow, features)
         runs_compiled(features, why_not=reason, backend=flow_backend(self.device))
         return reason
 

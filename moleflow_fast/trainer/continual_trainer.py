@@ -354,7 +354,9 @@ class MoLEContinualTrainer:
         return self.device.type == "cuda" and self._steps_on_device(None, torch.empty(0, device=self.device))
 
     def _steps_on_device(self, task_id: int | None, patches: Tensor) -> bool:
-        return flow_backend(self.device) == "triton" and self.nf_model.why_not_compiled(patches, task_id) is None
+        flow = self.nf_model.expert(task_id).flow
+        why_not = self.nf_model.runner.why_not_compiled(flow, patches)
+        return flow_backend(self.device) == "triton" and why_not is None
 
     def _step(self, task_id: int, stage: Stage, patches: Tensor) -> float:
         """One optimizer step; NaN if the batch was skipped.
@@ -366,7 +368,7 @@ class MoLEContinualTrainer:
         if task_id == 0 and not self.config.has_front:
             self.nf_model.update_reference_stats(x)
         stage.optimizer.zero_grad(set_to_none=True)
-        with self.nf_model.parameters_hold_still():
+        with self.nf_model.runner.weights_fixed():
             value = self._backward(x, plain=stage.name == "slow")
         if not math.isfinite(value) or value > LARGEST_LOSS:
             return math.nan
