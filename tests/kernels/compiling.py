@@ -95,7 +95,7 @@ def run_operations() -> None:
         whitening,
     )
     from moleflow_fast.kernels.adamp import DeviceAdamP
-    from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor
+    from moleflow_fast.kernels.adamp_groups import AdamPSettings, AdamPTensor
 
     images, height, width = GRID
     with torch.device("meta"):
