@@ -110,18 +110,6 @@ class Plan:
         step = images_at_once(tokens * self.channels, training)
         return [(start, min(start + step, images)) for start in range(0, images, step)]
 
-    def saved_widths(self) -> list[int]:
-        """Widths of the (n, width) tensors that one chunk keeps for its backward pass."""
-        half, hidden = self.channels - self.split, 2 * self.split
-        widths: list[int] = []
-        for index, kernel in enumerate(self.kernels):
-            widths.append(self.channels + self.gap(index))
-            widths += [half, hidden, hidden] if kernel else [2 * half, hidden]
-        for block in self.task_blocks:
-            _, driven = self.halves(block)
-            widths += [self.channels, driven.stop - driven.start, 2 * block.hidden, block.hidden, block.hidden]
-        return widths
-
 
 def images_at_once(values: int, training: bool) -> int:
     """How many images of so many feature values each make a chunk."""
