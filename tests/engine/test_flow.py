@@ -1,9 +1,6 @@
 """The compiled engine against the plain modules, in every configuration it runs."""
 
-import copy
-import pickle
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,9 +10,7 @@ from flow_models import CONFIGS, FULL, PLAIN, features, make_model
 from moleflow_fast.backend import BackendError, use_backend
 from moleflow_fast.engine.plan import images_at_once, parse
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
-from moleflow_fast.packing.compiled_runner import CompiledFlowRunner
 from moleflow_fast.packing.packer import pack, trained
-from moleflow_fast.packing.seen import Seen
 from moleflow_fast.packing.target import Target
 
 
@@ -130,79 +125,6 @@ def test_gradcheck() -> None:
         assert torch.autograd.gradcheck(model, (x,))
 
 
-def test_packed_weights_are_never_stale() -> None:
-    model = make_model().requires_grad_(False)
-    x = features()
-
-    def agrees() -> None:
-        with torch.no_grad():
-            with use_backend("cpp"):
-                compiled = model(x)
-            with use_backend("eager"):
-                plain = model(x)
-        torch.testing.assert_close(compiled, plain, rtol=1e-10, atol=1e-10)
-
-    agrees()
-    block = model.flow.module_list[0]
-    with torch.no_grad():
-        block.subnet.s_layer1.lora_B["1"].add_(0.5)  # in place
-    agrees()
-    model.load_state_dict({n: v * 1.1 if v.is_floating_point() else v for n, v in model.state_dict().items()})
-    agrees()
-    layer = block.subnet.t_layer1.base_linear
-    layer.weight = torch.nn.Parameter(torch.randn_like(layer.weight))
-    model.requires_grad_(False)
-    agrees()
-    model.requires_grad_(True)
-    model(x)  # a training step whose optimizer changes parameters behind their version counters
-    for parameter in model.parameters():
-        parameter.data.mul_(0.9)
-    agrees()
-    model.requires_grad_(False)
-    agrees()
-    agrees()
-
-
-def test_parts_are_still_until_something_behind_them_changes() -> None:
-    model = make_model().requires_grad_(False)
-    layer = model.flow.module_list[1].subnet.s_layer2
-    seen = Seen([model.expert(0).flow])
-    layer.lora_A["1"].data.add_(1)
-    layer.lora_A["1"].requires_grad_(True)  # another task's
-    model.add_task(2)
-    assert seen.unchanged()
-
-    def moves(change: Callable[[], object]) -> None:
-        seen = Seen([model.expert(0).flow])
-        assert seen.unchanged()
-        change()
-        assert not seen.unchanged()
-
-    moves(lambda: layer.lora_A["0"].add_(1))
-    moves(lambda: setattr(layer.lora_B["0"], "data", layer.lora_B["0"].data.clone()))
-    moves(lambda: layer.lora_A.update({"0": torch.nn.Parameter(layer.lora_A["0"].data, requires_grad=False)}))
-    moves(lambda: layer.task_biases.pop("0"))
-    moves(lambda: model.flow.module_list[0].perm_index.copy_(torch.arange(20)))
-    moves(lambda: setattr(model.dia_adapters["0"].coupling_blocks[0], "s_net", model.dia_adapters["1"]))
-    moves(lambda: model.flow.module_list[1].subnet.t_layer1.base_linear.requires_grad_(True))
-
-
-def test_hooks_are_noticed() -> None:
-    model = make_model(CONFIGS["no_scale_context"]).requires_grad_(False)
-    seen = Seen([model.expert(0).flow])
-    torch.nn.utils.spectral_norm(model.flow.module_list[0].subnet.layer1.base_linear)
-    assert not seen.unchanged() and why_plain(model, features(), 0) is not None
-
-
-def test_frozen_tasks_are_packed_once() -> None:
-    model = make_model().requires_grad_(False)
-    with torch.no_grad(), use_backend("cpp"):
-        model(features())
-        first = model.runner.packed(model.expert(1).flow)
-        model(features())
-        assert model.runner.packed(model.expert(1).flow) is first
-
-
 def test_weights_that_train_are_packed_once_while_they_hold_still() -> None:
     model = make_model()
     flow = model.expert(1).flow
@@ -261,14 +183,6 @@ def test_what_the_engine_does_not_run_takes_the_plain_path() -> None:
         make_model().half()(features().half())
     assert "not torch.float64" not in (why_plain(make_model(), features(), 0) or "")
     assert "float32" in (why_plain(make_model(), features().float(), 0) or "")
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_models_can_be_copied(copied: Callable[[MoLESpatialAwareNF], MoLESpatialAwareNF]) -> None:
-    model = make_model()
-    twin = copied(model)
-    assert type(twin.runner) is CompiledFlowRunner and twin.runner is not model.runner
-    torch.testing.assert_close(twin(features()), model(features()))
 
 
 def test_chunks_are_whole_images() -> None:
