@@ -11,10 +11,10 @@ import torch
 pytest.importorskip("triton")
 
 from moleflow_fast.cli import tune
+from moleflow_fast.engine.tuning import Case, Sizes, cases
 from moleflow_fast.kernels import products, tuning
 from moleflow_fast.kernels.candidates import candidates
 from moleflow_fast.kernels.operands import Shape
-from moleflow_fast.kernels.tuning import Case, Sizes, cases
 from moleflow_fast.kernels.ways import Implementation, choose, current_table, use_table
 from moleflow_fast.kernels.ways_table import read_table, tuned_file, write_table
 

@@ -15,10 +15,30 @@ import sys
 import tempfile
 from pathlib import Path
 
-TRAIN = (
-    "--dataset folder --task_classes fabric wood --img_size 64 --backbone_name resnet18 --random_backbone --embed_dim 32 "
-    "--num_coupling_layers 2 --lora_rank 4 --num_epochs 1 --batch_size 4 --device cpu"
-).split()
+TRAIN = [
+    "--dataset",
+    "folder",
+    "--task_classes",
+    "fabric",
+    "wood",
+    "--img_size",
+    "64",
+    "--backbone_name",
+    "resnet18",
+    "--random_backbone",
+    "--embed_dim",
+    "32",
+    "--num_coupling_layers",
+    "2",
+    "--lora_rank",
+    "4",
+    "--num_epochs",
+    "1",
+    "--batch_size",
+    "4",
+    "--device",
+    "cpu",
+]
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from moleflow_fast.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from moleflow_fast.kernels.tuning import Case, Timer
+    from moleflow_fast.engine.tuning import Case, Timer
     from moleflow_fast.kernels.ways_table import Entry, Table
 
 SECONDS = 45  # after which no other way is begun; the last one, and the start, take some more
@@ -72,7 +72,7 @@ def tune_here() -> int:
         raise UserError("there is no GPU to measure: run this where the flow is to run (torch.cuda.is_available())")
     if reason := why_not_triton("cuda"):
         raise UserError(f"nothing to choose from: {reason}")
-    from moleflow_fast.kernels.tuning import Sizes, cases, replays
+    from moleflow_fast.engine.tuning import Sizes, cases, replays
     from moleflow_fast.kernels.ways_table import tuned_file, write_table
 
     device = torch.device("cuda", torch.cuda.current_device())
@@ -93,7 +93,7 @@ def tune(
     seconds: float = SECONDS,
 ) -> Table:  # fmt: skip
     """The table of a device; prints each choice as it falls."""
-    from moleflow_fast.kernels.tuning import measure
+    from moleflow_fast.engine.tuning import measure
     from moleflow_fast.kernels.ways_table import Table
 
     deadline = time.monotonic() + seconds

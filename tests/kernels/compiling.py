@@ -53,9 +53,10 @@ def run_flows(operands: str, grid: tuple[int, int, int]) -> None:
     import torch
 
     from moleflow_fast.config import AblationConfig
-    from moleflow_fast.engine import channel_major, channel_packing
-    from moleflow_fast.engine.packing import pack, trained
+    from moleflow_fast.engine import channel_layout, channel_major
     from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+    from moleflow_fast.packing.packer import pack, trained
+    from moleflow_fast.packing.target import Target
 
     x = torch.empty(*grid, CHANNELS, device="meta")
     for context in (True, False):
@@ -63,13 +64,13 @@ def run_flows(operands: str, grid: tuple[int, int, int]) -> None:
             config = AblationConfig(use_scale_context=context)
             model = MoLESpatialAwareNF(CHANNELS, 1, ablation_config=config, device="meta")
             model.add_task(0)
-        parts = model._parts(0)
-        packed, params = trained(parts, pack(parts, operands))
+        flow = model.expert(0).flow
+        packed, params = trained(flow, pack(flow, Target("channel_major", operands)))
         z, logdet, saved = channel_major.forward(packed.plan, packed.tensors, x, keep=True)
         channel_major.forward(packed.plan, packed.tensors, x, keep=False)
-        mixed = channel_packing.stack(packed.plan, [packed.tensors, packed.tensors])
+        stacked = channel_layout.stack(packed.plan, [packed.tensors, packed.tensors])
         chosen = torch.empty(grid[0], dtype=torch.int32, device="meta")
-        channel_major.forward(packed.plan, mixed, x, keep=False, tasks=chosen)
+        channel_major.forward(packed.plan, stacked, x, keep=False, tasks=chosen)
         channel_major.backward(packed.plan, packed.tensors, params, saved, z, logdet)
 
 
@@ -94,7 +95,7 @@ def run_operations() -> None:
         whitening,
     )
     from moleflow_fast.kernels.adamp import DeviceAdamP
-    from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor
+    from moleflow_fast.kernels.adamp_groups import AdamPSettings, AdamPTensor
 
     images, height, width = GRID
     with torch.device("meta"):
