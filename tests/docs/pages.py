@@ -171,7 +171,8 @@ def _files() -> frozenset[str]:
 def _is_here(token: str, page: Path) -> bool:
     ours = token.startswith(_TOP) or token.rpartition(".")[2] in _ANYWHERE
     example = token.startswith(("/", "-", ".")) or "/" not in token and token in _EXAMPLES
-    return not ours or example or token in _files() or (page.parent / token).exists()
+    placeholder = "NAME" in token or "WAY" in token
+    return not ours or example or placeholder or token in _files() or (page.parent / token).exists()
 
 
 _EXAMPLES = frozenset({"report.md"})  # what commands write
