@@ -103,7 +103,7 @@ def _mean(table: Sequence[dict[str, Any]], figure: str) -> float:
 
 
 def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, RunOptions]:
-    parser = build_parser("python bench/patch_knn.py")
+    parser = build_parser()
     parser.description, parser.epilog = __doc__, None
     own = parser.add_argument_group("nearest neighbours")
     own.add_argument("--csv", type=Path, required=True, help="file to write, one row a class")

@@ -66,7 +66,7 @@ def _scores(white: Tensor, config: AblationConfig) -> Tensor:
 
 
 def parsed(argv: Sequence[str]) -> tuple[Path, RunOptions]:
-    parser = build_parser("python bench/real_calibration.py")
+    parser = build_parser()
     parser.description, parser.epilog = __doc__, None
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--csv", type=Path, required=True, help="file to write, one row a draw")

@@ -44,7 +44,7 @@ PRECISION_HELP = (
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Everything that decides a run. Field names are the option names; see `python -m moleflow_fast.train --help`."""
+    """Everything that decides a run. Field names are the option names; see `moleflow train --help`."""
 
     dataset: str = "demo"
     data_path: str | None = None
@@ -311,31 +311,16 @@ _CHOICES = {
     "logger": LOGGERS,
 }  # fmt: skip
 
-EXAMPLES = """\
-examples:
-  python -m moleflow_fast.train
-      the synthetic demo set, a few minutes on two CPU cores
-  python -m moleflow_fast.train --dataset mvtec --data_path /data/mvtec_ad
-      MVTec AD, one class after another, the published defaults
-  python -m moleflow_fast.train --preset best-pixel-ap --data_path /data/mvtec_ad
-      a published experiment; --list_presets '*DIA*' shows those with DIA in their names
-  python -m moleflow_fast.train --dataset folder --data_path my_parts --backbone_name mobilenetv2_100 \\
-      --backbone_layers blocks.2 blocks.4 --embed_dim 256
-      your own images in MVTec AD layout
-  python -m moleflow_fast.train --extend runs/parts --data_path new_parts --task_classes washer
-      one product more for a finished run; its other products and their images are left alone
-"""
+
+def build_parser() -> argparse.ArgumentParser:
+    """A parser of the options of a run."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_run_options(parser)
+    return parser
 
 
-def build_parser(prog: str = "python -m moleflow_fast.train") -> argparse.ArgumentParser:
+def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Published option names, in groups; an option left out is None here and gets its default later."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Learn product categories one after another with MoLE-Flow, and evaluate after each.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
     fields = dataclasses.fields(RunOptions)
     defaults = {f.name: None if f.default is dataclasses.MISSING else f.default for f in fields}
     for title, options in _GROUPS.items():
@@ -346,16 +331,19 @@ def build_parser(prog: str = "python -m moleflow_fast.train") -> argparse.Argume
         "--list_presets", nargs="?", metavar="PATTERN", action=_ListPresets, help="published experiments"
     )
     add_ablation_args(parser)
-    return parser
 
 
-def parse_options(argv: list[str] | None = None) -> RunOptions | Change:
+def parse_options(argv: list[str] | None = None, parser: argparse.ArgumentParser | None = None) -> RunOptions | Change:
     """What a command line asks for: a run, or a change of a finished one.
 
     Errors end the program with a message as argparse's own do.
+
+    Args:
+        parser: knows the options of runs and of changes; a plain one if None.
     """
-    parser = build_parser()
-    add_change_args(parser)
+    if parser is None:
+        parser = build_parser()
+        add_change_args(parser)
     argv = sys.argv[1:] if argv is None else argv
     try:
         given = parser.parse_args(argv)

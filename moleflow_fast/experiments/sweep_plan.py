@@ -50,6 +50,7 @@ def make_plan(
     grid: Mapping[str, Sequence[str]],
     data: Mapping[str, str],
     given: Sequence[str],
+    parser: argparse.ArgumentParser | None = None,
 ) -> Plan:
     """Every preset that matches, at every grid point, with every seed; a seed's runs come together.
 
@@ -58,7 +59,8 @@ def make_plan(
         seeds: None: the preset's own, or 0.
         grid: option name -> values as on a command line; `on` and `off` for options without a value.
         data: kind of data set (mvtec, visa, mpdd) -> its folder, for runs whose options name none.
-        given: options of `python -m moleflow_fast.train` for every run; they win over a preset's.
+        given: options of `moleflow train` for every run; they win over a preset's.
+        parser: knows them, and ends the program where they are wrong; a plain one if None.
 
     Raises:
         UserError: a pattern that matches nothing, an option value out of range, or a data set without folder.
@@ -68,7 +70,7 @@ def make_plan(
         raise UserError(f"{', '.join(own)}: a sweep decides that itself; use --presets, --seeds and -o")
     chosen = _presets(patterns)
     bases: list[Preset | None] = [p for p in chosen if p.options] if chosen else [None]
-    parser = build_parser("python -m moleflow_fast.sweep")
+    parser = parser or build_parser()
     runs: dict[str, PlannedRun] = {}
     wanted: Sequence[int | None] = seeds or [None]
     for seed, preset, point in itertools.product(wanted, bases, _points(grid)):
@@ -85,7 +87,7 @@ def _presets(patterns: Sequence[str]) -> list[Preset]:
         exact = [p for p in matching(pattern) if p.name == pattern]
         some = exact or matching(pattern)
         if not some:
-            raise UserError(f"--presets {pattern}: no preset matches (python -m moleflow_fast.train --list_presets)")
+            raise UserError(f"--presets {pattern}: no preset matches (moleflow train --list_presets)")
         found.update((p.name, p) for p in some)
     return list(found.values())
 

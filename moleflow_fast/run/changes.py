@@ -112,7 +112,7 @@ class ChangedRun(ContinualRun):
         if absent and self.trainer.router.compares_distances:
             self.console.say(
                 f"limits         of {self._names(absent)} are scaled to the new covariance, not measured: their images "
-                "are not there; put them back and measure anew: python -m moleflow_fast.calibrate"
+                "are not there; put them back and measure anew: moleflow calibrate"
             )
 
 

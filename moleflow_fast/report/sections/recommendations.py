@@ -60,7 +60,7 @@ def _goal(context: Context, goal: str, chosen: Configuration, placed: Sequence[C
     rows = [(c.name, str(len(c.runs)), *(mean_cell(c, metric) for metric in HEADLINE)) for c in shown]
     arguments = command_line(chosen.options)
     arguments += [] if chosen.options.dataset == "demo" else ["--data_path", "DIR"]
-    command = "python -m moleflow_fast.train " + shlex.join(arguments)
+    command = "moleflow train " + shlex.join(arguments)
     blocks: list[Block] = [Heading(words(goal), 3), Text(words(f"{goal}_rule", count=len(placed)))]
     blocks += [Code(command), Table([words(column) for column in columns], rows)]
     if chosen is group.baseline:
