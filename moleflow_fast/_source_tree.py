@@ -1,6 +1,6 @@
 """What `import moleflow_fast` does in a bare source folder: it takes the installed package instead.
 
-Python searches the working directory first, so `moleflow train` finds the sources there. They have no
+Python searches the working directory first, so `python -m moleflow_fast.train` finds the sources there. They have no
 compiled part until `pip install -e .` puts it beside them.
 """
 
