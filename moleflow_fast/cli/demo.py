@@ -85,18 +85,19 @@ def _test_images(data: Path) -> list[str]:
 def _show(run: Path, found: Path) -> None:
     records = [json.loads(line) for line in (found / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
     print()
-    shown = _defects_found(records)
+    shown = surest(records)
     if not shown:
-        print("none of these defects was found; the weights of the backbone decide most, see moleflow train --help")
+        print(
+            "none of these defects was found: train longer, or with a pretrained backbone (see moleflow train --help)"
+        )
     for record in shown:
-        kind = Path(record["path"]).parent.name
-        print(f"found a {kind} in {record['classes'][0]}: {found / record['overlay']}")
+        print(f"{record['classes'][0]}: {Path(record['path']).parent.name} found, {found / record['overlay']}")
     print(f"heat maps of all test images of a class: {run / 'heatmaps'}")
     print(f"open in a browser: {found / 'index.html'}")
 
 
-def _defects_found(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The surest of each class, among images that do have a defect."""
+def surest(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the images that do have a defect the one with the highest score of each class, if it is called defective."""
     best: dict[str, dict[str, Any]] = {}
     for record in records:
         name = Path(record["path"]).parent.parent.parent.name
