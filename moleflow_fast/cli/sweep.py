@@ -15,10 +15,10 @@ from moleflow_fast.config.options import add_run_options
 from moleflow_fast.errors import UserError
 from moleflow_fast.experiments.sweep_plan import Plan, make_plan
 from moleflow_fast.run.ray_session import ray_session
-from moleflow_fast.system.files import alone
+from moleflow_fast.system.locks import alone
 
 if TYPE_CHECKING:
-    from moleflow_fast.console import RunConsole
+    from moleflow_fast.console import Console
     from moleflow_fast.experiments.sweep import Share, Sweep
 
 _DESCRIPTION = """\
@@ -82,9 +82,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _sweep(args: argparse.Namespace, given: list[str]) -> int:
-    from moleflow_fast.console import RunConsole  # not at the top, like what shows the runs: --help needs no rich
+    from moleflow_fast.console import Console  # not at the top, like what shows the runs: --help needs no rich
 
-    console = RunConsole(args.quiet)
+    console = Console(args.quiet)
     grid, folders = _settings(args.grid, "--grid"), _folders(args.data)
     plan = make_plan(args.presets, args.seeds, grid, folders, given, run_parser())
     if args.estimate:
@@ -92,7 +92,7 @@ def _sweep(args: argparse.Namespace, given: list[str]) -> int:
     return _show(args, plan, console) if args.dry_run else _run(args, plan, console)
 
 
-def _run(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
+def _run(args: argparse.Namespace, plan: Plan, console: Console) -> int:
     from moleflow_fast.experiments.sweep import Sweep
     from moleflow_fast.experiments.sweep_view import SweepView, ranking
 
@@ -112,7 +112,7 @@ def _run(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
     return FAILED if failed else FINE
 
 
-def _show(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
+def _show(args: argparse.Namespace, plan: Plan, console: Console) -> int:
     from moleflow_fast.experiments.sweep import Sweep
 
     sweep = Sweep(args.output) if args.output.is_dir() else None
@@ -123,7 +123,7 @@ def _show(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
     return 0
 
 
-def _estimate(plan: Plan, console: RunConsole) -> int:
+def _estimate(plan: Plan, console: Console) -> int:
     from moleflow_fast.experiments.estimate import estimate  # imports torch and builds models
 
     with console.counting("shapes measured") as progress:
@@ -138,7 +138,7 @@ def _state(sweep: Sweep, run: Any) -> str:
     return "interrupted" if sweep.is_started(run) else "new"
 
 
-def _announce(plan: Plan, sweep: Sweep | None, console: RunConsole) -> None:
+def _announce(plan: Plan, sweep: Sweep | None, console: Console) -> None:
     for preset in plan.left_out:
         console.warn(f"{preset.name} is left out: {preset.inferred}")
     states = [_state(sweep, run) for run in plan.runs] if sweep is not None else ["new"] * len(plan.runs)
