@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moleflow_fast.config.data_sets import PUBLISHED
 from moleflow_fast.errors import UserError
 from moleflow_fast.experiments.sweep_plan import Plan, make_plan
 from moleflow_fast.run.ray_session import ray_session
@@ -175,7 +176,7 @@ def _folders(words: Sequence[str]) -> dict[str, str]:
     folders = {}
     for word in words:
         kind, equals, folder = word.partition("=")
-        if not equals or kind not in ("mvtec", "visa", "mpdd"):
+        if not equals or kind not in PUBLISHED:
             raise UserError(f"--data {word}: expected mvtec=DIR, visa=DIR or mpdd=DIR")
         folders[kind] = folder
     return folders
