@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import cache
 from typing import Any
 
 
@@ -150,7 +149,6 @@ def option(group: str | None, default: Any, help: str = "", *bounds: Bound, **fa
     return dataclasses.field(default_factory=lambda: given() or default, metadata={Option: made})
 
 
-@cache
 def options_in(cls: type) -> Mapping[str, Option]:
     """The options that are fields of a dataclass, by name."""
     return {field.name: field.metadata[Option] for field in dataclasses.fields(cls) if Option in field.metadata}

@@ -7,25 +7,25 @@ from types import MappingProxyType
 from typing import Any
 
 from moleflow_fast.config.identity import result_options
-from moleflow_fast.config.option import Comparison, Option
+from moleflow_fast.config.option import Comparison
 from moleflow_fast.config.options import OPTIONS, RunOptions
 
 Effective = Mapping[str, Any]
 Departures = Mapping[str, Mapping[str, Any]]
 
-
 COMPONENT = "component_"  # begins the factor that is a component of the method, switched off or shaped otherwise
 
 
-def _factor(name: str, option: Option) -> str:
-    return COMPONENT + option.component if option.component else option.factor or name
+def factor_of(option: str) -> str:
+    """The factor of an option; one that belongs to none is its own."""
+    known = OPTIONS[option]
+    return COMPONENT + known.component if known.component else known.factor or option
 
 
 def _grouped(names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for name in names:
-        factor = _factor(name, OPTIONS[name])
-        found[factor] = (*found.get(factor, ()), name)
+        found[factor_of(name)] = (*found.get(factor_of(name), ()), name)
     return MappingProxyType(found)
 
 
@@ -63,9 +63,10 @@ def effective_options(options: RunOptions) -> dict[str, Any]:
 
 def _acts(name: str, flat: Effective) -> bool:
     """Whether an option has an effect: its switch, if it has one, stands as it must and has an effect itself."""
-    if OPTIONS[name].acts_with is None:
+    condition = OPTIONS[name].acts_with
+    if condition is None:
         return True
-    switch, needed = OPTIONS[name].acts_with
+    switch, needed = condition
     return flat.get(switch) == needed and _acts(switch, flat)
 
 
@@ -83,11 +84,6 @@ def departures(options: Effective, baseline: Effective) -> dict[str, dict[str, A
         if option not in baseline and factor_of(option) in found:
             found[factor_of(option)][option] = value
     return found
-
-
-def factor_of(option: str) -> str:
-    """The factor of an option; one that belongs to none is its own."""
-    return _factor(option, OPTIONS[option])
 
 
 def values_text(values: Mapping[str, Any]) -> str:
