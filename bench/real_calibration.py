@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
-from moleflow_fast.config.options import RunOptions, build_parser, options_of
+from moleflow_fast.config.command_line import build_parser, options_of
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.detector.normal_scores import threshold
 from moleflow_fast.extractors.stores import TensorStore
 from moleflow_fast.models.aggregation import image_scores

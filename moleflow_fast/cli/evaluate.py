@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from moleflow_fast.cli.outcome import outcome
 from moleflow_fast.cli.parser import FINE, CommandParser
-from moleflow_fast.config.options import BACKEND_HELP, INTERPOLATIONS, PRECISION_HELP, RunOptions
-from moleflow_fast.config.requested import BACKENDS, PRECISIONS, given_backend, given_precision
+from moleflow_fast.config.arguments import add_evaluation_options, given_by_environment, given_options
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
 from moleflow_fast.system.heavy_imports import heavy_imports
 
@@ -33,23 +33,13 @@ examples:
 def build_parser() -> CommandParser:
     parser = CommandParser("evaluate", "RUN [options]", _DESCRIPTION, _EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory, as printed by moleflow train")
-    parser.add_argument("--data_path", help="where the images are now, if they have moved")
-    parser.add_argument("--score_smooth_sigma", type=float, help="another Gaussian smoothing, pixels")
-    parser.add_argument("--interp_mode", choices=INTERPOLATIONS, help="another way from patches to pixels")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N")
-    parser.add_argument("--backend", choices=BACKENDS, help=f"{BACKEND_HELP} (default $MOLEFLOW_BACKEND or the run's)")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, help=f"{PRECISION_HELP} (default $MOLEFLOW_PRECISION or the run's)"
-    )
-    parser.add_argument("--quiet", action="store_const", const=True, help="no progress bars")
+    add_evaluation_options(parser, RunOptions)
     return parser
 
 
 def run_options(directory: RunDirectory, args: argparse.Namespace) -> RunOptions:
     """The run's own options, with those given here in their place, on the command line or in the environment."""
-    given = {n: v for n, v in vars(args).items() if n != "run" and v is not None}
-    environment = {"backend": given_backend(), "precision": given_precision()}
-    changed = {n: v for n, v in environment.items() if v is not None} | given
+    changed = given_by_environment(RunOptions) | given_options(args, RunOptions)
     try:
         return dataclasses.replace(directory.options(), **changed)
     except ValueError as error:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from moleflow_fast.cli.outcome import outcome
 from moleflow_fast.cli.parser import FAILED, FINE, CommandParser
-from moleflow_fast.config.options import add_run_options
+from moleflow_fast.config.command_line import add_run_options
+from moleflow_fast.config.data_sets import PUBLISHED
 from moleflow_fast.errors import UserError
 from moleflow_fast.experiments.sweep_plan import Plan, make_plan
 from moleflow_fast.run.ray_session import ray_session
@@ -179,7 +180,7 @@ def _folders(words: Sequence[str]) -> dict[str, str]:
     folders = {}
     for word in words:
         kind, equals, folder = word.partition("=")
-        if not equals or kind not in ("mvtec", "visa", "mpdd"):
+        if not equals or kind not in PUBLISHED:
             raise UserError(f"--data {word}: expected mvtec=DIR, visa=DIR or mpdd=DIR")
         folders[kind] = folder
     return folders

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from moleflow_fast.cli.parser import FAILED, CommandParser
-from moleflow_fast.config.change import Change, add_change_args
-from moleflow_fast.config.options import RunOptions, add_run_options, parse_options
+from moleflow_fast.config.change import Change
+from moleflow_fast.config.change_arguments import add_change_args
+from moleflow_fast.config.command_line import add_run_options
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.errors import UserError
+from moleflow_fast.run.asked import parse_options
 from moleflow_fast.system.heavy_imports import heavy_imports
 from moleflow_fast.system.interruption import Interrupted, asked_to_end, ends_cleanly
 from moleflow_fast.system.phases import IMPORTS, Phases, counting, phase, since_process_start

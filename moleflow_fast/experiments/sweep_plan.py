@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from moleflow_fast.config.options import RunOptions, build_parser, options_of
+from moleflow_fast.config.command_line import build_parser, options_of
+from moleflow_fast.config.identity import identity
+from moleflow_fast.config.options import OPTIONS, RunOptions
 from moleflow_fast.config.presets import Preset, matching
 from moleflow_fast.errors import UserError
-from moleflow_fast.run.directory import identity
 
-_FILES = ("data_path", "backbone_weights", "cache_dir", "load_checkpoint")
-_DECIDED_HERE = ("--preset", "--seed", "--experiment_name", "--log_dir", "--resume", "--parallel_tasks")
+_DECIDED_HERE = frozenset(f"--{name}" for name, option in OPTIONS.items() if option.decided_by_sweep)
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,10 @@ def _planned(
 ) -> PlannedRun:
     argv = argv if preset is None else ["--preset", preset.name, *argv]
     try:
-        options = options_of(parser, [*_data_path(parser, argv, preset, data), *argv])
+        options = options_of(parser, [*_data_path(parser, argv, preset, data), *argv]).in_full()
     except ValueError as error:
         remedy = " (for presets of several data sets: --data mvtec=DIR visa=DIR mpdd=DIR)"
         raise UserError(f"{name}: {error}{remedy if '--data_path' in str(error) else ''}") from error
-    files = {f: os.path.abspath(value) for f in _FILES if (value := getattr(options, f)) is not None}
-    options = dataclasses.replace(options, **files)
     return PlannedRun(identity(options), (name,), options)
 
 

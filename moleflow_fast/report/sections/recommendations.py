@@ -126,7 +126,7 @@ def _without_influence(context: Context, group: Group) -> list[Block]:
     """Factors none of whose rows leaves the noise, or differs by more than a trifle where there is no interval."""
     words = context.words
     found = []
-    for factor in factors_of(group):
+    for factor in factors_of(words, group):
         differences = [group.difference(c, metric) for c in group.single(factor) for metric in HEADLINE]
         known = [d for d in differences if d is not None]
         if known and all(_negligible(d) for d in known):
