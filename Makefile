@@ -38,8 +38,8 @@ $(VENV)/.installed-test: $(VENV)/.created $(SOURCES)
 
 install: $(VENV)/.installed ## create .venv and install the package into it
 
-demo: $(VENV)/.installed ## learn six synthetic categories one after another; tables and pictures in runs/
-	$(RUN) -m moleflow_fast.train
+demo: $(VENV)/.installed ## learn six synthetic categories one after another, find defects; pictures and a page in runs/demo/
+	$(RUN) -m moleflow_fast demo
 
 lint: $(VENV)/.installed-test ## format, ruff, the layers of the package, types
 	$(BIN)/ruff format --check .

@@ -10,6 +10,10 @@ import difflib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from moleflow_fast._source_tree import leave_source_tree
+
+leave_source_tree(__file__)
+
 from moleflow_fast import runner_registry
 
 if TYPE_CHECKING:

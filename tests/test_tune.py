@@ -121,4 +121,4 @@ def test_help_teaches_without_torch() -> None:
         "except SystemExit: assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert "CUDA_VISIBLE_DEVICES=1 python -m moleflow_fast.tune" in done.stdout
+    assert "CUDA_VISIBLE_DEVICES=1 moleflow tune" in done.stdout

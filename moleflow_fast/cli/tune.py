@@ -1,14 +1,15 @@
-"""python -m moleflow_fast.tune: measure the ways of the flow's products on this GPU, and keep the fastest."""
+"""moleflow tune: measure the ways of the flow's products on this GPU, and keep the fastest."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from moleflow_fast.cli.outcome import outcome
+from moleflow_fast.cli.parser import CommandParser
 from moleflow_fast.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,29 +34,20 @@ The result is kept in $MOLEFLOW_CACHE or ~/.cache/moleflow_fast, under ways/, an
 Delete the file to go back. A run stores the table that it was started with and keeps it when it is resumed or
 extended, so measuring again changes no run that there is.
 
-needs an NVIDIA GPU; CUDA_VISIBLE_DEVICES chooses which:
-  CUDA_VISIBLE_DEVICES=1 python -m moleflow_fast.tune
+examples; CUDA_VISIBLE_DEVICES chooses the GPU:
+  moleflow tune
+  CUDA_VISIBLE_DEVICES=1 moleflow tune
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog="python -m moleflow_fast.tune",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def build_parser() -> CommandParser:
+    return CommandParser("tune", "", DESCRIPTION, EXAMPLES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     build_parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        return tune_here()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return outcome(tune_here, "the table is as it was")
 
 
 def tune_here() -> int:
@@ -103,7 +95,7 @@ def tune(
         if entry is not None:
             print(line(entry), flush=True)
             entries.append(entry)
-    return Table(name, capability, f"python -m moleflow_fast.tune, {time.strftime('%Y-%m-%d')}", tuple(entries))
+    return Table(name, capability, f"moleflow tune, {time.strftime('%Y-%m-%d')}", tuple(entries))
 
 
 def line(entry: Entry) -> str:

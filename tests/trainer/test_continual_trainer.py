@@ -10,7 +10,7 @@ import torch
 from small_trainer import DIM, TensorSource, make_trainer, task_features, train
 
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.config.ablation import ADAPTER_MODES, SPATIAL_CONTEXT_MODES
+from moleflow_fast.config.switches import ADAPTER_MODES, SPATIAL_CONTEXT_MODES
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer, TrainingDivergedError
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
