@@ -52,8 +52,9 @@ def trained(backend: str, config: AblationConfig = SMALL) -> tuple[MoLEContinual
     return trainer, records
 
 
-@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("tail", [pytest.param(False, marks=pytest.mark.full), True])
 def test_equal_to_single_steps(tail: bool, in_parts: None) -> None:
+    """The plain loss, which `test_density` holds to its definition, with --full."""
     config = replace(SMALL, use_tail_aware_loss=tail)
     (single, expected), (graph, records) = trained("eager", config=config), trained("triton", config=config)
     for a, b in zip(records, expected, strict=True):
