@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from moleflow_fast.errors import UserError
 from moleflow_fast.experiments.sweep_plan import Plan, make_plan
 from moleflow_fast.run.ray_session import ray_session
-from moleflow_fast.system.files import alone
 from moleflow_fast.system.interruption import Interrupted, asked_to_end, ends_cleanly
+from moleflow_fast.system.locks import alone
 
 if TYPE_CHECKING:
     from moleflow_fast.console import Console

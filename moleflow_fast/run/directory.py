@@ -14,7 +14,6 @@ routing_confusion.png, heatmaps/*.png
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import json
 import logging
@@ -30,7 +29,8 @@ from typing import Any
 from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, PATHS, RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_result import ClassResult, Evaluation
-from moleflow_fast.system.files import WriteFailed, alone, reading, remove_leftovers, replacing, write_json, writing
+from moleflow_fast.system.files import WriteFailed, reading, remove_leftovers, replacing, write_json, writing
+from moleflow_fast.system.locks import alone, lock_file
 from moleflow_fast.trainer.task_state import EpochRecord
 
 logger = logging.getLogger(__name__)
@@ -179,8 +179,12 @@ class RunDirectory:
     def append_epoch(self, record: EpochRecord) -> None:
         """Add a row, in one piece: several workers may do so at a time."""
         names = [f.name for f in fields(EpochRecord)]
-        with writing(self._epochs), self._epochs.open("a", newline="", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # appending is atomic by itself on local disks, but not on NFS
+        # Appending is atomic by itself on local disks, but not on NFS.
+        with (
+            writing(self._epochs),
+            lock_file(self.path / ".epochs.lock"),
+            self._epochs.open("a", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, names)
             if os.fstat(file.fileno()).st_size == 0:
                 writer.writeheader()

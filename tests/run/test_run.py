@@ -18,7 +18,7 @@ from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
 from moleflow_fast.run.run import Run
 from moleflow_fast.run.session import RunResult
-from moleflow_fast.system.files import InUse
+from moleflow_fast.system.locks import InUse
 from moleflow_fast.system.tensor_file import CheckpointError
 from moleflow_fast.trainer import checkpoint
 
@@ -57,7 +57,7 @@ def test_summary_is_the_mean_of_the_last_table(finished: RunResult) -> None:
 def test_one_process_a_run_directory(
     finished: RunResult, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moleflow_fast.system.files.PATIENCE", 0.2)
+    monkeypatch.setattr("moleflow_fast.system.locks.PATIENCE", 0.2)
     with finished.directory.held(), pytest.raises(InUse, match="is in use by another process"):
         run(data, finished.directory.path.parent, experiment_name=finished.directory.path.name, resume=True)
 
