@@ -21,7 +21,7 @@ from moleflow_fast.engine.flat_gradients import product
 from moleflow_fast.engine.graphs import capture
 from moleflow_fast.engine.streams import Beside
 from moleflow_fast.ops.coupling import base_clamping
-from moleflow_fast.ops.lora_linear import factored_gradients, gradients_from_dense, weight_gradient
+from moleflow_fast.ops.lora_gradients import factored_gradients, gradients_from_dense, weight_gradient
 
 from . import channel_major
 from .candidates import BY_IMAGE, candidates
