@@ -12,9 +12,9 @@ else
 RUN := $(BIN)/python -P
 READY := $(VENV)/.installed-test
 endif
-SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.pyi' -o -name '*.h' -o -name '*.cpp' -o -name '*.csv' -o -name '*.json')
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.pyi' -o -name '*.h' -o -name '*.cpp' -o -name '*.csv' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help install demo lint stubs test bench gpu-check clean
+.PHONY: help install demo lint stubs test bench gpu-check pictures api wheels clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,8 +41,10 @@ install: $(VENV)/.installed ## create .venv and install the package into it
 demo: $(VENV)/.installed ## learn six synthetic categories one after another; tables and pictures in runs/
 	$(RUN) -m moleflow_fast.train
 
-lint: $(VENV)/.installed-test ## ruff and mypy
+lint: $(VENV)/.installed-test ## format, ruff, the layers of the package, types
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	cd $(VENV) && $(BIN)/lint-imports --no-logo $(CURDIR)/pyproject.toml # there it finds the installed package, not the sources
 	$(BIN)/mypy
 
 stubs: $(VENV)/.installed-test ## the compiled part's signatures: moleflow_fast/_C.pyi
@@ -61,5 +63,19 @@ bench: $(READY) ## benchmarks: result as JSON in bench/results/cpu/, tables on t
 gpu-check: $(READY) ## what needs a GPU, in 12 minutes (MINUTES=5: the first half of the list): benchmarks (JSON in bench/results/cuda/), tests, tables; PARTS="tests kernels"
 	$(RUN) bench/gpu_check.py --results $(RESULTS) $(if $(MINUTES),--minutes $(MINUTES)) $(PARTS)
 
+api: $(VENV)/.installed ## the package's public names from their docstrings, as pages in build/api/
+	$(BIN)/pip install -q pdoc
+	$(BIN)/python -P docs/api.py build/api
+
+wheels: $(VENV)/.created ## a wheel of each Python in wheelhouse/, built in a container (needs Docker or Podman) and tried in a fresh environment
+	$(BIN)/pip install -q 'cibuildwheel>=3'
+	$(BIN)/cibuildwheel --output-dir wheelhouse
+
+pictures: $(VENV)/.installed ## draw the pictures of README.md and docs/tour.md anew, from the demo set
+	rm -rf .pictures && mkdir .pictures
+	cd .pictures && $(RUN) -m moleflow_fast.train --log_dir . --experiment_name demo
+	sed -n '/^```sh$$/,/^```$$/{/^```/d;p}' docs/tour.md | (cd .pictures && PATH=$(BIN):$$PATH sh -eu)
+	$(RUN) docs/pictures/draw.py .pictures/demo .pictures
+
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) .system build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) .system .pictures build dist wheelhouse *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -33,10 +33,12 @@ class CMakeBuild(build_ext):
 setup(
     packages=sorted({*find_packages(include=["moleflow_fast*"]), "moleflow_fast.kernels"}),
     package_data={
-        "moleflow_fast": ["_C.pyi"],
+        "moleflow_fast": ["_C.pyi", "py.typed"],
         "moleflow_fast.config": ["presets.csv"],
         "moleflow_fast.kernels": ["tables/*.json"],
-        "moleflow_fast.predict": ["page.js"],
+        "moleflow_fast.pages": ["*.html", "*.css"],
+        "moleflow_fast.predict": ["*.html", "*.css", "*.js"],
+        "moleflow_fast.report": ["*.html"],
     },
     package_dir={"moleflow_fast.kernels": "kernels"},
     ext_modules=[Extension("moleflow_fast._C", [])],

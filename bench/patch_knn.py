@@ -28,7 +28,8 @@ from moleflow_fast.config.options import RunOptions, build_parser, options_of
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.by_class import ClassResult, evaluate_class
 from moleflow_fast.evaluation.scorer import Scorer
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.context import RunContext
+from moleflow_fast.run.run import Run
 
 Choose = Callable[[Tensor, int, int], Tensor]
 CORESETS: dict[str, Choose] = {"greedy": greedy_coreset, "random": random_coreset}
@@ -43,7 +44,7 @@ COLUMNS = (
 
 
 class PatchNeighbours:
-    """Stands where a `Scorer` wants the trainer of a run."""
+    """Stands where a `Scorer` wants a `MoLEFlow`."""
 
     def __init__(self, bank: Tensor, config: AblationConfig) -> None:
         self.bank = bank  # (m, D)
@@ -54,11 +55,11 @@ class PatchNeighbours:
         return nearest_distances(patches.flatten(0, 2), self.bank).view(patches.shape[:3])
 
 
-def rows(parts: RunParts, coreset: str, patches: int) -> Iterator[dict[str, Any]]:
+def rows(run: Run, coreset: str, patches: int) -> Iterator[dict[str, Any]]:
     """One a class; seconds are those of the coreset and of reading cached features, without the backbone's."""
-    options = parts.options
-    for task_id in parts.active_tasks:
-        loader = parts.training_loader(task_id)
+    options = run.options
+    for task_id in run.tasks.active:
+        loader = run.features.loader(task_id)
         start = time.perf_counter()
         everything = torch.cat([batch.flatten(0, 2) for batch, _ in loader.in_order()])  # (images H W, D)
         bank = everything[CORESETS[coreset](everything, patches, options.seed)]
@@ -71,8 +72,8 @@ def rows(parts: RunParts, coreset: str, patches: int) -> Iterator[dict[str, Any]
             options.interp_mode,
             options.batch_size,
         )
-        for name in parts.tasks[task_id]:
-            test = parts.test_class(name, task_id)
+        for name in run.tasks[task_id]:
+            test = run.features.test_class(name, task_id)
             result = asdict(evaluate_class(scorer, test, scorer.true_ids(test)))
             scorer.forget_maps([test])  # another coreset makes others
             del result["routing_accuracy"]
@@ -85,10 +86,10 @@ def rows(parts: RunParts, coreset: str, patches: int) -> Iterator[dict[str, Any]
             }
 
 
-def say_means(parts: RunParts, table: Sequence[dict[str, Any]]) -> None:
+def say_means(run: Run, table: Sequence[dict[str, Any]]) -> None:
     for coreset in dict.fromkeys(row["coreset"] for row in table):
         of = [row for row in table if row["coreset"] == coreset]
-        parts.console.say(f"{coreset}: mean " + " ".join(f"{name} {_mean(of, name):.4f}" for name in FIGURES))
+        run.console.say(f"{coreset}: mean " + " ".join(f"{name} {_mean(of, name):.4f}" for name in FIGURES))
 
 
 def _figures(row: dict[str, Any]) -> str:
@@ -122,18 +123,18 @@ def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, RunOptions]:
 
 def main(argv: Sequence[str]) -> int:
     own, options = parsed(argv)
-    parts, table = RunParts(options), []
+    run, table = Run(RunContext(options)), []
     try:
-        with parts.as_chosen(), torch.no_grad(), own.csv.open("w", newline="") as file:
+        with run.context.as_chosen(), torch.no_grad(), own.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
-            parts.console.say("every class under its true id: nearest neighbours have no router")
+            run.console.say("every class under its true id: nearest neighbours have no router")
             for coreset in own.coreset:
-                for row in rows(parts, coreset, own.bank_patches):
+                for row in rows(run, coreset, own.bank_patches):
                     writer.writerow(row)
                     table.append(row)
-                    parts.console.say(f"{coreset}: {row['class_name']} {_figures(row)} bank_bytes {row['bank_bytes']}")
-            say_means(parts, table)
+                    run.console.say(f"{coreset}: {row['class_name']} {_figures(row)} bank_bytes {row['bank_bytes']}")
+            say_means(run, table)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -26,7 +26,8 @@ from moleflow_fast.detector.normal_scores import threshold
 from moleflow_fast.extractors.stores import TensorStore
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.models.gaussian_front import GaussianFront
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.context import RunContext
+from moleflow_fast.run.run import Run
 from moleflow_fast.trainer.cross_fitting import cross_fitted
 
 NEW_IMAGES = 150
@@ -34,16 +35,16 @@ DRAWS = {20: 32, 75: 12, 200: 4}
 COLUMNS = ("class_name", "n", "draw", "new_images", "above", "above_not_cross_fitted")
 
 
-def rows(parts: RunParts, name: str, task_id: int) -> Iterator[dict[str, Any]]:
-    test = parts.test_class(name, task_id)
+def rows(run: Run, name: str, task_id: int) -> Iterator[dict[str, Any]]:
+    test = run.features.test_class(name, task_id)
     held_out = test.source.patches((test.labels == 0).nonzero().flatten())  # type: ignore[attr-defined]
-    source = parts.training_features([name])
+    source = run.features.training([name])
     normal = torch.cat([source.patches(torch.arange(len(source))), held_out])  # (N, H, W, D)
-    generator = torch.Generator().manual_seed(parts.options.seed)
+    generator = torch.Generator().manual_seed(run.options.seed)
     for n, draws in DRAWS.items():
         for draw in range(draws if len(normal) >= n + 20 else 0):
             order = torch.randperm(len(normal), generator=generator)
-            figures = _exceeded(normal[order[:n]], normal[order[n : n + NEW_IMAGES]], parts.options.ablation)
+            figures = _exceeded(normal[order[:n]], normal[order[n : n + NEW_IMAGES]], run.options.ablation)
             yield {"class_name": name, "n": n, "draw": draw, **figures}
 
 
@@ -78,18 +79,18 @@ def parsed(argv: Sequence[str]) -> tuple[Path, RunOptions]:
 
 def main(argv: Sequence[str]) -> int:
     file, options = parsed(argv)
-    parts = RunParts(options)
-    with parts.as_chosen(), torch.no_grad(), file.open("w", newline="") as stream:
+    run = Run(RunContext(options))
+    with run.context.as_chosen(), torch.no_grad(), file.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
-        for task_id in parts.active_tasks:
-            for name in parts.tasks[task_id]:
-                writer.writerows(found := list(rows(parts, name, task_id)))
+        for task_id in run.tasks.active:
+            for name in run.tasks[task_id]:
+                writer.writerows(found := list(rows(run, name, task_id)))
                 stream.flush()
                 for n in DRAWS:
                     above = [row["above"] for row in found if row["n"] == n]
                     mean = f"{sum(above) / len(above):.1%}" if above else "too few images"
-                    parts.console.say(f"{name}, {n} images: {mean} of new normal images above")
+                    run.console.say(f"{name}, {n} images: {mean} of new normal images above")
     return 0
 
 

@@ -28,10 +28,11 @@ from tables import markdown  # noqa: E402
 
 from moleflow_fast.config.ablation import ROUTER_COVARIANCES  # noqa: E402
 from moleflow_fast.config.options import RunOptions  # noqa: E402
-from moleflow_fast.console import RunConsole  # noqa: E402
 from moleflow_fast.detector.calibration import TaskCalibration  # noqa: E402
 from moleflow_fast.models.routing import PrototypeRouter  # noqa: E402
-from moleflow_fast.run.context import RunParts  # noqa: E402
+from moleflow_fast.run.console import RunConsole  # noqa: E402
+from moleflow_fast.run.context import RunContext  # noqa: E402
+from moleflow_fast.run.run import Run  # noqa: E402
 
 IMAGES = (20, 75, None)
 
@@ -68,12 +69,12 @@ class Row:
     unknown_left_out: float
 
 
-def features_of(parts: RunParts) -> dict[str, Features]:
+def features_of(run: Run) -> dict[str, Features]:
     found = {}
-    for task, (name,) in enumerate(parts.tasks):
-        test = parts.test_class(name, task)
+    for task, (name,) in enumerate(run.tasks):
+        test = run.features.test_class(name, task)
         features, is_normal = test.source.image_features.cpu(), test.labels == 0
-        training = parts.training_features([name]).image_features.cpu()
+        training = run.features.training([name]).image_features.cpu()
         found[name] = Features(training, features[is_normal], features[~is_normal])
     return found
 
@@ -180,7 +181,7 @@ def main() -> None:
         backbone_name="mobilenetv2_100", backbone_weights=args.weights, backbone_layers=("blocks.2", "blocks.4"),
         embed_dim=256, cache_dir=args.cache, device="cpu", num_workers=0, quiet=True,
     )  # fmt: skip
-    classes = features_of(RunParts(options, RunConsole(quiet=True)))
+    classes = features_of(Run(RunContext(options, RunConsole(quiet=True))))
     rows = [
         row
         for covariance in ROUTER_COVARIANCES

@@ -18,9 +18,11 @@ from recording import record
 from torch.utils.data import DataLoader
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.data.demo import write_demo
-from moleflow_fast.run.session import ContinualRun
+from moleflow_fast.run.console import RunConsole
+from moleflow_fast.run.context import RunContext
+from moleflow_fast.run.run import Run
+from moleflow_fast.run.task_training import trainer_of
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 
 SIZE = 128 if SMALL else 1024  # pixels a side on disk, as most MVTec AD images
@@ -56,13 +58,13 @@ def test_epoch(benchmark: Any, data_of: Callable[[int], Path], tmp_path: Path, b
         quiet=True,
         **(backbone_options | SHRUNK),
     )
-    run = ContinualRun(options, RunConsole(quiet=True))
+    run = Run(RunContext(options, RunConsole(quiet=True)))
     loader: Any
     if features == "torch_loader":
-        loader = DataLoader(run.training_dataset(run.tasks[0]), options.batch_size, shuffle=True, drop_last=True)
+        loader = DataLoader(run.images.training(run.tasks[0]), options.batch_size, shuffle=True, drop_last=True)
     else:
-        loader = FeatureLoader(run.training_features(run.tasks[0]), options.batch_size, options.seed)
-    trainer = run.trainer
+        loader = FeatureLoader(run.features.training(run.tasks[0]), options.batch_size, options.seed)
+    trainer = trainer_of(run)
     for task_id in (0, 1):
         trainer._begin_task(task_id)
     batches = trainer._as_epochs(loader, run.tasks[0])

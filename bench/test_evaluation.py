@@ -72,8 +72,8 @@ def tested(patch_maps: Tensor, masks: Tensor) -> TestClass:
 
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
-    trainer = SimpleNamespace(config=AblationConfig(), anomaly_maps=lambda patches, ids: patches[..., 0])
-    return Scorer(trainer, SIZE, SIGMA, "bilinear", batch_size=16)  # type: ignore[arg-type]
+    moleflow = SimpleNamespace(config=AblationConfig(), anomaly_maps=lambda patches, ids: patches[..., 0])
+    return Scorer(moleflow, SIZE, SIGMA, "bilinear", batch_size=16)  # type: ignore[arg-type]
 
 
 def _timed(benchmark: Any, backend: str, function: Callable[..., object], *args: object) -> None:

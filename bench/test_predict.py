@@ -17,11 +17,11 @@ from PIL import Image
 from recording import record
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.data.demo import write_demo
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.predict.drawing import Drawing
 from moleflow_fast.predict.output import Output
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.session import ContinualRun
 
 CLASSES = ("fabric", "gasket", "wood")

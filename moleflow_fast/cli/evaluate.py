@@ -16,7 +16,7 @@ from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
 from moleflow_fast.system.heavy_imports import heavy_imports
 
 if TYPE_CHECKING:
-    from moleflow_fast.console import RunConsole
+    from moleflow_fast.run.console import RunConsole
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,15 +58,16 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     args = build_parser().parse_args(argv)
     with heavy_imports():
-        from moleflow_fast.run.session import ContinualRun
+        from moleflow_fast.run.console import RunConsole
+        from moleflow_fast.run.evaluating import evaluate_again
 
     try:
         directory = RunDirectory.open(args.run)
         options = run_options(directory, args)
-        run = ContinualRun(options)
-        warn_of_another_precision(run.console, directory.options().precision, options.precision)
-        routed, oracle = run.evaluate_again(directory)
-        run.console.evaluation(f"{args.run}", routed, oracle)
+        console = RunConsole(options.quiet)
+        warn_of_another_precision(console, directory.options().precision, options.precision)
+        routed, oracle = evaluate_again(directory, options, console)
+        console.evaluation(f"{args.run}", routed, oracle)
         file = directory.write_again((routed, oracle))  # which a read-only run does not take
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

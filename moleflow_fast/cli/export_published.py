@@ -36,17 +36,18 @@ def export(run: Path, output: Path) -> list[Path]:
         UserError: no run, damaged checkpoints, Gaussian fronts, or an output that cannot be written.
     """
     with heavy_imports():
-        from moleflow_fast.console import RunConsole
-        from moleflow_fast.run.context import RunParts
+        from moleflow_fast.run.console import RunConsole
+        from moleflow_fast.run.context import RunContext
+        from moleflow_fast.run.run import Run
         from moleflow_fast.trainer import checkpoint
         from moleflow_fast.trainer.published_checkpoint import export_published
 
     directory = RunDirectory.open(run)
-    parts = RunParts(directory.options(), RunConsole(quiet=True), weights_of=directory)
+    found = Run(RunContext(directory.options(), RunConsole(quiet=True)), weights_of=directory)
     tasks = checkpoint.completed_tasks(directory.checkpoints)
     if not tasks:
         raise UserError(f"{directory.checkpoints} holds no complete checkpoint: nothing to export")
-    covariance = parts.options.ablation.router_covariance
+    covariance = found.options.ablation.router_covariance
     if covariance != "published":
         logger.warning(
             "the run routes by --router_covariance %s, which these files do not hold: the published implementation "
@@ -55,8 +56,8 @@ def export(run: Path, output: Path) -> list[Path]:
         )
     files = []
     for task_id in tasks:
-        checkpoint.load_task(directory.checkpoints, parts.trainer, task_id, parts.checkpoint_options)
-        files.append(export_published(parts.trainer, output, task_id))
+        checkpoint.load_task(directory.checkpoints, found.moleflow, task_id, found.checkpoint_options)
+        files.append(export_published(found.moleflow, output, task_id))
     return files
 
 

@@ -36,13 +36,13 @@ def main(argv: list[str] | None = None) -> int:
 def _compile(args: argparse.Namespace) -> int:
     with heavy_imports():
         from moleflow_fast.config.options import RunOptions
-        from moleflow_fast.console import RunConsole
+        from moleflow_fast.console import Console
         from moleflow_fast.kernels.ways import find_table, use_table
         from moleflow_fast.precompile.compiling import compile_launches
         from moleflow_fast.precompile.launches import launches
         from moleflow_fast.precompile.workload import Workload
 
-    console, arch = RunConsole(), args.arch or _arch_here()
+    console, arch = Console(), args.arch or _arch_here()
     options = RunOptions(batch_size=args.images, precision=args.precision)
     table = find_table(_device_name() if args.arch is None else f"sm_{arch}", divmod(arch, 10))
     with use_table(table):

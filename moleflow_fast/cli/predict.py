@@ -18,7 +18,7 @@ from moleflow_fast.system.heavy_imports import heavy_imports
 from moleflow_fast.system.interruption import Interrupted, end_waits, ends_cleanly
 
 if TYPE_CHECKING:
-    from moleflow_fast.console import RunConsole
+    from moleflow_fast.console import Console
     from moleflow_fast.detector.detector import Detector
     from moleflow_fast.predict.output import Output
 
@@ -129,11 +129,11 @@ def _predict(args: argparse.Namespace, done: _Done) -> None:
 
 
 def _write_all(detector: Detector, output: Output, args: argparse.Namespace, done: _Done) -> None:
-    from moleflow_fast.console import RunConsole
+    from moleflow_fast.console import Console
     from moleflow_fast.predict.drawing import Drawing
 
     drawing = Drawing(detector.calibration, to_files=not args.no_pictures, to_page=args.html)
-    console = RunConsole(args.quiet)
+    console = Console(args.quiet)
     if args.threshold or args.false_alarms:
         _say_limits(detector, console)
     everything, labels, unreadable = done.paths, done.labels, done.unreadable
@@ -151,7 +151,7 @@ def _write_all(detector: Detector, output: Output, args: argparse.Namespace, don
     console.say(f"written to {args.output}")
 
 
-def _say_limits(detector: Detector, console: RunConsole) -> None:
+def _say_limits(detector: Detector, console: Console) -> None:
     for task_id, limit in detector.limits.items():
         names = ", ".join(detector.calibration.tasks[task_id].class_names)
         console.say(f"{names}: defective above a score of {limit.score:.6g} (calibrated {limit.calibrated:.4f})")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from moleflow_fast.errors import UserError
 from moleflow_fast.experiments.sweep_plan import Plan, make_plan
 from moleflow_fast.run.ray_session import ray_session
-from moleflow_fast.system.files import alone
 from moleflow_fast.system.interruption import Interrupted, asked_to_end, ends_cleanly
+from moleflow_fast.system.locks import alone
 
 if TYPE_CHECKING:
-    from moleflow_fast.console import RunConsole
+    from moleflow_fast.console import Console
     from moleflow_fast.experiments.sweep import Share, Sweep
 
 EXAMPLES = """\
@@ -75,9 +75,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _sweep(args: argparse.Namespace, given: list[str]) -> int:
-    from moleflow_fast.console import RunConsole  # not at the top, like what shows the runs: --help needs no rich
+    from moleflow_fast.console import Console  # not at the top, like what shows the runs: --help needs no rich
 
-    console = RunConsole(args.quiet)
+    console = Console(args.quiet)
     try:
         plan = make_plan(args.presets, args.seeds, _settings(args.grid, "--grid"), _folders(args.data), given)
         if args.estimate:
@@ -88,7 +88,7 @@ def _sweep(args: argparse.Namespace, given: list[str]) -> int:
         return Interrupted(asked_to_end() or signal.SIGINT).exit_code
 
 
-def _run(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
+def _run(args: argparse.Namespace, plan: Plan, console: Console) -> int:
     from moleflow_fast.experiments.sweep import Sweep
     from moleflow_fast.experiments.sweep_view import SweepView, ranking
 
@@ -108,7 +108,7 @@ def _run(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
     return 1 if failed else 0
 
 
-def _show(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
+def _show(args: argparse.Namespace, plan: Plan, console: Console) -> int:
     from moleflow_fast.experiments.sweep import Sweep
 
     sweep = Sweep(args.output) if args.output.is_dir() else None
@@ -119,7 +119,7 @@ def _show(args: argparse.Namespace, plan: Plan, console: RunConsole) -> int:
     return 0
 
 
-def _estimate(plan: Plan, console: RunConsole) -> int:
+def _estimate(plan: Plan, console: Console) -> int:
     from moleflow_fast.experiments.estimate import estimate  # imports torch and builds models
 
     with console.counting("shapes measured") as progress:
@@ -134,7 +134,7 @@ def _state(sweep: Sweep, run: Any) -> str:
     return "interrupted" if sweep.is_started(run) else "new"
 
 
-def _announce(plan: Plan, sweep: Sweep | None, console: RunConsole) -> None:
+def _announce(plan: Plan, sweep: Sweep | None, console: Console) -> None:
     for preset in plan.left_out:
         console.warn(f"{preset.name} is left out: {preset.inferred}")
     states = [_state(sweep, run) for run in plan.runs] if sweep is not None else ["new"] * len(plan.runs)

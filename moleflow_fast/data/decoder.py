@@ -13,7 +13,7 @@ import numpy as np
 from moleflow_fast.system.memory import free_memory
 
 from .data_error import DataError
-from .pool import DecodingProcesses, InThisProcess, Pending, Pool, Problems
+from .pool import DecodingProcesses, InThisProcess, Pending, Pool, Problems, processes_here
 from .requests import FileCheck, Mask, Note, Picture, bytes_of, placed
 
 # Of the memory that is free when a run starts. The 5,354 images of MVTec AD are 0.8 GB at 224 px.
@@ -25,11 +25,12 @@ class Decoder:
     """Decodes files, and keeps what it saw when it checked them, or read ahead, until that is forgotten.
 
     Args:
-        num_workers: processes that decode, started when first needed; 0 decodes in the caller's thread.
+        num_workers: processes that decode, started when first needed; 0 decodes in the caller's thread, and so
+            does every number where the system is not Linux.
     """
 
     def __init__(self, num_workers: int = 0) -> None:
-        self._processes = num_workers
+        self._processes = processes_here(num_workers)
         self._pool: Pool | None = None
         self._starting = threading.Lock()
         self._kept: dict[Picture | Mask, _Kept] = {}

@@ -19,7 +19,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from moleflow_fast.system.files import alone
+from moleflow_fast.system.locks import alone
 
 from .data_error import DataError
 from .demo_scenes import SCENES, Scene, add_noise

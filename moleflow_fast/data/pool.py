@@ -7,6 +7,7 @@ left in /dev/shm however the run ends. One 224 px picture is 150,528 bytes; its 
 from __future__ import annotations
 
 import contextlib
+import logging
 import mmap
 import os
 import pickle
@@ -35,6 +36,7 @@ _FILES_OF_A_JOB = 8
 _LARGEST_JOB = 1 << 17
 
 Problems = list[tuple[str, ...]]
+logger = logging.getLogger(__name__)
 
 
 class DecodingFailed(UserError):
@@ -53,6 +55,14 @@ class Pending(Protocol):
 
     def one(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
         """Wait for one of the requests, and at most a few beside it: its bytes (n,), and what is wrong with it."""
+
+
+def processes_here(wanted: int) -> int:
+    """How many can decode on this system: as many as are wanted on Linux, none elsewhere, which is said."""
+    if not wanted or hasattr(os, "memfd_create"):
+        return wanted
+    logger.warning("decoding processes need Linux: the run's own process decodes; --num_workers 0 asks for that")
+    return 0
 
 
 class Pool(Protocol):

@@ -18,7 +18,8 @@ from moleflow_fast.evaluation.picture_maps import Maps, PictureMaps, scores_of, 
 from moleflow_fast.evaluation.scorer import WORST_SCORE, Scorer, TestClass, bounded
 from moleflow_fast.extractors.stores import FeatureStore
 from moleflow_fast.models.routing import PrototypeRouter
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.run import Run
+from moleflow_fast.trainer.cross_fitting import cross_fitted_maps
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class _NormalImages:
     cross_fitted: Maps | None = None
 
 
-def calibrate(parts: RunParts, tasks: Sequence[int]) -> Calibration:
+def calibrate(run: Run, tasks: Sequence[int]) -> Calibration:
     """Calibration of tasks, each under its own expert and prototype.
 
     Scores and pixels come from the test images labelled normal. Of a class that has few, the training images count too:
@@ -71,43 +72,43 @@ def calibrate(parts: RunParts, tasks: Sequence[int]) -> Calibration:
     Distances come from both: the fit of a prototype makes those of its training images too short, which a pooled
     router corrects (`PrototypeRouter.held_out_distances`).
     """
-    return calibrate_new(parts, tasks, Calibration({}))
+    return calibrate_new(run, tasks, Calibration({}))
 
 
-def calibrate_new(parts: RunParts, tasks: Sequence[int], known: Calibration) -> Calibration:
+def calibrate_new(run: Run, tasks: Sequence[int], known: Calibration) -> Calibration:
     """As `calibrate`, beside other tasks, of which all stays as it is known but how near the new images come.
 
     How near the others' images come to the new tasks is measured where their images are there. Where tasks share a
     covariance, `known` is of the tasks that shared it so far, and its distances are brought to the present one:
     measured again where the images are there, else by `rescaled`.
     """
-    known = rescaled(parts.trainer.router, known, parts.trainer.router.prototypes)
-    beside = [t for t in known.tasks if parts.has_images(t)]
-    normal = {t: [_normal_images(parts, t, name) for name in parts.tasks[t]] for t in (*beside, *tasks)}
-    normal |= {t: _with_cross_fitted(parts, t, normal[t]) for t in tasks}
-    steps = {t: _grey_level_steps(parts, t) for t in normal}
-    distances = {t: _distances(parts, t, normal[t], steps[t]) for t in normal}
-    again = beside if parts.trainer.router.compares_distances else []
+    known = rescaled(run.moleflow.router, known, run.moleflow.router.prototypes)
+    beside = [t for t in known.tasks if run.tasks.have_images(t)]
+    normal = {t: [_normal_images(run, t, name) for name in run.tasks[t]] for t in (*beside, *tasks)}
+    normal |= {t: _with_cross_fitted(run, t, normal[t]) for t in tasks}
+    steps = {t: _grey_level_steps(run, t) for t in normal}
+    distances = {t: _distances(run, t, normal[t], steps[t]) for t in normal}
+    again = beside if run.moleflow.router.compares_distances else []
     complete = len(again) == len(known.tasks)
     nearer = {t: _beside(old, distances, [*again, *tasks], complete) for t, old in known.tasks.items()}
-    return Calibration({**nearer, **{t: _task(parts, t, normal[t], distances, steps[t]) for t in tasks}})
+    return Calibration({**nearer, **{t: _task(run, t, normal[t], distances, steps[t]) for t in tasks}})
 
 
-def calibrate_on(parts: RunParts, known: Calibration, normal: Mapping[int, Sequence[NormalClass]]) -> Calibration:
+def calibrate_on(run: Run, known: Calibration, normal: Mapping[int, Sequence[NormalClass]]) -> Calibration:
     """What is known, with the limits of some tasks from normal images alone that the run has not seen.
 
     Distances that are known stay the least that limits rest on: they are of the images that were trained on.
     """
-    router, found = parts.trainer.router, dict(known.tasks)
+    router, found = run.moleflow.router, dict(known.tasks)
     for task_id, classes in normal.items():
-        steps = grey_levels.patches_of_steps(parts.extractor, [c.dataset for c in classes], parts.device)
+        steps = grey_levels.patches_of_steps(run.extractor, [c.dataset for c in classes], run.device)
         images = [_NormalImages(c.test, list(range(len(c.test))), held_out=True) for c in classes]
         columns = router.distances(torch.cat([c.test.image_features for c in classes])).cpu().unbind(1)
         to = dict(zip(router.prototypes, columns, strict=True))
         own = torch.cat([to.pop(task_id), torch.tensor([known.tasks[task_id].largest_distance])])
         alike = known.tasks[task_id].grey_level > 0
         distances = {task_id: _Distances(to, own, _moved_distance(router, task_id, steps), alike)}
-        new = _task(parts, task_id, images, distances, steps)
+        new = _task(run, task_id, images, distances, steps)
         found[task_id] = replace(new, nearest_other=known.tasks[task_id].nearest_other)
         for t, nearest in to.items():
             other = found[t].nearest_other
@@ -149,28 +150,28 @@ def _beside(
     return replace(known, largest_distance=largest, nearest_other=min(found, default=None))
 
 
-def _normal_images(parts: RunParts, task_id: int, name: str) -> _NormalImages:
-    test = parts.test_class(name, task_id)
+def _normal_images(run: Run, task_id: int, name: str) -> _NormalImages:
+    test = run.features.test_class(name, task_id)
     normal = (test.labels == 0).nonzero().flatten().tolist()
     if normal:
         return _NormalImages(test, normal, held_out=True)
-    source = parts.training_features([name], rotated=False)
+    source = run.features.training([name], rotated=False)
     training = TestClass(name, task_id, source, torch.zeros(picture_count(source)), None)
     return _NormalImages(training, list(range(len(training))), held_out=False)
 
 
-def _with_cross_fitted(parts: RunParts, task_id: int, classes: list[_NormalImages]) -> list[_NormalImages]:
+def _with_cross_fitted(run: Run, task_id: int, classes: list[_NormalImages]) -> list[_NormalImages]:
     """Adds the training images of classes with few held-out ones, where the task has a Gaussian front."""
     few = [c for c in classes if not c.held_out or len(c.images) < ENOUGH_IMAGES]
-    if parts.trainer.nf_model.front(task_id) is None or not few:
+    if run.moleflow.flow.front(task_id) is None or not few:
         return classes
-    source = parts.training_features(parts.tasks[task_id], rotated=False)
+    source = run.features.training(run.tasks[task_id], rotated=False)
     if picture_count(source) < 2:
         return classes
-    maps = _of_pictures(source, parts.trainer.cross_fitted_maps(task_id, source))
+    maps = _of_pictures(source, cross_fitted_maps(run.moleflow, task_id, source))
     chosen, start = {}, 0
     for c in classes:
-        end = start + len(parts.training_dataset([c.test.name], rotated=False))
+        end = start + len(run.images.training([c.test.name], rotated=False))
         chosen[c.test.name] = maps[list(range(start, end))]
         start = end
     return [replace(c, cross_fitted=chosen[c.test.name]) if c in few else c for c in classes]
@@ -185,20 +186,20 @@ def _of_pictures(source: FeatureStore, maps: Tensor) -> Maps:
     return PictureMaps(whole, [tiling.picture for tiling in pictures.tilings])
 
 
-def _grey_level_steps(parts: RunParts, task_id: int) -> Tensor:
+def _grey_level_steps(run: Run, task_id: int) -> Tensor:
     """Patches of some of its training images, see `grey_levels`."""
-    datasets = [parts.training_dataset([name], rotated=False) for name in parts.tasks[task_id]]
-    return grey_levels.patches_of_steps(parts.extractor, datasets, parts.device)
+    datasets = [run.images.training([name], rotated=False) for name in run.tasks[task_id]]
+    return grey_levels.patches_of_steps(run.extractor, datasets, run.device)
 
 
-def _distances(parts: RunParts, task_id: int, classes: list[_NormalImages], steps: Tensor) -> _Distances:
-    trained_on = picture_features(parts.training_features(parts.tasks[task_id], rotated=False))
+def _distances(run: Run, task_id: int, classes: list[_NormalImages], steps: Tensor) -> _Distances:
+    trained_on = picture_features(run.features.training(run.tasks[task_id], rotated=False))
     held_out = [c.test.image_features[c.images] for c in classes if c.held_out]
-    router = parts.trainer.router
+    router = run.moleflow.router
     columns = router.distances(torch.cat([trained_on, *held_out])).cpu().unbind(1)
     distances = dict(zip(router.prototypes, columns, strict=True))
     own, fitted = distances.pop(task_id), len(trained_on)
-    if not parts.options.use_rotation_aug:  # else the prototype has seen other pixels
+    if not run.options.use_rotation_aug:  # else the prototype has seen other pixels
         own = torch.cat([router.held_out_distances(task_id, own[:fitted]), own[fitted:]])
     alike = grey_levels.hardly_differ(trained_on, steps)
     return _Distances(distances, own, _moved_distance(router, task_id, steps), alike)
@@ -209,21 +210,21 @@ def _moved_distance(router: PrototypeRouter, task_id: int, steps: Tensor) -> flo
 
 
 def _task(
-    parts: RunParts,
+    run: Run,
     task_id: int,
     classes: list[_NormalImages],
     distances: dict[int, _Distances],
     steps: Tensor,
 ) -> TaskCalibration:
-    measured = [_measured(parts.scorer, _patch_maps(parts.scorer, c, task_id)) for c in classes]
+    measured = [_measured(run.scorer, _patch_maps(run.scorer, c, task_id)) for c in classes]
     scores, pixel_medians, pixel_peaks = (torch.cat(values).numpy() for values in zip(*measured, strict=True))
     cross_fitted = sum(len(c.cross_fitted) for c in classes if c.cross_fitted is not None)
     left_out = cross_fitted > 0
-    grey_level, peak_level = _moved_scores(parts, task_id, steps) if distances[task_id].alike else (0.0, 0.0)
+    grey_level, peak_level = _moved_scores(run, task_id, steps) if distances[task_id].alike else (0.0, 0.0)
     others = [of.to[task_id] for t, of in distances.items() if t != task_id]
     return TaskCalibration(
         task_id=task_id,
-        class_names=tuple(parts.tasks[task_id]),
+        class_names=tuple(run.tasks[task_id]),
         images=len(scores),
         not_held_out=tuple(c.test.name for c in classes if not c.held_out and c.cross_fitted is None),
         cross_fitted=cross_fitted,
@@ -233,7 +234,7 @@ def _task(
         pixel_threshold=threshold(pixel_peaks, left_out, peak_level),
         largest_distance=distances[task_id].largest,
         nearest_other=float(torch.cat(others).min()) if others else None,
-        compares_distances=parts.trainer.router.compares_distances,
+        compares_distances=run.moleflow.router.compares_distances,
         scores=tuple(finite(scores).tolist()),
         grey_level=grey_level,
     )
@@ -247,10 +248,10 @@ def _patch_maps(scorer: Scorer, normal: _NormalImages, task_id: int) -> Maps:
     return together([scorer.patch_maps_under(normal.test, normal.images, task_id), normal.cross_fitted])
 
 
-def _moved_scores(parts: RunParts, task_id: int, steps: Tensor) -> tuple[float, float]:
+def _moved_scores(run: Run, task_id: int, steps: Tensor) -> tuple[float, float]:
     """Twice what one grey level moves a score and the highest pixel of a map by: that is normal with room to spare."""
     ids = torch.full((len(steps),), task_id, device=steps.device)
-    scores, _, peaks = _measured(parts.scorer, parts.trainer.anomaly_maps(steps, ids))
+    scores, _, peaks = _measured(run.scorer, run.moleflow.anomaly_maps(steps, ids))
     return 2 * grey_levels.moved(scores), 2 * grey_levels.moved(peaks)
 
 
@@ -260,7 +261,7 @@ def _measured(scorer: Scorer, patch_maps: Maps) -> tuple[Tensor, Tensor, Tensor]
     for some, pixels in _flat(scorer, patch_maps):
         medians.append(pixels.median(1).values)
         peaks.append(pixels.amax(1).masked_fill(some.amax(1) > WORST_SCORE, torch.inf))
-    scores = scores_of(patch_maps, scorer.trainer.config)
+    scores = scores_of(patch_maps, scorer.moleflow.config)
     return scores.cpu(), torch.cat(medians).cpu(), torch.cat(peaks).cpu()
 
 

@@ -31,11 +31,12 @@ from moleflow_fast.detector.regions import find_regions
 from moleflow_fast.detector.result import Result
 from moleflow_fast.detector.thresholds import limits_of
 from moleflow_fast.detector.tiled import score_picture
-from moleflow_fast.detector.trained_run import TrainedParts
+from moleflow_fast.detector.trained_run import TrainedRun
 from moleflow_fast.detector.view import FieldOfView
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.scorer import bounded
 from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.run.run import Run
 from moleflow_fast.system.callers_state import as_at_start, plain_modes
 from moleflow_fast.system.ending import lock_for_torch
 
@@ -68,7 +69,7 @@ class Detector:
 
     def __init__(
         self,
-        parts: TrainedParts,
+        run: Run,
         calibration: Calibration,
         threshold: Level | None = None,
         batch_size: int | None = None,
@@ -79,9 +80,10 @@ class Detector:
         if batch_size is not None and batch_size < 1:
             raise UserError(f"--batch_size must be at least 1, got {batch_size}")
         self.calibration = calibration
-        self.batch_size = batch_size or parts.options.batch_size
-        self._parts = parts
-        self._transform = byte_transform(parts.options.img_size, parts.options.img_size, parts.options.view)
+        self.batch_size = batch_size or run.options.batch_size
+        self._run = run
+        self._loaded_from: TrainedRun | None = None
+        self._transform = byte_transform(run.options.img_size, run.options.img_size, run.options.view)
         self._device_is_free = lock_for_torch()
         self._said_cropped: set[tuple[str, ...]] = set()
 
@@ -115,13 +117,14 @@ class Detector:
         """
         directory = RunDirectory.open(Path(run))
         with as_at_start(device):
-            parts = TrainedParts(directory, device, None if data_path is None else Path(data_path))
-            calibration = parts.calibration()
+            trained = TrainedRun(directory, device, None if data_path is None else Path(data_path))
+            calibration = trained.calibration()
         for warning in calibration.warnings:
             logger.warning(warning)
-        if not parts.trainer.config.use_router:
+        if not trained.run.moleflow.config.use_router:
             logger.warning("the run was evaluated under true task ids (--no_router); the detector has to route")
-        detector = cls(parts, calibration, threshold, batch_size, false_alarms)
+        detector = cls(trained.run, calibration, threshold, batch_size, false_alarms)
+        detector._loaded_from = trained
         for limit in detector.limits.values():
             if limit.note:
                 logger.warning(limit.note)
@@ -129,9 +132,11 @@ class Detector:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """It is loaded again from its run, in whatever process that is."""
-        parts = self._parts
-        options = {**self._asked, "batch_size": self.batch_size, "data_path": parts.options.data_path}
-        return _loaded_again, (parts.directory.path.absolute(), parts.options.device, parts.given, options)
+        trained, run = self._loaded_from, self._run
+        if trained is None:
+            raise TypeError("only a detector that was loaded from a run can be sent to another process")
+        options = {**self._asked, "batch_size": self.batch_size, "data_path": run.options.data_path}
+        return _loaded_again, (trained.directory.path.absolute(), run.options.device, trained.given, options)
 
     def predict(self, images: Any, *, product: str | None = None) -> list[Result]:
         """A result for each image, in order.
@@ -144,7 +149,7 @@ class Detector:
         Raises:
             UserError: none of these, or no such product; a file that cannot be read is a result with an `error`.
         """
-        require_usable(self._parts.device)
+        require_usable(self._run.device)
         items, task_id = items_of(images), self.task_of(product)
         some = list(islice(items, 2))
         if len(some) == 1:
@@ -211,7 +216,7 @@ class Detector:
         draw: Callable[[Result, Image.Image | None], _T],
         task_id: int | None,
     ) -> Generator[_T, None, None]:
-        require_usable(self._parts.device)
+        require_usable(self._run.device)
         return pipelined(
             items,
             partial(decode, transform=self._transform, picture_side=picture_side),
@@ -225,7 +230,7 @@ class Detector:
 
     def _score(self, batch: list[Decoded], task_id: int | None) -> list[_Scored | None]:
         """None where there is no image."""
-        if self._parts.options.view == "tiles":
+        if self._run.options.view == "tiles":
             return [None if one.pixels is None else self._score_squares(one.pixels, one.size, task_id) for one in batch]
         images = [one.pixels for one in batch if one.pixels is not None]
         scored = iter(self._score_images(images, task_id))
@@ -246,16 +251,16 @@ class Detector:
 
     def _score_squares(self, squares: Tensor, size: tuple[int, int], task_id: int | None) -> _Scored:
         """One picture, all of its squares (n, 3, S, S)."""
-        parts = self._parts
+        run = self._run
         while True:
             at_once = min(self.batch_size, len(squares))
             try:
-                with self._device_is_free, plain_modes(), parts.as_chosen():
-                    scored = score_picture(parts, squares, Tiling(size, parts.options.img_size), at_once, task_id)
+                with self._device_is_free, plain_modes(), run.context.as_chosen():
+                    scored = score_picture(run, squares, Tiling(size, run.options.img_size), at_once, task_id)
                     return _Scored(
                         int(scored.task_id),
                         _bounded(scored.score).item(),
-                        dict(zip(parts.trainer.router.prototypes, _bounded(scored.distances)[0].tolist(), strict=True)),
+                        dict(zip(run.moleflow.router.prototypes, _bounded(scored.distances)[0].tolist(), strict=True)),
                         scored.patch_map.cpu().numpy(),
                         scored.pixel_map.cpu().numpy(),
                     )
@@ -274,16 +279,16 @@ class Detector:
         Args:
             task_id: whose expert scores them all; None where they are routed.
         """
-        parts = self._parts
-        trainer = parts.trainer
-        with plain_modes(), parts.as_chosen():
-            images = images.to(parts.device)
-            scored = trainer.executor.routed(images) if task_id is None else trainer.executor.known(images, task_id)
-            pixel_maps = parts.scorer.pixel_maps(scored.maps).cpu().numpy()
+        run = self._run
+        moleflow = run.moleflow
+        with plain_modes(), run.context.as_chosen():
+            images = images.to(run.device)
+            scored = moleflow.routed(images) if task_id is None else moleflow.known(images, task_id)
+            pixel_maps = run.scorer.pixel_maps(scored.maps).cpu().numpy()
             patch_maps = _bounded(scored.maps).numpy()
             scores, distances = _bounded(scored.scores).tolist(), _bounded(scored.distances).tolist()
             task_ids = scored.task_ids.tolist()
-        tasks = list(trainer.router.prototypes)
+        tasks = list(moleflow.router.prototypes)
         return [
             # Copies: a view of one image would keep its whole batch alive.
             _Scored(task, score, dict(zip(tasks, row, strict=True)), patch_map.copy(), pixel_map.copy())
@@ -321,7 +326,7 @@ class Detector:
 
     def _view_of(self, decoded: Decoded, products: tuple[str, ...]) -> FieldOfView:
         """A long picture of which the run sees the middle alone is said, once per product."""
-        options = self._parts.options
+        options = self._run.options
         if options.view == "crop" and elongation(decoded.size) > NEARLY_SQUARE and products not in self._said_cropped:
             self._said_cropped.add(products)
             logger.warning(

@@ -36,4 +36,5 @@ def _forked() -> None:
     _state.parent_computed = _state.parent_computed or _state.computed
 
 
-os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -12,7 +12,7 @@ from moleflow_fast.data.tiling import Tiling
 from moleflow_fast.evaluation.picture_maps import PictureMaps
 from moleflow_fast.evaluation.scorer import bounded
 from moleflow_fast.models.aggregation import image_scores
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.run import Run
 
 
 class ScoredPicture(NamedTuple):
@@ -26,9 +26,7 @@ class ScoredPicture(NamedTuple):
 
 
 @torch.no_grad()
-def score_picture(
-    parts: RunParts, squares: Tensor, tiling: Tiling, at_once: int, task_id: int | None = None
-) -> ScoredPicture:
+def score_picture(run: Run, squares: Tensor, tiling: Tiling, at_once: int, task_id: int | None = None) -> ScoredPicture:
     """The mean over all squares routes the picture; each is scored under that task, and the maps become one.
 
     Args:
@@ -36,18 +34,18 @@ def score_picture(
         squares: all of a picture's (n, 3, S, S), bytes.
         at_once: squares that the device takes at a time; features of the others wait in the host's memory.
     """
-    executor = parts.trainer.executor
+    moleflow = run.moleflow
     batches = squares.split(at_once)
     features = []
-    waiting = parts.device if len(batches) == 1 else torch.device("cpu")
+    waiting = run.device if len(batches) == 1 else torch.device("cpu")
     for batch in batches:
-        patches, means = executor.features_of(batch.to(parts.device))
+        patches, means = moleflow.features_of(batch.to(run.device))
         features.append((patches.to(waiting), means))
     feature = torch.cat([means for _, means in features]).mean(0, keepdim=True)
-    distances, ids = executor.router.distances_and_nearest(feature)
+    distances, ids = moleflow.router.distances_and_nearest(feature)
     if task_id is not None:
         ids = torch.full_like(ids, task_id)
-    maps = [executor.anomaly_maps(patches.to(parts.device), ids.expand(len(patches))) for patches, _ in features]
+    maps = [moleflow.anomaly_maps(patches.to(run.device), ids.expand(len(patches))) for patches, _ in features]
     patch_map = stitched(tiling, bounded(torch.cat(maps)))
-    (pixel_map,) = parts.scorer.picture_maps(PictureMaps([patch_map], [tiling.picture]))
-    return ScoredPicture(patch_map, pixel_map, image_scores(patch_map[None], executor.config), ids, distances)
+    (pixel_map,) = run.scorer.picture_maps(PictureMaps([patch_map], [tiling.picture]))
+    return ScoredPicture(patch_map, pixel_map, image_scores(patch_map[None], moleflow.config), ids, distances)

@@ -29,7 +29,7 @@ def evaluate_class(scorer: Scorer, test: TestClass, task_ids: Tensor) -> ClassRe
     if not len(test):
         return ClassResult(test.name, test.task_id, 0, **dict.fromkeys(METRICS, math.nan))
     patch_maps = scorer.patch_maps(test, task_ids)
-    scores = scores_of(patch_maps, scorer.trainer.config)
+    scores = scores_of(patch_maps, scorer.moleflow.config)
     with phase("metrics"):
         image = ranking_metrics(scores, test.labels)
     pixel_auroc = pixel_ap = pixel_f1 = pixel_threshold = region = math.nan
@@ -71,7 +71,7 @@ def _known_result(scorer: Scorer, test: TestClass, task_ids: Tensor) -> ClassRes
 
 def evaluate_routing_performance(scorer: Scorer, tests: Sequence[TestClass]) -> tuple[float, Tensor]:
     """Accuracy weighted by images, and the confusion matrix (tasks, tasks): row true, column routed."""
-    tasks = max(scorer.trainer.task_classes) + 1
+    tasks = max(scorer.moleflow.task_classes) + 1
     confusion = torch.zeros(tasks, tasks, dtype=torch.long)
     for test in filter(len, tests):
         confusion[test.task_id] += torch.bincount(scorer.route(test), minlength=tasks)

@@ -110,7 +110,7 @@ def sheet_of(
         ids: (N,), the tasks that images are routed to.
         patch_maps: (N, H, W) under these. Those in pictures' own shapes are squeezed to squares, as the pictures are.
     """
-    scores = scores_of(patch_maps, scorer.trainer.config).cpu()
+    scores = scores_of(patch_maps, scorer.moleflow.config).cpu()
     chosen = choose_images(test.labels, scores, count)
     maps = _squares(scorer, pixels_of(scorer, patch_maps[chosen]), "bilinear").cpu().numpy()
     coldest = _median_pixel(scorer, patch_maps, test.labels)

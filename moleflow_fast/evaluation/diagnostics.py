@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moleflow_fast.inference.moleflow import MoLEFlow
 from moleflow_fast.ops.density import patch_nll
-from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
 
 @torch.no_grad()
-def task_diagnostics(trainer: MoLEContinualTrainer, task_id: int, patches: Tensor) -> dict[str, Any]:
+def task_diagnostics(moleflow: MoLEFlow, task_id: int, patches: Tensor) -> dict[str, Any]:
     """Densities, log-determinants and the norm of each expert part on patches (B, H, W, D)."""
-    model = trainer.nf_model
+    model = moleflow.flow
     model.set_active_task(task_id)
-    x = trainer.executor.add_positions(patches)
+    x = moleflow.add_positions(patches)
     z, logdet = model(x)
     return {
         "task_id": task_id,

@@ -23,7 +23,8 @@ def main() -> None:
     """Ends when its owner does, whatever ends that: then its input closes."""
     for number in (signal.SIGINT, signal.SIGTERM):  # its owner's: it still wants what it has sent to be drawn
         signal.signal(number, signal.SIG_IGN)
-    os.nice(_NICE)
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
     # Closed between two sheets, within one, or before the answer.
     with contextlib.suppress(EOFError, pickle.UnpicklingError, BrokenPipeError):
         while True:

@@ -53,7 +53,7 @@ def evaluate_class(
         DataError: images or masks are not there or cannot be read.
     """
     test = _test_class(trainer, class_name, args, ground_truth_task_id or 0, target_size)
-    scorer = Scorer(trainer, target_size, _SIGMA, _INTERPOLATION, _BATCH)
+    scorer = Scorer(trainer.moleflow, target_size, _SIGMA, _INTERPOLATION, _BATCH)
     ids = scorer.route(test) if task_id is None else torch.full((len(test),), task_id)
     result = by_class.evaluate_class(scorer, test, ids)
     found, counts = ids.unique(return_counts=True)

@@ -15,11 +15,11 @@ from moleflow_fast.data.stitching import of_pictures, picture_features
 from moleflow_fast.evaluation.class_result import ClassResult
 from moleflow_fast.evaluation.picture_maps import Maps, PictureMaps
 from moleflow_fast.evaluation.regions import DefectivePixels, defective_pixels, defective_pixels_of
+from moleflow_fast.inference.moleflow import MoLEFlow
 from moleflow_fast.models.routing import Sources, same_sources
 from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
 from moleflow_fast.ops.pixel_map import picture_map, pixel_map
 from moleflow_fast.system.phases import phase
-from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.feature_loader import FeatureSource
 
 # Far above any -log p, and small enough that sums of it stay finite in fp32.
@@ -83,16 +83,14 @@ class TestClass:
 
 
 class Scorer:
-    """Scores test classes with a trainer's model.
+    """Scores test classes.
 
     Maps stay on the device they were made on and are kept per (class, expert): with a frozen base an old expert's map
     cannot change, so after a new task only images whose route changed are scored.
     """
 
-    def __init__(
-        self, trainer: MoLEContinualTrainer, size: int, sigma: float, interp_mode: str, batch_size: int
-    ) -> None:
-        self.trainer = trainer
+    def __init__(self, moleflow: MoLEFlow, size: int, sigma: float, interp_mode: str, batch_size: int) -> None:
+        self.moleflow = moleflow
         self.size = size
         self.sigma = sigma
         self.interp_mode = interp_mode
@@ -100,9 +98,9 @@ class Scorer:
 
     def route(self, test: TestClass) -> Tensor:
         """Task id of each image (N,), found once for the same prototypes; the true one if the router is off."""
-        if not self.trainer.config.use_router or not len(test):
+        if not self.moleflow.config.use_router or not len(test):
             return self.true_ids(test)
-        router = self.trainer.router
+        router = self.moleflow.router
         sources = router.sources()
         if test._route is None or not same_sources(sources, test._route[0]):
             with phase("routing"):
@@ -154,7 +152,7 @@ class Scorer:
         maps: list[Tensor] = []
         for patches, _ in test.source.batches(batches):
             ids = torch.full((len(patches),), task_id, device=patches.device)
-            maps.extend(self.trainer.anomaly_maps(patches, ids))
+            maps.extend(self.moleflow.anomaly_maps(patches, ids))
         if pictures is not None and images:
             maps = pictures.stitched(images, bounded(torch.stack(maps)))
         return dict(zip(images, maps, strict=True))

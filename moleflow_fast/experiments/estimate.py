@@ -14,11 +14,14 @@ from torch import Tensor
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.scenario import split_into_tasks
-from moleflow_fast.console import RunConsole
 from moleflow_fast.experiments.sweep_plan import PlannedRun
 from moleflow_fast.experiments.sweep_view import duration
 from moleflow_fast.extractors.stores import TensorStore
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.console import RunConsole
+from moleflow_fast.run.context import RunContext
+from moleflow_fast.run.run import Run
+from moleflow_fast.run.task_training import trainer_of
+from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 
 # Classes, training and test images, for plans without the data at hand: Bergmann et al., CVPR 2019; Zou et al., ECCV
@@ -112,21 +115,22 @@ def shape_of(options: RunOptions) -> RunOptions:
 def measure(shape: RunOptions) -> Costs:
     """Time a shape here, on random images and features."""
     with tempfile.TemporaryDirectory() as place:
-        parts = RunParts(replace(shape, log_dir=place), RunConsole(quiet=True))
-        with parts.as_chosen():
-            return _measured(parts)
+        context = RunContext(replace(shape, log_dir=place), RunConsole(quiet=True))
+        with context.as_chosen():
+            return _measured(Run(context))
 
 
-def _measured(parts: RunParts) -> Costs:
-    size, batch = parts.options.img_size, parts.options.batch_size
-    steps = _CPU_STEPS if parts.device.type == "cpu" else _GPU_STEPS
-    images = torch.randn(batch, 3, size, size, device=parts.device)
-    backbone, patches = _timed(lambda: parts.extractor(images))
+def _measured(run: Run) -> Costs:
+    size, batch = run.options.img_size, run.options.batch_size
+    steps = _CPU_STEPS if run.device.type == "cpu" else _GPU_STEPS
+    images = torch.randn(batch, 3, size, size, device=run.device)
+    backbone, patches = _timed(lambda: run.extractor(images))
     store = _random_features(patches, steps * batch)
     loader = FeatureLoader(store, batch, seed=0)
-    first, later = (_epoch_seconds(parts, task, loader) / len(store) for task in (0, 1))
-    ids = torch.ones(batch, dtype=torch.long, device=parts.device)
-    scoring, _ = _timed(lambda: parts.trainer.anomaly_maps(patches, ids))
+    trainer = trainer_of(run)
+    first, later = (_epoch_seconds(trainer, task, loader) / len(store) for task in (0, 1))
+    ids = torch.ones(batch, dtype=torch.long, device=run.device)
+    scoring, _ = _timed(lambda: run.moleflow.anomaly_maps(patches, ids))
     return Costs(backbone / batch, first, later, scoring / batch)
 
 
@@ -147,14 +151,15 @@ def size_of(options: RunOptions) -> Size:
 
 
 def _counted(options: RunOptions) -> Size:
-    parts = RunParts(options)
-    train = tuple(len(parts.items_of(parts.training_dataset(task))) for task in parts.tasks)
-    return Size(train, sum(len(parts.items_of(parts.test_dataset(name))) for name in parts.classes))
+    run = Run(RunContext(options))
+    images = run.images
+    train = tuple(len(images.items_of(images.training(task))) for task in run.tasks)
+    return Size(train, sum(len(images.items_of(images.test(name))) for name in run.tasks.classes))
 
 
-def _epoch_seconds(parts: RunParts, task: int, loader: FeatureLoader) -> float:
+def _epoch_seconds(trainer: MoLEContinualTrainer, task: int, loader: FeatureLoader) -> float:
     """Of the second epoch: the first one compiles, captures and fills caches."""
-    return parts.trainer.train_task(task, [str(task)], loader, 2, parts.options.lr)[-1].seconds
+    return trainer.train_task(task, [str(task)], loader, 2, trainer.args.lr)[-1].seconds
 
 
 def _timed(work: Callable[[], Tensor]) -> tuple[float, Tensor]:

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from moleflow_fast.console import RunConsole
+from moleflow_fast.console import Console
 
 HEADLINE = ("image_auroc", "pixel_auroc", "pixel_ap", "routing_accuracy")
 _ROWS = 12
@@ -32,7 +32,7 @@ class Progress:
 class SweepView:
     """Counts, runs at work, and the last ones to end."""
 
-    console: RunConsole
+    console: Console
     total: int
     done: int = 0
     failed: int = 0

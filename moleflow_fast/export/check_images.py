@@ -14,24 +14,24 @@ from moleflow_fast.data.datasets import byte_transform
 from moleflow_fast.data.decoding import load_image
 from moleflow_fast.detector.images import files_of
 from moleflow_fast.errors import UserError
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.run import Run
 
 
-def to_check_with(parts: RunParts, folder: Path | None, each: int) -> list[Path]:
+def to_check_with(run: Run, folder: Path | None, each: int) -> list[Path]:
     """At most `each` test images of every class of a run, or as many below a folder; mixed.
 
     Raises:
         UserError: there are none.
     """
     if folder is not None:
-        found = _spread(files_of(folder), each * len(parts.classes))
+        found = _spread(files_of(folder), each * len(run.tasks.classes))
         return random.Random(0).sample(found, len(found))
-    there = [task for task in parts.active_tasks if parts.has_images(task)]
+    there = [task for task in run.tasks.active if run.tasks.have_images(task)]
     try:
         if not there:
             raise UserError("None of its products has images.")
-        names = [name for task in there for name in parts.tasks[task]]
-        samples = [parts.test_dataset(name).samples or parts.training_dataset([name]).samples for name in names]
+        names = [name for task in there for name in run.tasks[task]]
+        samples = [run.images.test(name).samples or run.images.training([name]).samples for name in names]
         tests = [[sample.path for sample in some] for some in samples]
     except UserError as error:
         raise UserError(

@@ -12,7 +12,7 @@ import moleflow_fast
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.export.parity import TOLERANCE, Checked
 from moleflow_fast.export.program import INPUT, LABELS, OUTPUTS
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.run import Run
 
 SCHEMA = 1
 _PREPARATION = {
@@ -22,9 +22,9 @@ _PREPARATION = {
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "onnx", "onnxscript", "onnxruntime", "openvino")
 
 
-def describe(parts: RunParts, detector: Detector, notes: Sequence[str], checked: Sequence[Checked]) -> dict[str, Any]:
+def describe(run: Run, detector: Detector, notes: Sequence[str], checked: Sequence[Checked]) -> dict[str, Any]:
     """Everything a consumer needs besides the program, and how well the program was found to agree."""
-    options = parts.options
+    options = run.options
     return {
         "schema": SCHEMA,
         "input": {
@@ -40,7 +40,7 @@ def describe(parts: RunParts, detector: Detector, notes: Sequence[str], checked:
         "threshold": _threshold(detector),
         "map_size": options.mask_size,
         "calibration": detector.calibration.to_json(),
-        "backbone": {"name": options.backbone_name, "weights": parts.extractor.weights_origin, "precision": "fp32"},
+        "backbone": {"name": options.backbone_name, "weights": run.extractor.weights_origin, "precision": "fp32"},
         "versions": {"moleflow_fast": moleflow_fast.__version__, "python": platform.python_version(), **_versions()},
         "notes": list(notes),
         "parity": {"tolerance": TOLERANCE, "runtimes": [one.to_json() for one in checked]},

@@ -21,8 +21,8 @@ from moleflow_fast.export import formats, runtimes, trained
 from moleflow_fast.export.description import as_strings, describe
 from moleflow_fast.export.parity import Answers, Checked, Runtime, check, enough, of_detector
 from moleflow_fast.export.program import DetectorProgram
-from moleflow_fast.run.context import RunParts
 from moleflow_fast.run.directory import RunDirectory
+from moleflow_fast.run.run import Run
 from moleflow_fast.system.callers_state import as_at_start
 from moleflow_fast.system.files import replacing, write_json, writing
 from moleflow_fast.system.tensor_file import sha256
@@ -104,34 +104,34 @@ def _export(request: Request) -> Exported:
     directory = RunDirectory.open(request.run)
     with writing(request.file):
         _require_room(request.file)
-    run = trained.load(directory, request.threshold, request.false_alarms, request.data_path)
-    options = run.parts.options
+    loaded = trained.load(directory, request.threshold, request.false_alarms, request.data_path)
+    options = loaded.run.options
     if options.view == "tiles":
         raise UserError(
             f"{request.run} sees pictures in tiles (--view tiles), and an exported program takes one square: export a "
             "run trained with --view whole, or label pictures with python -m moleflow_fast.predict"
         )
-    paths = enough(pictures.to_check_with(run.parts, request.images, request.images_of_a_class))
+    paths = enough(pictures.to_check_with(loaded.run, request.images, request.images_of_a_class))
     images = np.stack([pictures.prepared(path, options.img_size, options.view) for path in paths])
-    expected = [of_detector(detector, paths) for detector in (run.detector, run.eager)]
-    program = formats.trace(DetectorProgram(run.parts, run.detector))
-    notes = [*run.notes, *_unreached(run.parts, expected[0])]
+    expected = [of_detector(detector, paths) for detector in (loaded.detector, loaded.eager)]
+    program = formats.trace(DetectorProgram(loaded.run, loaded.detector))
+    notes = [*loaded.notes, *_unreached(loaded.run, expected[0])]
     with tempfile.TemporaryDirectory() as place, writing(Path(place)):
         file = Path(place, request.file.name)
-        check = _Check(images, expected, run.detector)
+        check = _Check(images, expected, loaded.detector)
         if request.format == "torch":
             checked = _make_torch(program, file, check, request.aot)
         else:
             checked = _make_onnx(program, file, check, notes)
-        description = describe(run.parts, run.detector, notes, checked)
+        description = describe(loaded.run, loaded.detector, notes, checked)
         _describe(program, file, description)
         files = _move(file.parent, request.file)
     return Exported(files, len(images), checked, notes)
 
 
-def _unreached(parts: RunParts, answers: Answers) -> list[str]:
+def _unreached(run: Run, answers: Answers) -> list[str]:
     reached = set(answers["task_id"].tolist())
-    missed = [name for task in parts.active_tasks if task not in reached for name in parts.tasks[task]]
+    missed = [name for task in run.tasks.active if task not in reached for name in run.tasks[task]]
     if not missed:
         return []
     return [f"no image was routed to {', '.join(missed)}: those experts are not checked; give pictures with --images"]

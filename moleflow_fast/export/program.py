@@ -19,7 +19,7 @@ from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.ops.image_score import rank_non_finite_as_anomalous
 from moleflow_fast.ops.mahalanobis import GaussianStack, SharedGaussians
 from moleflow_fast.ops.pixel_map import axis_matrix
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.run import Run
 
 INPUT = "images"
 OUTPUTS = ("score", "calibrated", "task_id", "distances", "label", "patch_map", "pixel_map")
@@ -33,8 +33,8 @@ class DetectorProgram(nn.Module):
     score, calibrated (B,); task_id, label (B,) int64; distances (B, T); patch_map (B, h, w); pixel_map (B, M, M).
 
     Args:
-        parts: a trained run on the CPU, with its backbone in fp32.
-        detector: of these parts: what is normal, and the limits of defective images.
+        run: trained, on the CPU, with its backbone in fp32.
+        detector: of this run: what is normal, and the limits of defective images.
     """
 
     task_ids: Tensor
@@ -42,22 +42,22 @@ class DetectorProgram(nn.Module):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, parts: RunParts, detector: Detector) -> None:
+    def __init__(self, run: Run, detector: Detector) -> None:
         super().__init__()
-        trainer, options = parts.trainer, parts.options
-        tasks = list(trainer.router.prototypes)
-        self.extractor = parts.extractor
+        moleflow, options = run.moleflow, run.options
+        tasks = list(moleflow.router.prototypes)
+        self.extractor = run.extractor
         self.side = options.img_size
         self.normalize = Normalization()
         self.register_buffer("task_ids", torch.tensor(tasks))
         grid = self._grid()
-        positions = torch.zeros(1, *grid, trainer.nf_model.embed_dim)
-        self.register_buffer("positions", trainer.executor.add_positions(positions))
-        self.distances = distances_of(trainer.router)
-        self.flow = FlowOfAllTasks(trainer.nf_model, tasks)
-        self.scores = ImageScores(trainer.config, grid)
+        positions = torch.zeros(1, *grid, moleflow.flow.embed_dim)
+        self.register_buffer("positions", moleflow.add_positions(positions))
+        self.distances = distances_of(moleflow.router)
+        self.flow = FlowOfAllTasks(moleflow.flow, tasks)
+        self.scores = ImageScores(moleflow.config, grid)
         self.verdicts = Verdicts([detector.calibration.tasks[t] for t in tasks], [detector.limits[t] for t in tasks])
-        down, across = (self._axis(patches, parts) for patches in grid)
+        down, across = (self._axis(patches, run) for patches in grid)
         self.register_buffer("rows", down.T.contiguous())  # (M, h)
         self.register_buffer("columns", across)  # (w, M)
         self.eval().requires_grad_(False)
@@ -90,8 +90,8 @@ class DetectorProgram(nn.Module):
         return rows, columns
 
     @staticmethod
-    def _axis(patches: int, parts: RunParts) -> Tensor:
-        options = parts.options
+    def _axis(patches: int, run: Run) -> Tensor:
+        options = run.options
         return axis_matrix(
             patches, options.mask_size, options.score_smooth_sigma, options.interp_mode, torch.float32
         ).clone()

@@ -8,9 +8,9 @@ written, opened or evicted. A `KEY.*.tmp` whose lock is free was left by a proce
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
+import math
 import os
 import zlib
 from collections import Counter
@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from moleflow_fast.system.locks import acquired, lock_file
 
 logger = logging.getLogger(__name__)
 
@@ -160,17 +162,21 @@ def lock(directory: Path, key: str, wait: bool = True) -> Iterator[bool]:
     The system frees it when its process ends, however that happens.
     """
     path = directory / f"{key}.lock"
+    held = lock_file(path)
     with storage_errors():
-        descriptor = _lock_descriptor(path, wait)
-    if descriptor is None:
+        taken = acquired(held, patience=0)
+        if wait and not taken:
+            logger.info("another process works on %s: waiting for it", path.stem)
+            taken = acquired(held, patience=math.inf)
+    if not taken:
         yield False
         return
     try:
         yield True
     finally:
-        path.unlink(missing_ok=True)
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # forked workers may hold copies of the descriptor
-        os.close(descriptor)
+        with contextlib.suppress(PermissionError):  # Windows keeps the name of an open file
+            path.unlink(missing_ok=True)
+        held.release()
 
 
 def keep_open(key: str) -> None:
@@ -192,35 +198,6 @@ def storage_errors() -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageFailed(*error.args) from error
-
-
-def _lock_descriptor(path: Path, wait: bool) -> int | None:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _try_flock(descriptor):
-            if not wait:
-                os.close(descriptor)
-                return None
-            logger.info("another process works on %s: waiting for it", path.stem)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if _still_names(path, descriptor):
-            return descriptor
-        os.close(descriptor)  # the holder before us removed the file: ours locks nothing
-
-
-def _try_flock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _still_names(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _evict(directory: Path, key: str) -> bool:

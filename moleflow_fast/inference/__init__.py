@@ -1,1 +1,1 @@
-"""From images to maps, scores and task ids."""
+"""A flow with its extractor, positions and router, and what they say of images."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
+from moleflow_fast.console import Console
 from moleflow_fast.precompile.stamp import stamp
 from moleflow_fast.system.module_process import start_module
 
@@ -37,7 +37,7 @@ class Precompilation:
         grid: Callable[[], Grid],
         arch: int,
         table: Table,
-        console: RunConsole,
+        console: Console,
     ) -> None:
         self._console = console
         self._stamp = stamp(options, dim, arch, table.digest)

@@ -74,10 +74,12 @@ class Workload:
 
     def _infer(self, trainer: MoLEContinualTrainer) -> None:
         options = self.options
-        scorer = Scorer(trainer, options.mask_size, options.score_smooth_sigma, options.interp_mode, options.batch_size)
+        scorer = Scorer(
+            trainer.moleflow, options.mask_size, options.score_smooth_sigma, options.interp_mode, options.batch_size
+        )
         for images in _batch_sizes():
             patches = torch.empty(images, *self.grid, self.dim, device=_META)
-            scorer.pixel_maps(trainer.executor.routed(patches).maps)
+            scorer.pixel_maps(trainer.moleflow.routed(patches).maps)
 
 
 def _nobody() -> logging.Logger:

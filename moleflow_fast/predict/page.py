@@ -10,16 +10,15 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
 
+from markupsafe import Markup
 from PIL import Image
 
 from moleflow_fast.detector.result import Result
-from moleflow_fast.report.html import STYLE
+from moleflow_fast.pages.templates import template
 from moleflow_fast.system.files import replacing
 
 PAGE = "index.html"
@@ -28,36 +27,6 @@ SIDE = 280  # of a picture in the page, pixels
 MOST_BYTES = 16 * 2**20  # of all pictures in the page
 
 Pair = tuple[str, str]  # an image and its overlay, as `inlined` gives them
-
-_STYLE = """\
-.controls { display: flex; flex-wrap: wrap; gap: .8rem 1.6rem; align-items: center; position: sticky; top: 0;
-  z-index: 1; padding: .7rem 0; background: var(--paper); border-bottom: 1px solid var(--line) }
-.controls label { display: flex; gap: .5rem; align-items: center } input[type=range] { width: 11rem }
-#counts { display: flex; flex-wrap: wrap; gap: .4rem; width: 100% }
-button, select { font: inherit; color: inherit; background: var(--shade); border: 1px solid var(--line);
-  border-radius: 6px; padding: .25rem .7rem; cursor: pointer }
-button[aria-pressed=true] { outline: 2px solid var(--link) } button b { font-variant-numeric: tabular-nums }
-.scroll { border: 0; overflow-x: visible } td { white-space: normal; overflow-wrap: anywhere; vertical-align: middle }
-th button { background: none; border: 0; padding: 0; font-weight: inherit; text-align: inherit }
-tr { border-left: 6px solid transparent }
-tr.normal { border-left-color: #2a9d55 } tr.defective { border-left-color: #d6293e; background: #d6293e1c }
-tr.unknown { border-left-color: #b97700; background: #b977001c } tr.error { border-left-color: #777; background: #7772 }
-td.label { font-weight: 600; white-space: nowrap } td.file { min-width: 11rem }
-.pair { display: flex; gap: 4px } .pair img { width: 132px; height: auto; display: block;
-  border-radius: 4px } .note { font-size: .85rem; opacity: .75 }
-@media (max-width: 700px) {
-  .controls { gap: .5rem 1rem } #counts button { font-size: .78rem; padding: .2rem .4rem }
-  thead { display: none } table, tbody { display: block }
-  tr { display: block; margin: 0 0 .8rem; padding: .5rem .7rem; border: 1px solid var(--line); border-left-width: 6px;
-    border-radius: 6px }
-  td, tr:last-child td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .12rem 0;
-    text-align: right }
-  td::before { content: attr(data-title); opacity: .65; text-align: left; flex: none } td:empty { display: none }
-  .pair { width: 100% } .pair a { flex: 1 1 0; min-width: 0 } .pair img { width: 100% }
-  td.pictures::before, td.file::before { content: none } td.file { font-weight: 600; text-align: left }
-  td.why { text-align: left }
-}
-"""
 
 
 class Page:
@@ -108,54 +77,21 @@ class Page:
             threshold: calibrated; None where products have others. Labels stay as they are until the reader moves it.
         """
         file = self._folder / PAGE
+        shown = template("moleflow_fast.predict", "results.html").generate(
+            language="en", title=title, most_pictures=MOST_PICTURES, most_mib=MOST_BYTES >> 20,
+            without_pictures=self._readable - len(self._kept), threshold=_json(threshold), rows=self._with_pictures(),
+        )  # fmt: skip
         with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as page:
-            page.write(self._head(title))
-            page.write(f'<script type="application/json" id="data">{{"threshold": {_json(threshold)}, "records": [')
-            page.writelines(self._rows_with_pictures())
-            page.write("]}</script>\n")
-            page.write(f"<script>\n{_script()}</script>\n</body>\n</html>\n")
+            page.writelines(shown)
         return file
 
-    def _rows_with_pictures(self) -> Iterator[str]:
-        """Elements of a JSON list."""
+    def _with_pictures(self) -> Iterator[Markup]:
+        """The rows, one after another from their file."""
         kept = {-row: pictures for _, row, pictures in self._kept}
         self._rows.seek(0)
         for number, line in enumerate(self._rows):
-            row = line.removesuffix("\n")
-            if number in kept:
-                row = _json({**json.loads(row), "pictures": kept[number]})
-            yield f",\n{row}" if number else row
-
-    def _head(self, title: str) -> str:
-        return (
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{escape(title)}</title>\n<style>\n{STYLE}{_STYLE}</style>\n</head>\n<body>\n"
-            f"<h1>{escape(title)}</h1>\n"
-            f'<p class="note">{escape(self._note())} <span id="folder"></span></p>\n'
-            f"{_CONTROLS}"
-        )
-
-    def _note(self) -> str:
-        without = self._readable - len(self._kept)
-        beyond = f" {without} images beyond that are links." if without else ""
-        return (
-            "A calibrated score of 0.5 is passed by one normal image in twenty, for every product. Unknown: much "
-            f"farther from the nearest product than its own images are. The {MOST_PICTURES} highest scores have "
-            f"pictures here, at most {MOST_BYTES >> 20} MiB.{beyond}"
-        )
-
-
-_CONTROLS = """\
-<div class="controls">
-<label>threshold <input type="range" id="threshold" min="0" max="1" step="0.01"> <output id="shown"></output></label>
-<label>sort by <select id="sort"></select></label>
-<div id="counts"></div>
-</div>
-<div class="scroll"><table><thead><tr></tr></thead><tbody></tbody></table></div>
-<p><button id="more" hidden></button></p>
-<noscript><p class="warning">The table is made by a script: allow it, or read scores.csv.</p></noscript>
-"""
+            row = Markup(line.removesuffix("\n"))
+            yield _json({**json.loads(row), "pictures": kept[number]}) if number in kept else row
 
 
 def inlined(picture: Image.Image) -> str:
@@ -167,13 +103,9 @@ def inlined(picture: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def _json(value: Any) -> str:
+def _json(value: Any) -> Markup:
     # "<" could end the script element, whatever stands around it.
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
-
-
-def _script() -> str:
-    return files("moleflow_fast.predict").joinpath("page.js").read_text(encoding="utf-8")
+    return Markup(json.dumps(value, allow_nan=False).replace("<", "\\u003c"))
 
 
 def _size(pictures: Pair) -> int:

@@ -1,1 +1,1 @@
-"""A continual run: its parts, its directory, its tasks, and what may be changed when it is finished."""
+"""A continual run: its pieces, its directory, its tasks, and what may be changed when it is finished."""

@@ -6,7 +6,7 @@ evaluation/after_task_<t>.csv   one row per class and kind of id (routed, oracle
 checkpoints/                    see moleflow_fast.trainer.checkpoint
 summary.json                    final means, forgetting, routing confusion; its presence marks a finished run
 backbone.safetensors            of a random backbone its weights: see moleflow_fast.run.backbone
-calibration.json                what is normal for each task: see moleflow_fast.detector.calibration
+calibration.json                what is normal for each task: see moleflow_fast.detector.calibration_file
 ways.json                       on Triton kernels, how products are done: see moleflow_fast.run.ways
 routing_confusion.png, heatmaps/*.png
 """
@@ -14,7 +14,6 @@ routing_confusion.png, heatmaps/*.png
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import json
 import logging
@@ -25,16 +24,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, PATHS, RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_result import ClassResult, Evaluation
-from moleflow_fast.system.files import WriteFailed, alone, reading, remove_leftovers, replacing, write_json, writing
+from moleflow_fast.system.files import WriteFailed, reading, remove_leftovers, replacing, write_json, writing
+from moleflow_fast.system.locks import alone, lock_file
 from moleflow_fast.trainer.task_state import EpochRecord
-
-if TYPE_CHECKING:
-    from moleflow_fast.detector.calibration import Calibration
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +55,7 @@ class RunDirectory:
         self.heatmaps = path / "heatmaps"
         self.ways = path / "ways.json"
         self.backbone = path / "backbone.safetensors"
+        self.calibration = path / "calibration.json"
 
     @classmethod
     def create(cls, options: RunOptions) -> RunDirectory:
@@ -181,8 +179,12 @@ class RunDirectory:
     def append_epoch(self, record: EpochRecord) -> None:
         """Add a row, in one piece: several workers may do so at a time."""
         names = [f.name for f in fields(EpochRecord)]
-        with writing(self._epochs), self._epochs.open("a", newline="", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # appending is atomic by itself on local disks, but not on NFS
+        # Appending is atomic by itself on local disks, but not on NFS.
+        with (
+            writing(self._epochs),
+            lock_file(self.path / ".epochs.lock"),
+            self._epochs.open("a", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, names)
             if os.fstat(file.fileno()).st_size == 0:
                 writer.writeheader()
@@ -253,26 +255,6 @@ class RunDirectory:
             raise DamagedRunFile(f"{file} is damaged ({error}): delete it, and make it again with --resume") from error
         return summary
 
-    def write_calibration(self, calibration: Calibration) -> None:
-        write_json(self._calibration, calibration.to_json())
-
-    def read_calibration(self) -> Calibration | None:
-        """As it was written, None in a run older than calibrations.
-
-        Raises:
-            CalibrationError: the file is damaged.
-        """
-        if not self._calibration.exists():
-            return None
-        try:
-            with reading(self._calibration):
-                content = json.loads(self._calibration.read_text())
-        except ValueError:
-            content = None
-        from moleflow_fast.detector.calibration import Calibration  # not at the top: it imports NumPy
-
-        return Calibration.from_json(content, self._calibration)
-
     def first_to_evaluate(self, tasks: int) -> int:
         """Of so many tasks the first whose evaluation is damaged, or missing although an earlier one's is there.
 
@@ -292,10 +274,6 @@ class RunDirectory:
     @property
     def _epochs(self) -> Path:
         return self.path / "epochs.csv"
-
-    @property
-    def _calibration(self) -> Path:
-        return self.path / "calibration.json"
 
     def _evaluation(self, after_task: int) -> Path:
         return self.path / "evaluation" / f"after_task_{after_task}.csv"

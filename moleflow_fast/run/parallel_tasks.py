@@ -22,11 +22,13 @@ from typing import Any
 import torch
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.extractors.weights import RANDOM
+from moleflow_fast.run.console import RunConsole
+from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.directory import RunDirectory
-from moleflow_fast.run.task_training import train_task
+from moleflow_fast.run.run import Run
+from moleflow_fast.run.task_training import train_task, trainer_of
 from moleflow_fast.run.ways import stored_ways
 from moleflow_fast.trainer import checkpoint
 
@@ -36,12 +38,12 @@ RETRIES = 2  # of a task whose worker died
 class TasksOnWorkers:
     """Tasks of a run in training on workers of a Ray session; nothing is left of them when the session ends."""
 
-    def __init__(self, ray: Any, run: RunParts, directory: RunDirectory) -> None:
+    def __init__(self, ray: Any, run: Run, directory: RunDirectory) -> None:
         resources = _resources(ray, run.device)
         self.description = _description(resources, torch.get_num_threads())
         self._ray = ray
         self._console = run.console
-        self._logger = run.logger
+        self._logger = run.context.logger
         self._shared = (options_for_workers(run), str(directory.path.absolute()), torch.get_num_threads())
         self._remote = ray.remote(max_retries=0, **resources)(train_in_worker)
         self._references: dict[Any, int] = {}
@@ -93,15 +95,15 @@ class TasksOnWorkers:
         self.start(task_id)
 
 
-def options_for_workers(run: RunParts) -> dict[str, Any]:
+def options_for_workers(run: Run) -> dict[str, Any]:
     """The options of a run in JSON's types, with all spelled out that another process might understand differently."""
     weights = run.options.backbone_weights
     return dataclasses.replace(
         run.options,
-        data_path=os.path.abspath(run.data_root),
-        cache_dir=os.path.abspath(run.cache.directory),
+        data_path=os.path.abspath(run.tasks.data_root),
+        cache_dir=os.path.abspath(run.context.cache.directory),
         backbone_weights=None if weights is None else os.path.abspath(weights),
-        random_backbone=run.options.random_backbone or run.fell_back_to_random_weights,
+        random_backbone=run.options.random_backbone or run.extractor.weights_origin == RANDOM,
         device=run.device.type,  # Ray shows each worker its own GPU as the only one
         quiet=True,
     ).to_json()
@@ -111,12 +113,13 @@ def train_in_worker(task_id: int, options: dict[str, Any], directory: str, threa
     """Train one later task of a run, given its directory with task 0 in it; returns the warnings on the way."""
     torch.set_num_threads(threads)  # Ray asks for one a CPU
     where = RunDirectory(Path(directory))
-    run = RunParts(RunOptions.from_json(options), RunConsole(quiet=True), weights_of=where)
+    context = RunContext(RunOptions.from_json(options), RunConsole(quiet=True))
+    run = Run(context, weights_of=where)
     ways = stored_ways(where, run.device)
-    with run.as_chosen(), ways, _warnings(run.logger) as warnings, closing(run), where.task_held(task_id):
+    with context.as_chosen(), ways, _warnings(context.logger) as warnings, closing(context), where.task_held(task_id):
         if not checkpoint.is_complete(where.checkpoints, task_id):
-            checkpoint.load_tasks(where.checkpoints, run.trainer, run.checkpoint_options, tasks=1)
-            train_task(run, where, task_id, run.training_loader(task_id))
+            checkpoint.load_tasks(where.checkpoints, run.moleflow, run.checkpoint_options, tasks=1)
+            train_task(run, trainer_of(run), where, task_id, run.features.loader(task_id))
     return warnings
 
 

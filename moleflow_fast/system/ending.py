@@ -116,4 +116,5 @@ def _forget_parents() -> None:
 
 
 atexit.register(_end_all)
-os.register_at_fork(after_in_child=_forget_parents)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents)

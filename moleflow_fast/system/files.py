@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
 import os
-import time
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from moleflow_fast.errors import UserError
-
-logger = logging.getLogger(__name__)
-
-PATIENCE = 10.0  # seconds: processes that decode for a killed run outlive it by some, and hold its locks
-
-
-class InUse(UserError):
-    """Another process works on the same thing."""
 
 
 class ReadFailed(UserError):
@@ -89,6 +79,8 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def _lives(process: int) -> bool:
+    if sys.platform == "win32":  # there, signal 0 is a Ctrl-C: what was left stays
+        return True
     try:
         os.kill(process, 0)
     except PermissionError:
@@ -105,43 +97,10 @@ def write_json(path: Path, content: Any) -> None:
 
 def to_disk(path: Path) -> None:
     """Wait until a file's content, or a directory's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if sys.platform == "win32" and path.is_dir():  # it has no way to wait for names
+        return
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def alone(path: Path, what: str, patience: float | None = None) -> Iterator[None]:
-    """Hold the lock file `path`; it is let go when the process ends, however that happens.
-
-    Args:
-        what: names the thing in the message.
-        patience: seconds to wait for it, `math.inf` for as long as it takes; `PATIENCE` if left out.
-
-    Raises:
-        InUse: another process holds it still.
-        WriteFailed: the lock file cannot be made.
-    """
-    patience = PATIENCE if patience is None else patience
-    with writing(path):
-        file = path.open("w")
-    with file:
-        if not _locked(file, patience=0):
-            logger.warning("%s is in use by another process: waiting for it to end", what)
-            if not _locked(file, patience):
-                raise InUse(f"{what} is in use by another process: wait for it, or end it")
-        yield
-
-
-def _locked(file: TextIO, patience: float) -> bool:
-    give_up = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= give_up:
-                return False
-            time.sleep(0.05)

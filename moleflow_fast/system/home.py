@@ -11,6 +11,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from moleflow_fast.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,6 +38,8 @@ def give_home() -> None:
 
 @cache
 def _temporary_home() -> Path:
+    if not hasattr(os, "getuid"):
+        raise UserError("this user has no home directory: set USERPROFILE")
     folder = Path(tempfile.gettempdir()) / f"moleflow_fast-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -13,6 +13,7 @@ device still computes shows where the host waits for it.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -120,7 +121,9 @@ def each(name: str, items: Iterable[T]) -> Iterator[T]:
 
 
 def since_process_start() -> float:
-    """Seconds (Linux; hundredths of them)."""
+    """Seconds, in hundredths of them; 0 where the system does not tell (all but Linux)."""
+    if sys.platform != "linux":
+        return 0.0
     stat = Path("/proc/self/stat").read_text()
     ticks = int(stat.rpartition(")")[2].split()[19])  # field 22 of proc(5), after boot
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -18,10 +18,10 @@ from typing import Any
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
+from moleflow_fast.inference.moleflow import MoLEFlow
 from moleflow_fast.models import published_format as reference_format
 from moleflow_fast.system.files import reading, write_json
 from moleflow_fast.system.tensor_file import CheckpointError, read_tensors, sha256, write_tensors
-from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
 SCHEMA = 1  # of the JSON; files without one are older, and say the same but for the checksum
 _MODEL, _ROUTER, _STATISTICS = "model.", "router.", "statistics."
@@ -39,21 +39,26 @@ class Description:
     sha256: str | None = None
 
 
-def save_task(directory: Path, trainer: MoLEContinualTrainer, task_id: int, model_options: Mapping[str, Any]) -> None:
+def save_task(
+    directory: Path, moleflow: MoLEFlow, task_id: int, model_options: Mapping[str, Any], base_is_frozen: bool
+) -> None:
     """Write what `task_id` added or may have changed. The JSON file comes last: it marks the task complete.
+
+    Args:
+        base_is_frozen: see `MoLEFlow.learned`.
 
     Raises:
         WriteFailed: names the file; earlier tasks are as they were.
     """
-    whole = task_id == 0 or not trainer.promises_zero_forgetting
-    tensors = {_MODEL + name: value for name, value in trainer.learned(task_id).items()}
-    for name, value in trainer.router.prototypes[task_id].state_dict().items():
+    whole = task_id == 0 or not base_is_frozen
+    tensors = {_MODEL + name: value for name, value in moleflow.learned(task_id, base_is_frozen).items()}
+    for name, value in moleflow.router.prototypes[task_id].state_dict().items():
         tensors[f"{_ROUTER}{task_id}.{name}"] = value
-    statistics = trainer.nf_model.feature_statistics
+    statistics = moleflow.flow.feature_statistics
     if task_id == 0 and statistics.mean is not None and statistics.std is not None:
         tensors[_STATISTICS + "mean"], tensors[_STATISTICS + "std"] = statistics.mean, statistics.std
     written = write_tensors(_tensor_file(directory, task_id), tensors)
-    classes = trainer.task_classes[task_id]
+    classes = moleflow.task_classes[task_id]
     description = Description(task_id, classes, dict(model_options), whole, SCHEMA, written)
     write_json(_marker(directory, task_id), asdict(description))
 
@@ -96,7 +101,7 @@ def remove(directory: Path, tasks: Iterable[int]) -> None:
 
 
 def load_tasks(
-    directory: Path, trainer: MoLEContinualTrainer, model_options: Mapping[str, Any], tasks: int | None = None
+    directory: Path, moleflow: MoLEFlow, model_options: Mapping[str, Any], tasks: int | None = None
 ) -> list[int]:
     """Restore model and router to the state after the last complete task (or after `tasks` of them).
 
@@ -107,11 +112,11 @@ def load_tasks(
     if not complete:
         raise CheckpointError(f"{directory} holds no complete checkpoint (expected task_0.json and .safetensors)")
     for task_id in complete:
-        load_task(directory, trainer, task_id, model_options)
+        load_task(directory, moleflow, task_id, model_options)
     return complete
 
 
-def load_task(directory: Path, trainer: MoLEContinualTrainer, task_id: int, model_options: Mapping[str, Any]) -> None:
+def load_task(directory: Path, moleflow: MoLEFlow, task_id: int, model_options: Mapping[str, Any]) -> None:
     """Add what one complete task learned; the tasks that it builds on are there.
 
     Raises:
@@ -124,29 +129,27 @@ def load_task(directory: Path, trainer: MoLEContinualTrainer, task_id: int, mode
         file, description.sha256, "delete it and its .json to train that task and the later ones again"
     )
     try:
-        _take_in(trainer, description, task_id, tensors)
+        _take_in(moleflow, description, task_id, tensors)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{file} does not fit the model: {error}") from error
 
 
-def _take_in(
-    trainer: MoLEContinualTrainer, description: Description, task_id: int, tensors: Mapping[str, Tensor]
-) -> None:
-    model = trainer.nf_model
+def _take_in(moleflow: MoLEFlow, description: Description, task_id: int, tensors: Mapping[str, Tensor]) -> None:
+    model = moleflow.flow
     state = {n.removeprefix(_MODEL): v for n, v in tensors.items() if n.startswith(_MODEL)}
     if any(owner > task_id for owner in reference_format.task_ids(state)):
         raise ValueError("it holds a later task")
-    trainer.task_classes[task_id] = description.classes
+    moleflow.task_classes[task_id] = description.classes
     model.add_task(task_id)
     result = model.load_state_dict(state, strict=False)
     if result.unexpected_keys or (description.whole and result.missing_keys):
         raise ValueError(_some([*result.unexpected_keys, *result.missing_keys]))
     prefix = f"{_ROUTER}{task_id}."
-    prototype = trainer.router.new_prototype(task_id, description.classes)
+    prototype = moleflow.router.new_prototype(task_id, description.classes)
     prototype.load_state_dict(
         _of_width(model.embed_dim, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
     )
-    trainer.router.add_prototype(prototype)
+    moleflow.router.add_prototype(prototype)
     if _STATISTICS + "mean" in tensors:
         found = {name: tensors[_STATISTICS + name] for name in ("mean", "std")}
         model.feature_statistics.restore(**_of_width(model.embed_dim, found))

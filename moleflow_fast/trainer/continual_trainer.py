@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,15 +18,13 @@ from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.engine.plan import images_at_once, parts_of_a_step
 from moleflow_fast.engine.training import DeviceSteps
 from moleflow_fast.errors import UserError
-from moleflow_fast.inference.executor import InferenceExecutor
-from moleflow_fast.models import published_format as reference_format
+from moleflow_fast.inference.moleflow import MoLEFlow
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.models.routing import PrototypeRouter
 from moleflow_fast.system.phases import phase
-from moleflow_fast.trainer.cross_fitting import cross_fitted
 from moleflow_fast.trainer.epochs import Epochs
-from moleflow_fast.trainer.feature_loader import FeatureLoader, FeatureSource
+from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.loader_features import batches_of
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
 from moleflow_fast.trainer.stage import Stage
@@ -44,7 +42,7 @@ class TrainingDivergedError(UserError):
 
 
 class MoLEContinualTrainer:
-    """Trains tasks and scores images.
+    """Trains the tasks of a `MoLEFlow`, which it makes of its first arguments; `over` takes one that is there.
 
     Args:
         vit_extractor: callable images (B, 3, S, S) -> patches (B, H, W, D).
@@ -69,22 +67,73 @@ class MoLEContinualTrainer:
         logger: logging.Logger | TrainingLogger | None = None,
         listener: Listener | None = None,
     ) -> None:
-        self.vit_extractor = vit_extractor
-        self.pos_embed_generator = pos_embed_generator
-        self.nf_model = nf_model
+        moleflow = MoLEFlow(vit_extractor, pos_embed_generator, nf_model, device, ablation_config)
+        self._set_up(moleflow, args, slow_lr_ratio, slow_blocks_k, logger, listener)
+
+    @classmethod
+    def over(
+        cls,
+        moleflow: MoLEFlow,
+        args: Any = None,
+        slow_lr_ratio: float = 0.2,
+        slow_blocks_k: int = 2,
+        logger: logging.Logger | TrainingLogger | None = None,
+    ) -> Self:
+        """A trainer of a `MoLEFlow`, which may have learned tasks before."""
+        trainer = cls.__new__(cls)
+        trainer._set_up(moleflow, args, slow_lr_ratio, slow_blocks_k, logger, None)
+        return trainer
+
+    def _set_up(
+        self,
+        moleflow: MoLEFlow,
+        args: Any,
+        slow_lr_ratio: float,
+        slow_blocks_k: int,
+        logger: logging.Logger | TrainingLogger | None,
+        listener: Listener | None,
+    ) -> None:
+        self.moleflow = moleflow
         self.args = args if args is not None else SimpleNamespace()
-        self.device = torch.empty(0, device=device).device  # with its number, as its tensors have it
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)  # kernels, streams and graphs are of the current device
         self.slow_lr_ratio = slow_lr_ratio
         self.slow_blocks_k = slow_blocks_k
-        self.config = ablation_config or nf_model.config
         self.logger: Any = logger or logging.getLogger(__name__)
         self.listener: Listener = listener or (lambda record: None)
-        self.router = PrototypeRouter(self.device, self.config.use_mahalanobis, self.config.router_covariance)
-        self.executor = InferenceExecutor(vit_extractor, pos_embed_generator, nf_model, self.router, self.config)
-        self.task_classes: dict[int, list[str]] = {}
         self._said_again = False
+
+    @property
+    def nf_model(self) -> MoLESpatialAwareNF:
+        return self.moleflow.flow
+
+    @property
+    def config(self) -> AblationConfig:
+        return self.moleflow.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.moleflow.device
+
+    @property
+    def router(self) -> PrototypeRouter:
+        return self.moleflow.router
+
+    @property
+    def task_classes(self) -> dict[int, list[str]]:
+        return self.moleflow.task_classes
+
+    @property
+    def vit_extractor(self) -> Any:
+        """What makes patches of images."""
+        return self.moleflow.extractor
+
+    @property
+    def feature_extractor(self) -> Any:
+        """The same."""
+        return self.moleflow.extractor
+
+    @property
+    def pos_embed_generator(self) -> PositionalEmbeddingGenerator:
+        return self.moleflow.positions
 
     @property
     def seed(self) -> int:
@@ -99,21 +148,9 @@ class MoLEContinualTrainer:
         """Whether nothing that an earlier task uses can change any more."""
         return not (self.enable_slow_stage or self.config.no_freeze_base)
 
-    @property
-    def feature_extractor(self) -> Any:
-        """What makes patches of images."""
-        return self.vit_extractor
-
     def set_logger(self, logger: logging.Logger | TrainingLogger) -> None:
         """Send messages there from now on; a `TrainingLogger` hears of every epoch too."""
         self.logger = logger
-
-    def learned(self, task_id: int) -> dict[str, Tensor]:
-        """Of the model's state what `task_id` adds or may change."""
-        state = self.nf_model.state_dict()
-        if task_id > 0 and self.promises_zero_forgetting:
-            return {n: v for n, v in state.items() if reference_format.task_ids([n]) == [task_id]}
-        return {n: v for n, v in state.items() if all(t <= task_id for t in reference_format.task_ids([n]))}
 
     # -- training ------------------------------------------------------------------------------------
 
@@ -186,7 +223,7 @@ class MoLEContinualTrainer:
 
     def _take_on(self, task_id: int, stages: Sequence[Stage], state: TaskState) -> None:
         """Raises ValueError, with nothing changed, where the state does not fit."""
-        own = self.learned(task_id)
+        own = self.moleflow.learned(task_id, self.promises_zero_forgetting)
         wrong = [n for n in own.keys() | state.model.keys() if _form(own.get(n)) != _form(state.model.get(n))]
         if wrong:
             raise ValueError(f"it does not fit the model: {', '.join(sorted(wrong)[:8])}")
@@ -203,7 +240,12 @@ class MoLEContinualTrainer:
 
     def _state(self, task_id: int, stage: Stage, records: Sequence[EpochRecord]) -> TaskState:
         statistics = self.nf_model.feature_statistics.running() if task_id == 0 else {}
-        return TaskState(list(records), self.learned(task_id), stage.optimizer.moments(), statistics)
+        return TaskState(
+            list(records),
+            self.moleflow.learned(task_id, self.promises_zero_forgetting),
+            stage.optimizer.moments(),
+            statistics,
+        )
 
     def _begin_task(self, task_id: int) -> None:
         # Its own stream of random numbers: a resumed run creates the same expert as an uninterrupted one.
@@ -231,7 +273,7 @@ class MoLEContinualTrainer:
                 whole = x.isfinite().flatten(1).all(1)
                 left_out.update(seen + i for i in (~whole).nonzero().flatten().tolist())
                 seen += len(x)
-                yield self.executor.add_positions(x if bool(whole.all()) else x[whole])
+                yield self.moleflow.add_positions(x if bool(whole.all()) else x[whole])
 
         front.fit(patches)
         if left_out:
@@ -251,7 +293,7 @@ class MoLEContinualTrainer:
                 "that it was estimated from; more --device_cache_gb, no --use_rotation_aug and no --no_feature_cache "
                 "let it be computed once, of images as if they were new"
             )
-        return batches.behind(front, self.executor.add_positions)
+        return batches.behind(front, self.moleflow.add_positions)
 
     def _end_task(self, task_id: int, batches: Epochs) -> None:
         self.nf_model.freeze()
@@ -337,7 +379,7 @@ class MoLEContinualTrainer:
         if stage.device_steps is None:
             return stage.count(self._step(task_id, stage, patches))
         if task_id == 0 and not self.config.has_front:
-            self.nf_model.update_reference_stats(self.executor.add_positions(patches))
+            self.nf_model.update_reference_stats(self.moleflow.add_positions(patches))
         return stage.device_steps(patches)
 
     def _whole_loss(self, stage: Stage) -> Callable[[Tensor], Tensor]:
@@ -375,7 +417,7 @@ class MoLEContinualTrainer:
 
     def _with_positions(self, patches: Tensor) -> Tensor:
         """What the loss takes; a front has had the positions already."""
-        return patches if self.config.has_front else self.executor.add_positions(patches)
+        return patches if self.config.has_front else self.moleflow.add_positions(patches)
 
     def _backward(self, x: Tensor, plain: bool) -> float:
         """Gradients of the loss of a batch x (B, H, W, D), added up over its parts; stops where it is not finite."""
@@ -402,22 +444,8 @@ class MoLEContinualTrainer:
     # -- scoring -------------------------------------------------------------------------------------
 
     def inference(self, images: Tensor, task_id: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Score images (B, 3, S, S), uint8 or normalised and of floating point: see `InferenceExecutor`."""
-        return self.executor(images.to(self.device), task_id)
-
-    def anomaly_maps(self, patches: Tensor, task_ids: Tensor) -> Tensor:
-        """-log p per patch (B, H, W) of patches (B, H, W, D), image b under the expert of task_ids[b]."""
-        return self.executor.anomaly_maps(patches, task_ids)
-
-    @torch.no_grad()
-    def cross_fitted_maps(self, task_id: int, source: FeatureSource) -> Tensor:
-        """-log p per patch (N, H, W) of the training images of a task with a Gaussian front, as if they were new."""
-        front = self.nf_model.front(task_id)
-        assert front is not None
-        maps = torch.empty(len(source), *front.grid, device=self.device)
-        for indices, white in cross_fitted(front, source, self.executor.add_positions):
-            maps[indices] = self.executor.maps_of_conditioned(task_id, white)
-        return maps
+        """Score images (B, 3, S, S), uint8 or normalised and of floating point: see `MoLEFlow`."""
+        return self.moleflow(images.to(self.device), task_id)
 
 
 def _published_stage(record: EpochRecord) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from moleflow_fast.data.stitching import of_pictures, picture_count
+from moleflow_fast.inference.moleflow import MoLEFlow
 from moleflow_fast.models.gaussian_front import GaussianFront
 from moleflow_fast.trainer.feature_loader import FeatureSource
 
@@ -50,6 +51,17 @@ def cross_fitted(
         batches = list(everyone[held_out].split(_BATCH))
         for indices, (patches, _) in zip(batches, source.batches(batches), strict=True):
             yield indices, others(prepare(patches))
+
+
+@torch.no_grad()
+def cross_fitted_maps(moleflow: MoLEFlow, task_id: int, source: FeatureSource) -> Tensor:
+    """-log p per patch (N, H, W) of the training images of a task with a Gaussian front, as if they were new."""
+    front = moleflow.flow.front(task_id)
+    assert front is not None
+    maps = torch.empty(len(source), *front.grid, device=moleflow.device)
+    for indices, white in cross_fitted(front, source, moleflow.add_positions):
+        maps[indices] = moleflow.maps_of_conditioned(task_id, white)
+    return maps
 
 
 def _prepared(source: FeatureSource, batches: list[Tensor], prepare: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:

@@ -9,23 +9,23 @@ from typing import Any
 import torch
 
 from moleflow_fast.errors import UserError
+from moleflow_fast.inference.moleflow import MoLEFlow
 from moleflow_fast.models import published_format as reference_format
 from moleflow_fast.system.files import WriteFailed, replacing
 from moleflow_fast.system.tensor_file import CheckpointError
-from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 from moleflow_fast.trainer.published_files import STATE_FILE
 
 _WRAPPERS = ("model_state_dict", "nf_model_state_dict", "state_dict", "nf_model")  # a state dict may be under one
 _MOST_TASKS = 1000  # an expert is made for every task that a file names, before its tensors are looked at
 
 
-def load_published(path: Path, trainer: MoLEContinualTrainer) -> list[int]:
+def load_published(path: Path, moleflow: MoLEFlow) -> list[int]:
     """Import a checkpoint of the published implementation; returns its task ids.
 
     Accepts a state dict (`*.pth`), bare or under a name that training scripts use, a directory `task_<t>/` with
     `nf_model.pth`, or a run directory holding several, of which the last is taken: its state dict contains every
     earlier expert. Routing prototypes are not part of that state dict; the caller builds them from training images
-    (`build_prototype`).
+    (`MoLEContinualTrainer.build_prototype`).
 
     Raises:
         CheckpointError: not a checkpoint, needs pickled code, or does not fit the model.
@@ -40,30 +40,30 @@ def load_published(path: Path, trainer: MoLEContinualTrainer) -> list[int]:
         tasks = reference_format.task_ids(state)
         if len(tasks) > _MOST_TASKS:
             raise ValueError(f"it names {len(tasks)} tasks")
-        trainer.nf_model.load_state_dict(state)
+        moleflow.flow.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(
             f"{file} does not fit this model; set the options it was trained with "
             f"(--embed_dim, --num_coupling_layers, --lora_rank, --dia_n_blocks, ...): {error}"
         ) from error
-    trainer.nf_model.freeze()
+    moleflow.flow.freeze()
     return tasks
 
 
-def export_published(trainer: MoLEContinualTrainer, directory: Path, task_id: int) -> Path:
-    """Write the trainer's state after `task_id` as `task_<t>/nf_model.pth`; returns that file.
+def export_published(moleflow: MoLEFlow, directory: Path, task_id: int) -> Path:
+    """Write the flow's state after `task_id` as `task_<t>/nf_model.pth`; returns that file.
 
     Raises:
         UserError: the model has Gaussian fronts, which the published implementation does not know.
         WriteFailed: the file cannot be written.
     """
-    if trainer.config.has_front:
+    if moleflow.config.has_front:
         raise UserError(
             "this run has Gaussian fronts (--adapter_mode gaussian), which no published checkpoint can hold: train "
             "with --adapter_mode whitening to write one, or take `python -m moleflow_fast.export` for one program"
         )
     file = directory / f"task_{task_id}" / STATE_FILE
-    state = {name: value.cpu() for name, value in trainer.nf_model.reference_state_dict().items()}
+    state = {name: value.cpu() for name, value in moleflow.flow.reference_state_dict().items()}
     with replacing(file) as temporary:
         try:
             torch.save(state, temporary)

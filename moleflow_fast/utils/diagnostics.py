@@ -222,7 +222,7 @@ def run_diagnostics_on_model(
             )
             for batch in torch.utils.data.DataLoader(data, batch_size=_BATCH):
                 images, labels, masks = batch[:3]
-                patches = trainer.executor.add_positions(trainer.vit_extractor(images.to(trainer.device)))
+                patches = trainer.moleflow.add_positions(trainer.vit_extractor(images.to(trainer.device)))
                 z, logdet = trainer.nf_model.forward_as(task if task_id is None else task_id, patches)
                 diagnostics.collect(z, logdet, labels > 0, images, masks, name)
     diagnostics.analyze_and_save(task_id=task_id)

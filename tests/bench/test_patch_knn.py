@@ -12,11 +12,12 @@ from run.small_runs import CLASSES, command_line, rows, write_data
 from torch import Tensor
 
 from moleflow_fast.config.options import build_parser, options_of
-from moleflow_fast.console import RunConsole
 from moleflow_fast.evaluation.by_class import ClassResult
 from moleflow_fast.evaluation.metrics import aupro, ranking_metrics
 from moleflow_fast.ops.pixel_map import pixel_map_reference
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.console import RunConsole
+from moleflow_fast.run.context import RunContext
+from moleflow_fast.run.run import Run
 
 BANK = 70
 
@@ -77,12 +78,12 @@ def test_the_figures_are_those_of_a_brute_force(tmp_path: Path) -> None:
     run_columns = ["ids", *ClassResult.__dataclass_fields__]
     assert [name for name in table[0] if name in run_columns] == run_columns[:-1]  # all but routing_accuracy
 
-    parts = RunParts(options_of(build_parser(), argv), RunConsole(quiet=True))
+    run = Run(RunContext(options_of(build_parser(), argv), RunConsole(quiet=True)))
     for row in table:
         task_id = int(row["task_id"])
-        patches = parts.training_features([row["class_name"]]).patches(torch.arange(6)).flatten(0, 2)
+        patches = run.features.training([row["class_name"]]).patches(torch.arange(6)).flatten(0, 2)
         bank = patches[patch_knn.CORESETS[row["coreset"]](patches, BANK, 0)]
-        test = parts.test_class(row["class_name"], task_id)
+        test = run.features.test_class(row["class_name"], task_id)
         maps = test.source.patches(torch.arange(len(test)))  # type: ignore[attr-defined]
         maps = distances(maps.flatten(0, 2), bank).amin(1).view(maps.shape[:3])
         pixels = pixel_map_reference(maps, 64, 4.0)

@@ -157,8 +157,8 @@ def test_same_evaluation() -> None:
     masks = torch.zeros(10, 20, 20, dtype=torch.bool)
     masks[4:, 3:9, 5:12] = True
     test = TestClass("class", 0, TensorSource(maps[..., None]), masks.flatten(1).any(1).long(), masks)
-    trainer = SimpleNamespace(config=AblationConfig(), anomaly_maps=lambda patches, ids: patches[..., 0])
-    scorer = Scorer(trainer, 20, 2.0, "bilinear", batch_size=4)  # type: ignore[arg-type]
+    moleflow = SimpleNamespace(config=AblationConfig(), anomaly_maps=lambda patches, ids: patches[..., 0])
+    scorer = Scorer(moleflow, 20, 2.0, "bilinear", batch_size=4)  # type: ignore[arg-type]
     ours = evaluate_class(scorer, test, scorer.true_ids(test))
     published = published_evaluation(maps, test.labels, masks, sigma=2.0)
     for metric, value in published._asdict().items():

@@ -12,6 +12,7 @@ from PIL import Image
 from moleflow_fast import Detector
 from moleflow_fast.cli.calibrate import main
 from moleflow_fast.detector.calibration import Calibration
+from moleflow_fast.detector.calibration_file import read_calibration
 from moleflow_fast.run.directory import RunDirectory
 from moleflow_fast.run.session import RunResult
 
@@ -34,7 +35,7 @@ def brighter(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def known(run: Path) -> Calibration:
-    found = RunDirectory(run).read_calibration()
+    found = read_calibration(RunDirectory(run))
     assert found is not None
     return found
 

@@ -17,9 +17,11 @@ from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.detector.calibration import Calibration, TaskCalibration
 from moleflow_fast.detector.normal_scores import ROUNDING, CalibrationError, median, threshold
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.context import RunContext
+from moleflow_fast.run.run import Run
 from moleflow_fast.run.session import RunResult
 from moleflow_fast.trainer.checkpoint import load_tasks
+from moleflow_fast.trainer.cross_fitting import cross_fitted_maps
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False, width=32)
 
@@ -136,11 +138,12 @@ def test_training_images_count_behind_fronts_that_never_saw_them(data: Path, tmp
     content = json.loads(calibrated.read_text())
     counts = [(task["images"], task["cross_fitted"], task["not_held_out"]) for task in content["tasks"]]
     assert counts == [(9, 6, [])] * 3
-    parts = RunParts(RunOptions.from_json(json.loads((calibrated.parent / "config.json").read_text())["options"]))
-    load_tasks(calibrated.parent / "checkpoints", parts.trainer, parts.checkpoint_options)
-    source = parts.training_features(["wood"])
-    new = parts.trainer.cross_fitted_maps(2, source)
-    seen = parts.trainer.anomaly_maps(source.patches(torch.arange(6)), torch.full((6,), 2))
+    options = json.loads((calibrated.parent / "config.json").read_text())["options"]
+    trained = Run(RunContext(RunOptions.from_json(options)))
+    load_tasks(calibrated.parent / "checkpoints", trained.moleflow, trained.checkpoint_options)
+    source = trained.features.training(["wood"])
+    new = cross_fitted_maps(trained.moleflow, 2, source)
+    seen = trained.moleflow.anomaly_maps(source.patches(torch.arange(6)), torch.full((6,), 2))
     assert new.shape == seen.shape and bool((new.mean((1, 2)) > seen.mean((1, 2))).all())
 
 

@@ -16,8 +16,9 @@ from run.small_runs import CLASSES, run
 
 from moleflow_fast import Detector
 from moleflow_fast.detector.calibration import CalibrationError
+from moleflow_fast.detector.calibration_file import read_calibration
 from moleflow_fast.detector.result import Result
-from moleflow_fast.detector.trained_run import TrainedParts
+from moleflow_fast.detector.trained_run import TrainedRun
 from moleflow_fast.errors import UserError
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.run.directory import RunDirectory
@@ -26,18 +27,18 @@ from moleflow_fast.trainer.checkpoint import CheckpointError
 
 
 def test_scores_maps_and_routes_are_those_of_the_evaluation(finished: RunResult, detector: Detector) -> None:
-    parts = TrainedParts(finished.directory, "cpu", None)
-    for test in parts.tests_until(2):
-        results = detector.predict([sample.path for sample in parts.test_dataset(test.name).samples])
-        ids = parts.scorer.route(test)
-        maps = parts.scorer.patch_maps(test, ids)
+    run = TrainedRun(finished.directory, "cpu", None).run
+    for test in run.features.tests_until(2):
+        results = detector.predict([sample.path for sample in run.images.test(test.name).samples])
+        ids = run.scorer.route(test)
+        maps = run.scorer.patch_maps(test, ids)
         assert [r.task_id for r in results] == ids.tolist()
         assert len(ids.unique()) == 1  # so that the batches were the same, and the bits are
-        assert [r.score for r in results] == image_scores(maps, parts.trainer.config).tolist()
+        assert [r.score for r in results] == image_scores(maps, run.moleflow.config).tolist()
         assert np.array_equal(np.stack([r.patch_map for r in results]), maps.numpy())
-        assert np.array_equal(np.stack([r.pixel_map for r in results]), parts.scorer.pixel_maps(maps).numpy())
+        assert np.array_equal(np.stack([r.pixel_map for r in results]), run.scorer.pixel_maps(maps).numpy())
         # Their products are of other shapes here, which a library may add up in another order.
-        distances = parts.trainer.router.distances(test.source.image_features).numpy()
+        distances = run.moleflow.router.distances(test.source.image_features).numpy()
         np.testing.assert_allclose([list(r.distances.values()) for r in results], distances, rtol=1e-5)
 
 
@@ -69,7 +70,7 @@ def test_the_threshold_decides(finished: RunResult, data: Path, detector: Detect
     least, most = (Detector.load(path, threshold=t).predict(data / "wood" / "test" / "good") for t in (0, 1))
     assert {r.label for r in least} == {"defective"}
     assert {r.label for r in most} == {"normal"}
-    at_threshold = Detector(detector._parts, detector.calibration, threshold=most[0].calibrated)
+    at_threshold = Detector(detector._run, detector.calibration, threshold=most[0].calibrated)
     assert at_threshold.predict(most[0].source)[0].label == "normal"  # only scores above it are not
     with pytest.raises(UserError, match="--threshold must lie in 0..1"):
         Detector.load(path, threshold=2)
@@ -143,9 +144,9 @@ def _assert_same_bits(results: Iterable[Result], expected: Iterable[Result]) -> 
 
 def test_images_reach_the_device_as_bytes(finished: RunResult, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = Detector.load(finished.directory.path)
-    executor, sent = detector._parts.trainer.executor, []
-    routed = executor.routed
-    monkeypatch.setattr(executor, "routed", lambda images: sent.append(images.dtype) or routed(images))
+    moleflow, sent = detector._run.moleflow, []
+    routed = moleflow.routed
+    monkeypatch.setattr(moleflow, "routed", lambda images: sent.append(images.dtype) or routed(images))
     detector.predict([photo, photo])
     detector.predict(photo)
     assert sent == [torch.uint8, torch.uint8]
@@ -153,8 +154,8 @@ def test_images_reach_the_device_as_bytes(finished: RunResult, photo: Path, monk
 
 def _with_room_for(detector: Detector, images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """As on a device that is too small; returns the list that sizes of batches are added to."""
-    executor, tried = detector._parts.trainer.executor, []
-    routed = executor.routed
+    moleflow, tried = detector._run.moleflow, []
+    routed = moleflow.routed
 
     def small(batch: torch.Tensor) -> Any:
         tried.append(len(batch))
@@ -162,7 +163,7 @@ def _with_room_for(detector: Detector, images: int, monkeypatch: pytest.MonkeyPa
             raise torch.cuda.OutOfMemoryError("too much")
         return routed(batch)
 
-    monkeypatch.setattr(executor, "routed", small)
+    monkeypatch.setattr(moleflow, "routed", small)
     return tried
 
 
@@ -217,7 +218,7 @@ def test_a_run_without_calibration_is_calibrated_from_its_images(
         assert again.tasks[task_id].threshold == pytest.approx(task.threshold, rel=1e-5)
         assert again.tasks[task_id].pixel_threshold == pytest.approx(task.pixel_threshold, rel=1e-5)
         assert again.tasks[task_id].distance_limit == pytest.approx(task.distance_limit, rel=1e-3)
-    assert RunDirectory(copy).read_calibration() == again
+    assert read_calibration(RunDirectory(copy)) == again
     assert "thresholds of few normal images are rough (task 0: 3," in caplog.text
 
 
@@ -252,7 +253,7 @@ def test_damaged_runs_are_user_errors(finished: RunResult, tmp_path: Path) -> No
 def test_a_class_without_normal_test_images(data: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(data, tmp_path / "data"))
     shutil.rmtree(root / "wood" / "test" / "good")
-    calibration = run(root, tmp_path / "logs", num_epochs=1).directory.read_calibration()
+    calibration = read_calibration(run(root, tmp_path / "logs", num_epochs=1).directory)
     assert calibration is not None
     assert calibration.tasks[2].not_held_out == ("wood",) and calibration.tasks[2].images == 6
     assert calibration.tasks[0].not_held_out == ()
@@ -288,3 +289,9 @@ def test_the_package_alone_is_light() -> None:
 
     with pytest.raises(AttributeError, match="Detektor"):
         moleflow_fast.Detektor  # noqa: B018
+
+
+def test_a_detector_needs_no_trainer() -> None:
+    check = "import sys, moleflow_fast.detector.detector; "
+    check += "sys.exit('moleflow_fast.trainer.continual_trainer' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", check]).returncode == 0

@@ -24,12 +24,12 @@ def test_the_routed_product_gives_the_same(detector: Detector, photo: Path) -> N
 
 
 def test_another_product_gives_its_experts_answer(detector: Detector, data: Path, photo: Path) -> None:
-    parts = detector._parts
+    run = detector._run
     for task_id, name in enumerate(CLASSES):
         (result,) = detector.predict(photo, product=name)
         pixels = detector._transform(detector_picture(photo))[None]
-        with parts.as_chosen():
-            maps, scores, _ = parts.trainer.executor(pixels, task_id)
+        with run.context.as_chosen():
+            maps, scores, _ = run.moleflow(pixels, task_id)
         assert (result.task_id, result.class_names, result.score) == (task_id, (name,), float(scores))
         assert np.array_equal(result.patch_map, maps[0].numpy())
         assert len(result.distances) == len(CLASSES)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from export.small_detectors import make_parts, pictures
+from export.small_detectors import make_run, pictures
 from numpy.typing import NDArray
 
 from moleflow_fast.backend import use_backend
@@ -21,7 +21,7 @@ from moleflow_fast.detector.normal_scores import median, threshold
 from moleflow_fast.detector.result import Result
 from moleflow_fast.export import formats, runtimes
 from moleflow_fast.export.program import LABELS, DetectorProgram
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.run import Run
 
 IMAGES = 19  # 1 in 20: the quantile is the highest score itself
 LIMITS: tuple[dict[str, Any], ...] = ({}, {"false_alarms": 0.25}, {"false_alarms": {"product0": 0.1, "": 0.5}})
@@ -37,9 +37,9 @@ def images(task: int) -> NDArray[np.uint8]:
     return pictures(task, IMAGES)
 
 
-def detectors(parts: RunParts) -> list[Detector]:
+def detectors(run: Run) -> list[Detector]:
     """With each of `LIMITS`, calibrated on the images that are scored."""
-    scores = {t: sorted(r.score for r in _scored(parts, t)) for t in (0, 1)}
+    scores = {t: sorted(r.score for r in _scored(run, t)) for t in (0, 1)}
     tasks = {
         t: TaskCalibration(
             t, (f"product{t}",), IMAGES, (), median(of_task), threshold(of_task, left_out=False), 0.0, 1e9, 1e9, None,
@@ -47,13 +47,13 @@ def detectors(parts: RunParts) -> list[Detector]:
         )
         for t, of_task in scores.items()
     }  # fmt: skip
-    return [Detector(parts, Calibration(tasks), **options) for options in LIMITS]
+    return [Detector(run, Calibration(tasks), **options) for options in LIMITS]
 
 
-def _scored(parts: RunParts, task: int) -> list[Result]:
+def _scored(run: Run, task: int) -> list[Result]:
     unlimited = TaskCalibration(task, ("any",), 1, (), 0.0, 1.0, 0.0, 1e9, 1e9, None)
     both = Calibration({t: replace(unlimited, task_id=t) for t in (0, 1)})
-    results = Detector(parts, both).predict(images(task))
+    results = Detector(run, both).predict(images(task))
     assert {r.task_id for r in results} == {task}
     return results
 
@@ -64,19 +64,19 @@ def labels(of: list[Detector]) -> list[str]:
 
 def labels_here() -> list[str]:
     """Of detectors that another process has calibrated."""
-    parts = make_parts(AblationConfig(), tasks=2)
+    run = make_run(AblationConfig(), tasks=2)
     calibrated = torch.load(os.environ["CALIBRATED"], weights_only=False)
-    return labels([Detector(parts, calibrated, **options) for options in LIMITS])
+    return labels([Detector(run, calibrated, **options) for options in LIMITS])
 
 
 @pytest.fixture(scope="module")
-def parts() -> RunParts:
-    return make_parts(AblationConfig(), tasks=2)
+def run() -> Run:
+    return make_run(AblationConfig(), tasks=2)
 
 
 @pytest.fixture(scope="module")
-def calibrated(parts: RunParts) -> list[Detector]:
-    return detectors(parts)
+def calibrated(run: Run) -> list[Detector]:
+    return detectors(run)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_every_backend_and_batch(
 ) -> None:
     for detector in calibrated:
         detector.batch_size = batch_size
-        detector._parts.options = replace(detector._parts.options, backend=backend)
+        detector._run.context.options = replace(detector._run.options, backend=backend)
     assert labels(calibrated) == expected
 
 
@@ -115,7 +115,7 @@ def test_other_threads_and_instructions(calibrated: list[Detector], expected: li
 def test_exported_programs(calibrated: list[Detector], expected: list[str], tmp_path: Path) -> None:
     both = np.concatenate([images(0), images(1)])
     for number, detector in enumerate(calibrated):
-        program = DetectorProgram(detector._parts, detector)
+        program = DetectorProgram(detector._run, detector)
         runs = [runtimes.of_torch(program)]
         if number == 1:
             traced = formats.trace(program)

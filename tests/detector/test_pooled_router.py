@@ -24,12 +24,12 @@ def detector(pooled: RunResult) -> Detector:
 
 def test_limits_rest_on_held_out_distances(detector: Detector) -> None:
     """Of six training images the distance to their own mean says little: the limit is what it would be without each."""
-    parts = detector._parts
-    router = parts.trainer.router
+    used = detector._run
+    router = used.moleflow.router
     for task, calibration in detector.calibration.tasks.items():
         name = calibration.class_names[0]
-        training = parts.training_features([name]).image_features
-        test = parts.test_class(name, task)
+        training = used.features.training([name]).image_features
+        test = used.features.test_class(name, task)
         fitted = router.distances(training)[:, task]
         held_out = router.distances(test.source.image_features[test.labels == 0])[:, task]
         corrected = router.held_out_distances(task, fitted)
@@ -58,10 +58,10 @@ def test_rotated_training_images_are_not_corrected(data: Path, tmp_path: Path) -
     ablation = AblationConfig(lambda_logdet=1e-5, router_covariance="pooled")
     result = run(data, tmp_path, ablation=ablation, use_rotation_aug=True, num_epochs=1)
     detector = Detector.load(result.directory.path)
-    parts = detector._parts
+    used = detector._run
     for task, calibration in detector.calibration.tasks.items():
-        test = parts.test_class(calibration.class_names[0], task)
-        training = parts.training_features([test.name], rotated=False).image_features
+        test = used.features.test_class(calibration.class_names[0], task)
+        training = used.features.training([test.name], rotated=False).image_features
         own = torch.cat([training, test.source.image_features[test.labels == 0]])
-        expected = float(parts.trainer.router.distances(own)[:, task].max())
+        expected = float(used.moleflow.router.distances(own)[:, task].max())
         assert calibration.largest_distance == pytest.approx(expected)

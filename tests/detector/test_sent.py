@@ -23,7 +23,7 @@ def test_pickled(finished: RunResult, photo: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir("/")
     again = pickle.loads(content)
     assert (again.limits, again.batch_size, again.calibration) == (detector.limits, 3, detector.calibration)
-    assert again._parts.options == detector._parts.options and again._parts.options.backend == "eager"
+    assert again._run.options == detector._run.options and again._run.options.backend == "eager"
     assert again.predict(photo)[0].score == detector.predict(photo)[0].score
     monkeypatch.setattr(Path, "exists", lambda self: False)
     with pytest.raises(RunDirectoryError, match="is no run directory"):

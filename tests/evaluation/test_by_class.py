@@ -37,10 +37,10 @@ class Tasks:
         angles = torch.arange(count) * 2 * torch.pi / count
         self.centres = torch.stack([angles.cos(), angles.sin()], 1)
         self.router = PrototypeRouter(use_mahalanobis=False)
-        self.trainer = SimpleNamespace(
+        self.moleflow = SimpleNamespace(
             config=AblationConfig(), router=self.router, anomaly_maps=self.maps, task_classes={}
         )
-        self.scorer = Scorer(self.trainer, SIZE, 1.0, "bilinear", batch_size=4)
+        self.scorer = Scorer(self.moleflow, SIZE, 1.0, "bilinear", batch_size=4)
         masks = torch.rand(count, IMAGES, SIZE, SIZE, generator=generator) < 0.05
         masks[:, :3] = False
         self.tests = [
@@ -56,7 +56,7 @@ class Tasks:
         prototype = self.router.new_prototype(task_id)
         prototype.update(self.centres[task_id] + 0.1 * torch.randn(5, 2, generator=self.generator))
         self.router.add_prototype(prototype)
-        self.trainer.task_classes[task_id] = [str(task_id)]
+        self.moleflow.task_classes[task_id] = [str(task_id)]
         return self.tests[: task_id + 1]
 
 

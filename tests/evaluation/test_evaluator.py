@@ -109,7 +109,7 @@ def test_routing(trainer: MoLEContinualTrainer, args: Any) -> None:
 
 def test_an_extractor_of_one_s_own(trainer: MoLEContinualTrainer, args: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     known = evaluate_class(trainer, CLASSES[0], args, 0)
-    monkeypatch.setattr(trainer, "vit_extractor", trainer.vit_extractor.forward)
+    monkeypatch.setattr(trainer.moleflow, "extractor", trainer.vit_extractor.forward)
     computed = evaluate_class(trainer, CLASSES[0], args, 0)
     for name in ("routing_distribution", "routing_accuracy"):
         assert computed.pop(name) == known.pop(name)

@@ -34,9 +34,9 @@ def evaluated(device: str) -> tuple[TestClass, Scorer, list]:
     masks[:2] = False
     maps = torch.randn(6, 6, 5, generator=generator) + masks.flatten(1).any(1)[:, None, None]
     maps[5, 2, 3] = torch.nan
-    trainer = SimpleNamespace(config=AblationConfig(), anomaly_maps=lambda patches, ids: patches.to(device))
+    moleflow = SimpleNamespace(config=AblationConfig(), anomaly_maps=lambda patches, ids: patches.to(device))
     test = TestClass("class", 0, MapSource(maps), masks.flatten(1).any(1).long(), masks)
-    scorer = Scorer(trainer, 24, 1.0, "bilinear", batch_size=4)
+    scorer = Scorer(moleflow, 24, 1.0, "bilinear", batch_size=4)
     result = evaluate_class(scorer, test, scorer.true_ids(test))
     # A threshold can jump where two are equally good but for rounding.
     return test, scorer, [v for n, v in vars(result).items() if isinstance(v, float) and "threshold" not in n]

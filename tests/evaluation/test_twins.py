@@ -8,8 +8,8 @@ import torch
 from run.small_runs import arguments, write_data
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.evaluation.twins import twins
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.session import ContinualRun
 
 NAMES = [["bolt"], ["nut", "ring"], ["pin"]]

@@ -3,26 +3,26 @@
 import io
 
 import pytest
-from rich.console import Console
+import rich.console
 
-from moleflow_fast.console import RunConsole
+from moleflow_fast.console import Console
 from moleflow_fast.experiments.sweep_view import Progress, SweepView, ranking
 
 MEANS = {"image_auroc": 0.91234, "pixel_ap": None}
 
 
 @pytest.fixture
-def console() -> RunConsole:
-    shown = RunConsole(quiet=True)
-    shown.console = Console(file=io.StringIO(), width=100)
+def console() -> Console:
+    shown = Console(quiet=True)
+    shown.console = rich.console.Console(file=io.StringIO(), width=100)
     return shown
 
 
-def text(console: RunConsole) -> str:
+def text(console: Console) -> str:
     return console.console.file.getvalue()
 
 
-def test_a_line_an_event_where_there_is_no_terminal(console: RunConsole) -> None:
+def test_a_line_an_event_where_there_is_no_terminal(console: Console) -> None:
     view = SweepView(console, 3)
     with view.shown():
         view.skipped(1)
@@ -36,7 +36,7 @@ def test_a_line_an_event_where_there_is_no_terminal(console: RunConsole) -> None
     ]
 
 
-def test_the_live_picture_counts_and_shows_what_is_at_work(console: RunConsole) -> None:
+def test_the_live_picture_counts_and_shows_what_is_at_work(console: Console) -> None:
     view = SweepView(console, 5)
     view.finished("a-seed0", MEANS, 7200)
     view.lost("b-seed0", "out of memory", again=False)
@@ -51,7 +51,7 @@ def test_the_live_picture_counts_and_shows_what_is_at_work(console: RunConsole) 
     assert lines[3].startswith("1 of 5 runs done, 1 failed, 1 at work, 2 waiting, about")
 
 
-def test_ranking_is_by_the_mean_over_seeds(console: RunConsole) -> None:
+def test_ranking_is_by_the_mean_over_seeds(console: Console) -> None:
     def record(name: str, auroc: float | None, status: str = "finished") -> dict:
         routed = {"image_auroc": auroc, "pixel_auroc": 0.5, "pixel_ap": None, "routing_accuracy": 1.0}
         return {"name": name, "status": status, "routed": routed}

@@ -12,13 +12,15 @@ from torch import nn
 
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.data.normalization import Normalization
 from moleflow_fast.detector.calibration import Calibration, TaskCalibration
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.extractors import CNNPatchCoreExtractor, PatchExtractor
 from moleflow_fast.models.aggregation import image_scores
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.building import build_moleflow
+from moleflow_fast.run.console import RunConsole
+from moleflow_fast.run.context import RunContext
+from moleflow_fast.run.run import Run
 
 SIDE, DIM = 32, 16
 
@@ -48,55 +50,55 @@ def mixed_pictures(tasks: int, side: int = SIDE) -> NDArray[np.uint8]:
     return np.stack([pictures(i % tasks, 9, side)[i] for i in range(9)])
 
 
-def make_parts(
+def make_run(
     config: AblationConfig | None = None, tasks: int = 3, extractor: PatchExtractor | None = None, **options: Any
-) -> RunParts:
-    """A run's parts after `tasks` tasks, every parameter away from its starting value."""
+) -> Run:
+    """A run after `tasks` tasks, every parameter away from its starting value."""
     torch.manual_seed(7)
     given = {"img_size": SIDE, "num_coupling_layers": 2, "lora_rank": 3, "msk_size": 24, "batch_size": 4, **options}
     chosen = RunOptions(data_path=None, device="cpu", ablation=config or AblationConfig(), **given)
-    parts = RunParts(chosen, RunConsole(quiet=True))
     backbone, shape = TinyBackbone(), (3, SIDE, SIDE)
-    parts.extractor = extractor or CNNPatchCoreExtractor(
+    extractor = extractor or CNNPatchCoreExtractor(
         "tiny", ["first", "second"], shape, target_embed_dimension=DIM, device="cpu", backbone=backbone
     )
-    trainer, model = parts.trainer, parts.trainer.nf_model
+    moleflow = build_moleflow(chosen, extractor, torch.device("cpu"))
+    run, model = Run(RunContext(chosen, RunConsole(quiet=True)), moleflow=moleflow), moleflow.flow
     for task in range(tasks):
-        patches = _patches(parts, pictures(task, 12, chosen.img_size))
+        patches = _patches(run, pictures(task, 12, chosen.img_size))
         if task == 0:
             model.update_reference_stats(patches)
             model.finalize_reference_stats()
         model.add_task(task)
         if (front := model.front(task)) is not None:
-            front.fit(partial(iter, [trainer.executor.add_positions(patches)]))
-        trainer.task_classes[task] = [f"product{task}"]
-        prototype = trainer.router.new_prototype(task)
+            front.fit(partial(iter, [moleflow.add_positions(patches)]))
+        moleflow.task_classes[task] = [f"product{task}"]
+        prototype = moleflow.router.new_prototype(task)
         prototype.update(patches.mean((1, 2)))
-        trainer.router.add_prototype(prototype)
+        moleflow.router.add_prototype(prototype)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     model.freeze()
-    return parts
+    return run
 
 
-def make_detector(parts: RunParts, threshold: float = 0.5) -> Detector:
-    return Detector(parts, Calibration({t: _calibration(parts, t) for t in parts.trainer.router.prototypes}), threshold)
+def make_detector(run: Run, threshold: float = 0.5) -> Detector:
+    return Detector(run, Calibration({t: _calibration(run, t) for t in run.moleflow.router.prototypes}), threshold)
 
 
-def _calibration(parts: RunParts, task: int) -> TaskCalibration:
+def _calibration(run: Run, task: int) -> TaskCalibration:
     """Of pictures like those that are scored: some of these lie on each side of every boundary."""
-    patches = _patches(parts, pictures(task, 7, parts.options.img_size))
-    maps = parts.trainer.anomaly_maps(patches, torch.full((7,), task))
-    low, high = np.quantile(image_scores(maps, parts.trainer.config).numpy(), (0.3, 0.6))
-    place = list(parts.trainer.router.prototypes).index(task)
-    distances = parts.trainer.router.distances(patches.mean((1, 2)))[:, place]
-    nearest, compared = float(distances.median()) * 1.1, parts.trainer.router.compares_distances
+    patches = _patches(run, pictures(task, 7, run.options.img_size))
+    maps = run.moleflow.anomaly_maps(patches, torch.full((7,), task))
+    low, high = np.quantile(image_scores(maps, run.moleflow.config).numpy(), (0.3, 0.6))
+    place = list(run.moleflow.router.prototypes).index(task)
+    distances = run.moleflow.router.distances(patches.mean((1, 2)))[:, place]
+    nearest, compared = float(distances.median()) * 1.1, run.moleflow.router.compares_distances
     return TaskCalibration(
         task, (f"product{task}",), 7, (), float(low), float(high), 0.0, 0.0, float(distances.median()) / 1.5,
         nearest if compared else 0.0, compared,
     )  # fmt: skip
 
 
-def _patches(parts: RunParts, images: NDArray[np.uint8]) -> torch.Tensor:
-    return parts.extractor(Normalization()(torch.from_numpy(images).permute(0, 3, 1, 2)))
+def _patches(run: Run, images: NDArray[np.uint8]) -> torch.Tensor:
+    return run.extractor(Normalization()(torch.from_numpy(images).permute(0, 3, 1, 2)))

@@ -190,11 +190,11 @@ def test_a_run_with_a_backbone_in_bf16_is_exported_in_fp32(data: Path, tmp_path:
     loaded = trained.load(result.directory, 0.5)
     assert any("computed in bf16; the program's computes in fp32" in note for note in loaded.notes)
     assert any("--no_router" in note for note in loaded.notes)
-    assert loaded.parts.extractor.dtype == torch.float32
-    paths = pictures.to_check_with(loaded.parts, None, 2)
+    assert loaded.run.extractor.dtype == torch.float32
+    paths = pictures.to_check_with(loaded.run, None, 2)
     images = np.stack([pictures.prepared(path, 64) for path in paths])
     with use_backend("eager"):
-        answers = runtimes.of_torch(DetectorProgram(loaded.parts, loaded.detector))(images)
+        answers = runtimes.of_torch(DetectorProgram(loaded.run, loaded.detector))(images)
     for detector in (loaded.detector, loaded.eager):
         assert compare(answers, of_detector(detector, paths), detector).problems() == []
 

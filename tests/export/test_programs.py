@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export.small_detectors import DIM, make_detector, make_parts, mixed_pictures
+from export.small_detectors import DIM, make_detector, make_run, mixed_pictures
 from flow_models import CONFIGS, FULL, PLAIN
 
 from moleflow_fast.backend import use_backend
@@ -21,7 +21,7 @@ from moleflow_fast.export.program import OUTPUTS, DetectorProgram
 from moleflow_fast.export.scores import ImageScores
 from moleflow_fast.extractors import create_feature_extractor
 from moleflow_fast.models.aggregation import image_scores
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.run import Run
 
 SWITCHES = {
     **CONFIGS,
@@ -61,13 +61,13 @@ TRACED = {
 def expected_of(detector: Detector, images: np.ndarray) -> list:
     answers = []
     for backend in ("auto", "eager"):
-        detector._parts.options = replace(detector._parts.options, backend=backend)
+        detector._run.context.options = replace(detector._run.options, backend=backend)
         answers.append(of_detector(detector, images))
     return answers
 
 
-def traced(parts: RunParts, detector: Detector) -> torch.export.ExportedProgram:
-    return formats.trace(DetectorProgram(parts, detector))
+def traced(run: Run, detector: Detector) -> torch.export.ExportedProgram:
+    return formats.trace(DetectorProgram(run, detector))
 
 
 def operators(program: torch.export.ExportedProgram) -> set[str]:
@@ -76,20 +76,20 @@ def operators(program: torch.export.ExportedProgram) -> set[str]:
 
 @pytest.mark.parametrize("name", SWITCHES)
 def test_every_configuration(name: str) -> None:
-    parts = make_parts(SWITCHES[name])
-    detector, images = make_detector(parts), mixed_pictures(3)
+    run = make_run(SWITCHES[name])
+    detector, images = make_detector(run), mixed_pictures(3)
     expected = expected_of(detector, images)
     assert set(expected[0]["task_id"]) == {0, 1, 2}
     with use_backend("eager"):
-        checked = check("eager", runtimes.of_torch(DetectorProgram(parts, detector)), images, expected, detector)
+        checked = check("eager", runtimes.of_torch(DetectorProgram(run, detector)), images, expected, detector)
     assert checked.parity.score < 1e-5 and checked.parity.maps < 1e-5 and checked.parity.calibrated < 1e-4
 
 
 @pytest.mark.parametrize("name", TRACED)
 def test_graphs_for_any_batch(name: str) -> None:
-    parts = make_parts(TRACED[name])
-    detector, images = make_detector(parts), mixed_pictures(3)
-    program = traced(parts, detector)
+    run = make_run(TRACED[name])
+    detector, images = make_detector(run), mixed_pictures(3)
+    program = traced(run, detector)
     assert TRACED_BATCH not in BATCHES and len(set(BATCHES)) > 1
     checked = check("torch", runtimes.of_torch(program.module()), images, expected_of(detector, images), detector)
     assert checked.parity.score < 1e-5 and checked.parity.maps < 1e-5
@@ -97,9 +97,9 @@ def test_graphs_for_any_batch(name: str) -> None:
 
 
 def test_the_task_flow_alone_behind_a_front(tmp_path: Path) -> None:
-    parts = make_parts(FRONTS, num_coupling_layers=0)
-    detector, images = make_detector(parts), mixed_pictures(3)
-    program, expected = traced(parts, detector), expected_of(detector, images)
+    run = make_run(FRONTS, num_coupling_layers=0)
+    detector, images = make_detector(run), mixed_pictures(3)
+    program, expected = traced(run, detector), expected_of(detector, images)
     formats.write_onnx(program, tmp_path / "front.onnx")
     for runtime in (runtimes.of_torch(program.module()), runtimes.onnxruntime(tmp_path / "front.onnx")):
         assert check("front", runtime, images, expected, detector).parity.score < 1e-5
@@ -110,29 +110,29 @@ def test_the_task_flow_alone_behind_a_front(tmp_path: Path) -> None:
 @pytest.mark.parametrize("removed", [0, 1])
 @pytest.mark.parametrize("separated", [False, True])
 def test_a_removed_task_is_left_out(removed: int, separated: bool) -> None:
-    parts = make_parts(replace(PLAIN, use_task_separated=separated))
-    del parts.trainer.router.prototypes[removed]
-    detector, images = make_detector(parts), mixed_pictures(3)
+    run = make_run(replace(PLAIN, use_task_separated=separated))
+    del run.moleflow.router.prototypes[removed]
+    detector, images = make_detector(run), mixed_pictures(3)
     with use_backend("eager"):
-        answers = runtimes.of_torch(DetectorProgram(parts, detector))(images)
+        answers = runtimes.of_torch(DetectorProgram(run, detector))(images)
     assert set(answers["task_id"]) == {0, 1, 2} - {removed}
     assert compare(answers, of_detector(detector, images), detector).problems() == []
 
 
 def test_a_single_task() -> None:
-    parts = make_parts(tasks=1)
-    detector, images = make_detector(parts), mixed_pictures(1)
-    program = traced(parts, detector)
+    run = make_run(tasks=1)
+    detector, images = make_detector(run), mixed_pictures(1)
+    program = traced(run, detector)
     answers = runtimes.of_torch(program.module())(images)
     assert answers["distances"].shape == (9, 1) and not answers["task_id"].any()
     assert compare(answers, of_detector(detector, images), detector).problems() == []
 
 
 def test_answers_are_named_and_shaped_as_promised() -> None:
-    parts = make_parts()
-    detector, images = make_detector(parts), mixed_pictures(3)
+    run = make_run()
+    detector, images = make_detector(run), mixed_pictures(3)
     with use_backend("eager"):
-        answers = runtimes.of_torch(DetectorProgram(parts, detector))(images)
+        answers = runtimes.of_torch(DetectorProgram(run, detector))(images)
     assert tuple(answers) == OUTPUTS
     shapes = {name: value.shape for name, value in answers.items()}
     assert shapes["score"] == shapes["calibrated"] == shapes["task_id"] == shapes["label"] == (9,)
@@ -143,10 +143,10 @@ def test_answers_are_named_and_shaped_as_promised() -> None:
 
 def test_the_wrong_expert_shows() -> None:
     """Else the tests above could not see one."""
-    parts = make_parts()
-    detector, images = make_detector(parts), mixed_pictures(3)
+    run = make_run()
+    detector, images = make_detector(run), mixed_pictures(3)
     expected = of_detector(detector, images)
-    program = DetectorProgram(parts, detector)
+    program = DetectorProgram(run, detector)
     flow = program.flow.forward
     program.flow.forward = lambda x, places: flow(x, (places + 1) % 3)  # type: ignore[method-assign]
     with use_backend("eager"):
@@ -156,14 +156,14 @@ def test_the_wrong_expert_shows() -> None:
 
 @pytest.mark.parametrize("broken", ["nan", "inf"])
 def test_what_cannot_be_computed_is_most_anomalous(broken: str) -> None:
-    parts = make_parts()
+    run = make_run()
     with torch.no_grad():
-        parts.trainer.nf_model.dia_adapters["1"].coupling_blocks[1].t_net.layers[-1].bias[0] = float(broken)
-    detector, images = make_detector(make_parts()), mixed_pictures(3)
-    detector._parts = parts
+        run.moleflow.flow.dia_adapters["1"].coupling_blocks[1].t_net.layers[-1].bias[0] = float(broken)
+    detector, images = make_detector(make_run()), mixed_pictures(3)
+    detector._run = run
     expected = of_detector(detector, images)
     with use_backend("eager"):
-        answers = runtimes.of_torch(DetectorProgram(parts, detector))(images)
+        answers = runtimes.of_torch(DetectorProgram(run, detector))(images)
     worst = answers["task_id"] == 1
     assert (answers["score"][worst] == np.float32(WORST_SCORE)).all() and np.isfinite(answers["pixel_map"]).all()
     assert (answers["score"][~worst] < 1e6).all()
@@ -190,11 +190,11 @@ def test_scores_of_maps(mode: str, fraction: float) -> None:
 
 def test_weights_too_large_for_one_file_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "LARGEST_ONNX", 1000)
-    parts = make_parts(SMALL, num_coupling_layers=1)
-    detector, images = make_detector(parts), mixed_pictures(3)
+    run = make_run(SMALL, num_coupling_layers=1)
+    detector, images = make_detector(run), mixed_pictures(3)
     made = tmp_path / "made" / "large.onnx"
     made.parent.mkdir()
-    formats.write_onnx(traced(parts, detector), made)
+    formats.write_onnx(traced(run, detector), made)
     formats.describe_onnx(made, {"moleflow.labels": "[]"})
     small, weights = (made.with_name(name).stat().st_size for name in ("large.onnx", "large.onnx.data"))
     assert weights > 1000 and small < 1_000_000
@@ -208,9 +208,9 @@ def test_weights_too_large_for_one_file_lie_beside_it(tmp_path: Path, monkeypatc
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor compiles C++")
 def test_compiled_code_says_the_same(tmp_path: Path) -> None:
-    parts = make_parts(SMALL, num_coupling_layers=1)
-    detector, images = make_detector(parts), mixed_pictures(3)
-    formats.write_aot(traced(parts, detector), tmp_path / "small.pt2")
+    run = make_run(SMALL, num_coupling_layers=1)
+    detector, images = make_detector(run), mixed_pictures(3)
+    formats.write_aot(traced(run, detector), tmp_path / "small.pt2")
     runtime = runtimes.aot_package(tmp_path / "small.pt2")
     assert check("AOTInductor", runtime, images, expected_of(detector, images), detector).parity.score < 1e-5
 
@@ -219,7 +219,7 @@ def test_compiled_code_says_the_same(tmp_path: Path) -> None:
 def test_backbones(backbone: str) -> None:
     torch.manual_seed(3)
     extractor = create_feature_extractor(backbone, (3, 64, 64), DIM, "cpu", pretrained=False)
-    parts = make_parts(SMALL, extractor=extractor, num_coupling_layers=1, img_size=64)
-    detector, images = make_detector(parts), mixed_pictures(3, 64)
-    answers = runtimes.of_torch(traced(parts, detector).module())(images)
+    run = make_run(SMALL, extractor=extractor, num_coupling_layers=1, img_size=64)
+    detector, images = make_detector(run), mixed_pictures(3, 64)
+    answers = runtimes.of_torch(traced(run, detector).module())(images)
     assert compare(answers, of_detector(detector, images), detector).problems() == []

@@ -88,7 +88,7 @@ def read_config(folder: Path, content: bytes) -> None:
 def read_checkpoint(folder: Path, description: bytes, tensors: bytes) -> None:
     (folder / "task_0.json").write_bytes(description)
     (folder / "task_0.safetensors").write_bytes(tensors)
-    checkpoint.load_tasks(folder, make_trainer(), OPTIONS)
+    checkpoint.load_tasks(folder, make_trainer().moleflow, OPTIONS)
 
 
 def read_partial(folder: Path, content: bytes) -> None:
@@ -102,7 +102,7 @@ def read_partial(folder: Path, content: bytes) -> None:
 
 def read_published(folder: Path, content: bytes) -> None:
     (folder / "nf_model.pth").write_bytes(content)
-    load_published(folder / "nf_model.pth", make_trainer())
+    load_published(folder / "nf_model.pth", make_trainer().moleflow)
 
 
 def read_tables(folder: Path, epochs: bytes, evaluation: bytes) -> None:
@@ -137,7 +137,7 @@ def whole_checkpoint() -> tuple[dict[str, Any], bytes]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer()
         train(trainer, 0, epochs=1)
-        checkpoint.save_task(Path(folder), trainer, 0, OPTIONS)
+        checkpoint.save_task(Path(folder), trainer.moleflow, 0, OPTIONS, trainer.promises_zero_forgetting)
         description = json.loads((Path(folder) / "task_0.json").read_text())
         return description, (Path(folder) / "task_0.safetensors").read_bytes()
 

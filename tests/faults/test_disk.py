@@ -14,7 +14,7 @@ from run.small_runs import command_line, run
 from moleflow_fast.cli.evaluate import main as evaluate
 from moleflow_fast.cli.train import main as train
 from moleflow_fast.evaluation.confusion import draw_confusion
-from moleflow_fast.run import session as run_module
+from moleflow_fast.run import evaluating
 from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
 from moleflow_fast.run.session import RunResult
 from moleflow_fast.trainer import checkpoint, partial_state
@@ -49,7 +49,7 @@ def full_from(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, disk: Path
         (partial_state, "_write", 3, r"checkpoints/task_1\.partial\.safetensors"),
         (RunDirectory, "write_evaluation", 1, r"evaluation/after_task_1\.csv"),
         (RunDirectory, "write_summary", 0, r"summary\.json"),
-        (run_module, "draw_confusion", 0, r"routing_confusion\.png"),
+        (evaluating, "draw_confusion", 0, r"routing_confusion\.png"),
     ],
 )
 def test_a_full_disk(

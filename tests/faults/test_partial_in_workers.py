@@ -10,9 +10,11 @@ from faults.soak import fingerprints
 from run.small_runs import arguments, run
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
+from moleflow_fast.run.console import RunConsole
+from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.parallel_tasks import options_for_workers, train_in_worker
-from moleflow_fast.run.session import ContinualRun, RunResult
+from moleflow_fast.run.run import Run
+from moleflow_fast.run.session import RunResult
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
 OPTIONS = {"heatmaps": 0, "experiment_name": "run", "state_seconds": 0}
@@ -52,7 +54,7 @@ def test_after_a_worker_died(
     for name in ("task_2.json", "task_2.safetensors"):
         (path / "checkpoints" / name).unlink()
     (path / "summary.json").unlink()
-    driver = ContinualRun(RunOptions(**arguments(data, tmp_path, **OPTIONS)), RunConsole(quiet=True))
+    driver = Run(RunContext(RunOptions(**arguments(data, tmp_path, **OPTIONS)), RunConsole(quiet=True)))
     work: Callable[[], object] = lambda: train_in_worker(  # noqa: E731
         2, options_for_workers(driver), str(path), torch.get_num_threads()
     )

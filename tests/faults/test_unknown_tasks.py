@@ -11,7 +11,7 @@ from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
 CALLS: dict[str, Callable[[MoLEContinualTrainer], object]] = {
     "inference": lambda trainer: trainer.inference(torch.zeros(2, DIM, 4, 5), task_id=9),
-    "anomaly_maps": lambda trainer: trainer.anomaly_maps(task_features(0, 2), torch.tensor([0, 9])),
+    "anomaly_maps": lambda trainer: trainer.moleflow.anomaly_maps(task_features(0, 2), torch.tensor([0, 9])),
     "forward_as": lambda trainer: trainer.nf_model.forward_as(9, task_features(0, 2)),
     "set_active_task": lambda trainer: trainer.nf_model.set_active_task(9),
 }

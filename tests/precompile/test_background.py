@@ -13,7 +13,7 @@ import pytest
 from apart import environment, run_apart
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
+from moleflow_fast.console import Console
 
 pytest.importorskip("triton")
 from moleflow_fast.kernels.ways_table import NO_TABLE  # noqa: E402
@@ -26,7 +26,7 @@ DIM, GRID = 16, (4, 5)
 CHILD = ("-P", "-m", "moleflow_fast.precompile.child")
 
 
-class Console(RunConsole):
+class Listening(Console):
     def __init__(self) -> None:
         super().__init__(quiet=True)
         self.said: list[str] = []
@@ -47,7 +47,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def precompile(options: RunOptions = OPTIONS, grid: Any = lambda: GRID) -> list[str]:
-    console = Console()
+    console = Listening()
     beside = Precompilation(options, DIM, grid, 90, NO_TABLE, console)
     beside.wait()
     beside.wait()  # before every task: once it is done there is nothing to wait for

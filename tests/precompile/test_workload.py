@@ -59,9 +59,9 @@ def test_a_small_run_launches_what_was_found(ablation: dict[str, Any], tmp_path:
         trainer = make_trainer(options.ablation, coupling_layers=options.num_coupling_layers)
         for task_id in range(2):
             train(trainer, task_id, epochs=1, images=4)
-        scorer = Scorer(trainer, options.mask_size, options.score_smooth_sigma, options.interp_mode, 4)
+        scorer = Scorer(trainer.moleflow, options.mask_size, options.score_smooth_sigma, options.interp_mode, 4)
         images = torch.randn(4, DIM, *GRID, generator=torch.Generator().manual_seed(3))
-        scorer.pixel_maps(trainer.executor.routed(images).maps)
+        scorer.pixel_maps(trainer.moleflow.routed(images).maps)
     found = variants(described(tmp_path, ablation))
     assert len(launched) > 50  # of some thirty kernels
     assert variants(launched) - found == set()

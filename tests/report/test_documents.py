@@ -4,6 +4,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,19 @@ from report.reading import headings
 from report.written_runs import CLASSES, PROTOCOL, write_results, write_run
 from run.small_runs import run as real_run
 
-from moleflow_fast.report.document import Block, Code, Details, Figure, Heading, Strong, Table, Text, figures_of
+from moleflow_fast.report.document import (
+    Block,
+    Bullets,
+    Caution,
+    Code,
+    Details,
+    Figure,
+    Heading,
+    Strong,
+    Table,
+    Text,
+    figures_of,
+)
 from moleflow_fast.report.html import to_html
 from moleflow_fast.report.markdown import escape, to_markdown
 from moleflow_fast.report.words import LANGUAGES
@@ -114,10 +127,11 @@ def without_code(markdown: str) -> str:
 def test_bad_names_stay_text() -> None:
     blocks = [
         Heading(NASTY, 1), Heading(NASTY), Text(NASTY), Code(NASTY), Table((NASTY,), ((NASTY,), (Strong(NASTY),))),
-        Details(NASTY, [Text(NASTY)]), Figure("f", "<svg></svg>", NASTY),
+        Details(NASTY, [Text(NASTY)]), Figure("f", "<svg></svg>", NASTY), Caution(NASTY), Bullets([NASTY, NASTY]),
     ]  # fmt: skip
     html, markdown = to_html(blocks, "en"), to_markdown(blocks)
-    assert "<script" not in html and html.count("&lt;script&gt;") == 12
+    assert {type(block) for block in blocks} == set(get_args(Block))
+    assert "<script" not in html and html.count("&lt;script&gt;") == 15
     assert "<script" not in without_code(markdown)
     assert r"\](javascript" in markdown and not re.search(r"(?<!\\)\]\(javascript", without_code(markdown))
 

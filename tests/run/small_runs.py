@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.data.demo import write_demo
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.session import ContinualRun, RunResult
 
 CLASSES = ("fabric", "gasket", "wood")

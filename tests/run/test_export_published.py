@@ -13,15 +13,17 @@ from moleflow_fast.cli.export_published import main
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+from moleflow_fast.run.context import RunContext
+from moleflow_fast.run.run import Run
 from moleflow_fast.run.session import ContinualRun, RunResult
 
 
 def model_of(result: RunResult, task: int) -> dict[str, torch.Tensor]:
     from moleflow_fast.trainer import checkpoint
 
-    parts = ContinualRun(result.directory.options())
-    checkpoint.load_tasks(result.directory.checkpoints, parts.trainer, parts.checkpoint_options, task + 1)
-    return parts.trainer.nf_model.state_dict()
+    trained = Run(RunContext(result.directory.options()))
+    checkpoint.load_tasks(result.directory.checkpoints, trained.moleflow, trained.checkpoint_options, task + 1)
+    return trained.moleflow.flow.state_dict()
 
 
 def test_round_trip_to_the_bit(

@@ -1,15 +1,20 @@
 """A device that would wait for the check makes the first features meanwhile: here a CPU that is taken for one."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from run import small_runs
 from run.small_runs import CLASSES, run
 
+from moleflow_fast.data.check import DataCheck
 from moleflow_fast.data.data_error import DataError
+from moleflow_fast.run import checks
 from moleflow_fast.run import session as run_module
-from moleflow_fast.run.session import ContinualRun, RunResult
+from moleflow_fast.run.features import RunFeatures
+from moleflow_fast.run.run import Run
+from moleflow_fast.run.session import RunResult
 
 
 @pytest.fixture
@@ -17,20 +22,20 @@ def made_early(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Classes whose features were asked for before the check was over."""
     classes: list[list[str]] = []
     monkeypatch.setattr(run_module, "_is_beside_the_cpu", lambda device: True)
-    make, finish = ContinualRun.training_features, ContinualRun._finish_checks
+    make, finish = RunFeatures.training, checks._finish
     checked: list[bool] = []
 
-    def training_features(self: ContinualRun, names: list[str], **how: bool) -> object:
+    def training(self: RunFeatures, names: list[str], **how: bool) -> object:
         if not checked:
             classes.append(names)
         return make(self, names, **how)
 
-    def finish_checks(self: ContinualRun, checks: object) -> None:
+    def finish_checks(run: Run, found: Sequence[DataCheck]) -> None:
         checked.append(True)
-        finish(self, checks)
+        finish(run, found)
 
-    monkeypatch.setattr(ContinualRun, "training_features", training_features)
-    monkeypatch.setattr(ContinualRun, "_finish_checks", finish_checks)
+    monkeypatch.setattr(RunFeatures, "training", training)
+    monkeypatch.setattr(checks, "_finish", finish_checks)
     return classes
 
 

@@ -8,7 +8,9 @@ import torch
 from run.small_runs import arguments
 
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
+from moleflow_fast.run.console import RunConsole
+from moleflow_fast.run.features import RunFeatures
+from moleflow_fast.run.kernels import precompilation
 from moleflow_fast.run.session import ContinualRun
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
@@ -43,10 +45,10 @@ def test_training_waits_for_kernels_that_are_compiled_while_features_are_made(
 
         monkeypatch.setattr(kind, method, note)
 
-    monkeypatch.setattr("moleflow_fast.run.context.Precompilation", Compiling)
+    monkeypatch.setattr("moleflow_fast.run.kernels.Precompilation", Compiling)
     monkeypatch.setattr(MoLEContinualTrainer, "steps_are_graphs", property(lambda trainer: True))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    noting("features", ContinualRun, "training_features")
+    noting("features", RunFeatures, "training")
     noting("train", MoLEContinualTrainer, "train_task")
     new_run(data, tmp_path).execute()
     assert happened[0] == "begin" and happened.count("begin") == 1
@@ -58,4 +60,5 @@ def test_training_waits_for_kernels_that_are_compiled_while_features_are_made(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_run_without_a_gpu_compiles_nothing(data: Path, tmp_path: Path) -> None:
-    assert new_run(data, tmp_path).kernels is None
+    new = new_run(data, tmp_path)
+    assert precompilation(new.run, new.trainer) is None

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from moleflow_fast import Detector
 from moleflow_fast.config.method import method
 from moleflow_fast.config.options import RunOptions, parse_options
-from moleflow_fast.console import RunConsole
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.session import ContinualRun, RunResult
 
 LINE = ("adapter_mode", "num_coupling_layers", "num_epochs", "lr")

@@ -24,11 +24,13 @@ from safetensors.torch import load_file
 from moleflow_fast.cli.train import main
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.errors import UserError
+from moleflow_fast.run.console import RunConsole
+from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.directory import RunDirectory
 from moleflow_fast.run.parallel_tasks import RETRIES, TasksOnWorkers, options_for_workers, train_in_worker
-from moleflow_fast.run.session import ContinualRun, RunResult
+from moleflow_fast.run.run import Run
+from moleflow_fast.run.session import RunResult
 from moleflow_fast.trainer import checkpoint
 
 LONG = {"num_epochs": 150, "heatmaps": 0}  # 1.5 s a task: long enough to be met in the middle
@@ -218,7 +220,7 @@ def test_a_task_learns_the_same_with_task_0_alone_before_it(
 ) -> None:
     """What a worker does, in this process."""
     path = run(data, tmp_path, ablation=ablation, heatmaps=0).directory.path
-    worker = ContinualRun(RunOptions(**arguments(data, tmp_path, ablation=ablation)), RunConsole(quiet=True))
+    worker = Run(RunContext(RunOptions(**arguments(data, tmp_path, ablation=ablation)), RunConsole(quiet=True)))
     alone = tmp_path / "alone"
     alone.mkdir()
     for name in ("task_0.safetensors", "task_0.json"):
@@ -282,7 +284,7 @@ class FakeRay:
 
 
 def tasks_on(fake: FakeRay, finished: RunResult) -> TasksOnWorkers:
-    run = ContinualRun(finished.directory.options(), RunConsole(quiet=True))
+    run = Run(RunContext(finished.directory.options(), RunConsole(quiet=True)))
     workers = TasksOnWorkers(fake, run, finished.directory)
     workers.start(1)
     return workers
@@ -313,7 +315,7 @@ def test_an_error_of_the_users_in_a_worker_is_that_message(finished: RunResult) 
 
 
 def test_a_second_worker_on_a_task_waits_and_finds_it_done(finished: RunResult, data: Path) -> None:
-    worker = ContinualRun(finished.directory.options(), RunConsole(quiet=True))
+    worker = Run(RunContext(finished.directory.options(), RunConsole(quiet=True)))
     before = (finished.directory.path / "epochs.csv").read_text()
     started = threading.Event()
 

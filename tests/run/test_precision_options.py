@@ -14,9 +14,10 @@ from run.small_runs import CLASSES, arguments, command_line, run
 from moleflow_fast.cli.evaluate import main as evaluate
 from moleflow_fast.cli.train import main
 from moleflow_fast.config.options import RunOptions, parse_options
-from moleflow_fast.console import RunConsole
-from moleflow_fast.run.context import RunParts
+from moleflow_fast.run.console import RunConsole
+from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.directory import RunDirectoryError
+from moleflow_fast.run.evaluating import evaluate_again
 from moleflow_fast.run.session import ContinualRun, RunResult
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -93,7 +94,7 @@ def test_a_run_says_whether_its_steps_are_graphs(precision: str, data: Path, tmp
     """On a GPU for real; without one, Triton's interpreter takes the same steps singly."""
     device, steps = ("cuda", "as CUDA graphs") if torch.cuda.is_available() else ("cpu", "one by one")
     new = ContinualRun(RunOptions(**arguments(data, tmp_path, device=device, backend="triton", precision=precision)))
-    with new.as_chosen():
+    with new.run.context.as_chosen():
         assert new._flow == f"compiled (triton); precision {precision}, training steps {steps}"
 
 
@@ -106,7 +107,7 @@ def test_a_backbone_in_bf16_reports_its_parity(
     assert said and float(said[1]) == pytest.approx(100 * summary["backbone_parity"]["patch_median"], abs=0.01)
     assert 0 < summary["backbone_parity"]["patch_worst"] < 0.05
     assert json.loads((finished.directory.path / "summary.json").read_text())["backbone_parity"] is None
-    again = ContinualRun(result.directory.options(), RunConsole(quiet=True)).evaluate_again(result.directory)
+    again = evaluate_again(result.directory, result.directory.options(), RunConsole(quiet=True))
     assert again[0].mean("image_auroc") == result.routed.mean("image_auroc")
     with pytest.raises(RunDirectoryError, match="--backbone_precision: was 'bf16', now 'fp32'"):
         name = result.directory.path.name
@@ -196,8 +197,8 @@ def test_a_run_makes_its_gpu_the_current_one(monkeypatch: pytest.MonkeyPatch) ->
         current.pop()
 
     monkeypatch.setattr(torch.cuda, "device", on)
-    parts = RunParts(RunOptions(device="cuda:1"))
-    parts.__dict__["device"] = torch.device("cuda:1")  # as where there are two
-    with parts.as_chosen():
+    context = RunContext(RunOptions(device="cuda:1"))
+    context.__dict__["device"] = torch.device("cuda:1")  # as where there are two
+    with context.as_chosen():
         assert current == ["cuda:1"]
     assert current == []

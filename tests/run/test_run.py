@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 from moleflow_fast.cli.evaluate import main as evaluate
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.evaluation.by_class import METRICS
+from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
-from moleflow_fast.run.session import ContinualRun, RunResult
-from moleflow_fast.system.files import InUse
+from moleflow_fast.run.run import Run
+from moleflow_fast.run.session import RunResult
+from moleflow_fast.system.locks import InUse
 from moleflow_fast.system.tensor_file import CheckpointError
 from moleflow_fast.trainer import checkpoint
 
@@ -55,7 +57,7 @@ def test_summary_is_the_mean_of_the_last_table(finished: RunResult) -> None:
 def test_one_process_a_run_directory(
     finished: RunResult, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moleflow_fast.system.files.PATIENCE", 0.2)
+    monkeypatch.setattr("moleflow_fast.system.locks.PATIENCE", 0.2)
     with finished.directory.held(), pytest.raises(InUse, match="is in use by another process"):
         run(data, finished.directory.path.parent, experiment_name=finished.directory.path.name, resume=True)
 
@@ -111,10 +113,10 @@ def test_an_interrupted_run_resumes_to_the_same_result(
 ) -> None:
     save = checkpoint.save_task
 
-    def interrupt(directory: Path, trainer: object, task_id: int, options: object) -> None:
+    def interrupt(directory: Path, moleflow: object, task_id: int, *rest: object) -> None:
         if task_id == 1:
             raise KeyboardInterrupt
-        save(directory, trainer, task_id, options)
+        save(directory, moleflow, task_id, *rest)
 
     monkeypatch.setattr(checkpoint, "save_task", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -217,11 +219,11 @@ def test_a_loaded_checkpoint_goes_on_to_later_tasks(finished: RunResult, data: P
 
 
 def test_a_published_checkpoint_is_imported(finished: RunResult, data: Path, tmp_path: Path) -> None:
-    source = ContinualRun(finished.directory.options())
-    checkpoint.load_tasks(finished.directory.checkpoints, source.trainer, source.checkpoint_options)
+    source = Run(RunContext(finished.directory.options()))
+    checkpoint.load_tasks(finished.directory.checkpoints, source.moleflow, source.checkpoint_options)
     folder = tmp_path / "published" / "task_2"
     folder.mkdir(parents=True)
-    torch.save(source.trainer.nf_model.reference_state_dict(), folder / "nf_model.pth")
+    torch.save(source.moleflow.flow.reference_state_dict(), folder / "nf_model.pth")
     result = run(data, tmp_path, load_checkpoint=str(tmp_path / "published"), final_eval_only=True)
     assert last_evaluation(result) == last_evaluation(finished)
 

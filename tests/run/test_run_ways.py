@@ -12,10 +12,11 @@ pytest.importorskip("triton")
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.config.options import RunOptions
-from moleflow_fast.console import RunConsole
 from moleflow_fast.kernels import ways
 from moleflow_fast.kernels.ways import current_table
 from moleflow_fast.kernels.ways_table import NO_TABLE, Table, packaged, table_of_one
+from moleflow_fast.run import evaluating
+from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.directory import DamagedRunFile, RunDirectory
 from moleflow_fast.run.parallel_tasks import train_in_worker
 from moleflow_fast.run.session import ContinualRun
@@ -59,7 +60,7 @@ def test_new_resumed_evaluated_and_in_a_worker(data: Path, tmp_path: Path, monke
         used.append(current_table(DEVICE))
 
     monkeypatch.setattr(ContinualRun, "_learn_and_finish", note)
-    monkeypatch.setattr(ContinualRun, "_evaluate_again", note)
+    monkeypatch.setattr(evaluating, "_evaluate_again", note)
     monkeypatch.setattr("moleflow_fast.run.parallel_tasks.train_task", note)
     monkeypatch.setattr("moleflow_fast.run.parallel_tasks.checkpoint.load_tasks", lambda *_, **__: [])
     options = arguments(
@@ -70,7 +71,7 @@ def test_new_resumed_evaluated_and_in_a_worker(data: Path, tmp_path: Path, monke
     resumed = ContinualRun(RunOptions(**options, resume=True), RunConsole(quiet=True))
     resumed.execute()
     assert resumed.directory is not None
-    resumed.evaluate_again(resumed.directory)
+    evaluating.evaluate_again(resumed.directory, resumed.options)
     train_in_worker(1, resumed.options.to_json(), str(resumed.directory.path), torch.get_num_threads())
     assert [table.digest for table in used] == 4 * [H200.digest]
 

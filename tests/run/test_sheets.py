@@ -22,7 +22,7 @@ from moleflow_fast.evaluation.class_heatmap import ClassSheets, choose_images, s
 from moleflow_fast.evaluation.drawing_process import DrawingProcess
 from moleflow_fast.evaluation.scorer import TestClass
 from moleflow_fast.models.aggregation import image_scores
-from moleflow_fast.run import session as run_module
+from moleflow_fast.run import evaluating, learning
 from moleflow_fast.run.directory import RunDirectoryError
 from moleflow_fast.system.interruption import Interrupted
 
@@ -31,7 +31,7 @@ class Given:
     """A scorer whose routes and maps are given."""
 
     def __init__(self, images: int) -> None:
-        self.trainer = SimpleNamespace(config=AblationConfig())
+        self.moleflow = SimpleNamespace(config=AblationConfig())
         self.ids = torch.zeros(images, dtype=torch.long)
         self.maps = torch.rand(images, 7, 7)
 
@@ -74,7 +74,7 @@ def test_a_sheet_shows_what_the_backbone_sees(workers: int, data: Path) -> None:
     scorer, test = Given(len(dataset)), TestClass("wood", 0, None, labels, masks)  # type: ignore[arg-type]
     with closing(Decoder(workers)) as decoder:
         sheet = sheet_of(scorer, test, dataset, decoder, 4, scorer.ids, scorer.maps)()  # type: ignore[arg-type]
-    chosen = choose_images(labels, image_scores(scorer.maps, scorer.trainer.config), 4)
+    chosen = choose_images(labels, image_scores(scorer.maps, scorer.moleflow.config), 4)
     seen = normalized(torch.from_numpy(np.ascontiguousarray(sheet.pictures)).permute(0, 3, 1, 2))
     assert torch.equal(seen, torch.stack([dataset[i][0] for i in chosen]))
     assert sheet.masks is not None and np.array_equal(sheet.masks, masks[chosen].numpy()) and sheet.masks.any()
@@ -126,13 +126,13 @@ def test_a_sheet_that_failed_is_drawn_again(tmp_path: Path, caplog: pytest.LogCa
 
 def test_a_run_draws_each_class_after_its_task(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, order = ordered_files(monkeypatch), []
-    train_task = run_module.train_task
+    train_task = learning.train_task
 
-    def train(run: Any, directory: Any, task_id: int, *rest: Any) -> None:
+    def train(run: Any, trainer: Any, directory: Any, task_id: int, *rest: Any) -> None:
         order.append(list(files))
-        train_task(run, directory, task_id, *rest)
+        train_task(run, trainer, directory, task_id, *rest)
 
-    monkeypatch.setattr(run_module, "train_task", train)
+    monkeypatch.setattr(learning, "train_task", train)
     result = run(data, tmp_path, num_epochs=1)
     assert order == [[], ["fabric"], ["fabric", "gasket"]]
     written = sorted(file.name for file in result.directory.heatmaps.iterdir())
@@ -140,14 +140,14 @@ def test_a_run_draws_each_class_after_its_task(data: Path, tmp_path: Path, monke
 
 
 def test_an_interrupted_run_has_what_was_ordered(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train_task = run_module.train_task
+    train_task = learning.train_task
 
-    def train(run: Any, directory: Any, task_id: int, *rest: Any) -> None:
+    def train(run: Any, trainer: Any, directory: Any, task_id: int, *rest: Any) -> None:
         if task_id == 2:
             raise Interrupted(signal.SIGTERM)
-        train_task(run, directory, task_id, *rest)
+        train_task(run, trainer, directory, task_id, *rest)
 
-    monkeypatch.setattr(run_module, "train_task", train)
+    monkeypatch.setattr(learning, "train_task", train)
     with pytest.raises(Interrupted):
         run(data, tmp_path, num_epochs=1, experiment_name="run")
     heatmaps = tmp_path / "run" / "heatmaps"
@@ -162,7 +162,7 @@ def test_a_run_whose_sheets_cannot_be_written_says_so(
 ) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_text("no folder")
-    monkeypatch.setattr(run_module, "ClassSheets", lambda scorer, folder, *rest: ClassSheets(scorer, in_the_way, *rest))
+    monkeypatch.setattr(evaluating, "ClassSheets", lambda scorer, folder, *rest: ClassSheets(scorer, in_the_way, *rest))
     with pytest.raises(RunDirectoryError, match=r"file/\w+\.png could not be written .*--resume"):
         run(data, tmp_path, num_epochs=1, experiment_name="run", task_classes=CLASSES[:1])
     assert not (tmp_path / "run" / "summary.json").exists()

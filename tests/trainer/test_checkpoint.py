@@ -42,19 +42,19 @@ def saved(directory: Path, tasks: int = 2, config: AblationConfig | None = None)
     trainer = make_trainer(config)
     for task in range(tasks):
         train(trainer, task)
-        checkpoint.save_task(directory, trainer, task, OPTIONS)
+        checkpoint.save_task(directory, trainer.moleflow, task, OPTIONS, trainer.promises_zero_forgetting)
     return trainer
 
 
 def maps(trainer, task: int) -> torch.Tensor:
-    return trainer.anomaly_maps(task_features(task, 4), torch.full((4,), task))
+    return trainer.moleflow.anomaly_maps(task_features(task, 4), torch.full((4,), task))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_round_trip_to_the_bit(name: str, tmp_path: Path) -> None:
     trainer = saved(tmp_path, 3, CONFIGS[name])
     restored = make_trainer(CONFIGS[name], seed=5)
-    assert checkpoint.load_tasks(tmp_path, restored, OPTIONS) == [0, 1, 2]
+    assert checkpoint.load_tasks(tmp_path, restored.moleflow, OPTIONS) == [0, 1, 2]
     for task in range(3):
         assert torch.equal(maps(restored, task), maps(trainer, task))
         features = task_features(task).mean((1, 2))
@@ -64,7 +64,7 @@ def test_round_trip_to_the_bit(name: str, tmp_path: Path) -> None:
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     resumed = make_trainer()
-    checkpoint.load_tasks(tmp_path, resumed, OPTIONS)
+    checkpoint.load_tasks(tmp_path, resumed.moleflow, OPTIONS)
     train(resumed, 1)
     whole = saved(tmp_path / "whole", 2)
     expected = whole.nf_model.state_dict()
@@ -83,7 +83,7 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "task_1.safetensors"
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(CheckpointError, match=r"task_1\.safetensors is damaged"):
-        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+        checkpoint.load_tasks(tmp_path, make_trainer().moleflow, OPTIONS)
 
 
 def test_a_flipped_bit_is_found_by_the_checksum(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path: Path) -> None:
     content[-50] ^= 1
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"task_1\.safetensors is damaged \(its SHA-256 .*; delete it and its"):
-        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+        checkpoint.load_tasks(tmp_path, make_trainer().moleflow, OPTIONS)
 
 
 def described(directory: Path, **changes: object) -> None:
@@ -106,7 +106,7 @@ def test_a_newer_schema_names_both_versions(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     described(tmp_path, schema=checkpoint.SCHEMA + 1, news=True)
     with pytest.raises(CheckpointError, match=r"task_0\.json is of schema 2, .* reads up to 1"):
-        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+        checkpoint.load_tasks(tmp_path, make_trainer().moleflow, OPTIONS)
 
 
 def test_files_of_older_runs_load(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_files_of_older_runs_load(tmp_path: Path) -> None:
     digest = checkpoint.checksum(tmp_path, 0)
     described(tmp_path, schema=None, sha256=None)
     restored = make_trainer(seed=5)
-    checkpoint.load_tasks(tmp_path, restored, OPTIONS)
+    checkpoint.load_tasks(tmp_path, restored.moleflow, OPTIONS)
     assert torch.equal(maps(restored, 0), maps(trainer, 0))
     assert checkpoint.checksum(tmp_path, 0) == digest
 
@@ -124,7 +124,7 @@ def test_a_damaged_description_is_named(text: str, tmp_path: Path) -> None:
     saved(tmp_path, 1)
     (tmp_path / "task_0.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"task_0\.json is damaged .*; delete it to train"):
-        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+        checkpoint.load_tasks(tmp_path, make_trainer().moleflow, OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_description_of_other_types_is_named(changes: dict, tmp_path: Path) ->
     saved(tmp_path, 1)
     described(tmp_path, **changes)
     with pytest.raises(CheckpointError, match=r"task_0\.json is damaged"):
-        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+        checkpoint.load_tasks(tmp_path, make_trainer().moleflow, OPTIONS)
 
 
 @pytest.mark.parametrize("name", ["router.0.mean", "router.0.covariance", "statistics.std", "model.flow.module_list"])
@@ -146,13 +146,13 @@ def test_tensors_of_other_shapes_are_named(name: str, tmp_path: Path) -> None:
     save_file(tensors, file)
     described(tmp_path, sha256=None)
     with pytest.raises(CheckpointError, match=r"task_0\.safetensors does not fit the model"):
-        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+        checkpoint.load_tasks(tmp_path, make_trainer().moleflow, OPTIONS)
 
 
 def test_another_configuration_is_named(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(CheckpointError, match="lora_rank: checkpoint 3, asked for 8"):
-        checkpoint.load_tasks(tmp_path, make_trainer(), {**OPTIONS, "lora_rank": 8})
+        checkpoint.load_tasks(tmp_path, make_trainer().moleflow, {**OPTIONS, "lora_rank": 8})
 
 
 def test_a_file_without_the_router_s_kind_is_a_published_one(tmp_path: Path) -> None:
@@ -160,10 +160,10 @@ def test_a_file_without_the_router_s_kind_is_a_published_one(tmp_path: Path) -> 
     switches = {**OPTIONS, **vars(AblationConfig())}
     described(tmp_path, model={name: value for name, value in switches.items() if name != "router_covariance"})
     restored = make_trainer(seed=5)
-    assert checkpoint.load_tasks(tmp_path, restored, switches) == [0]
+    assert checkpoint.load_tasks(tmp_path, restored.moleflow, switches) == [0]
     assert torch.equal(maps(restored, 0), maps(trainer, 0))
     with pytest.raises(CheckpointError, match="router_covariance: checkpoint 'published', asked for 'pooled'"):
-        checkpoint.load_tasks(tmp_path, make_trainer(), {**switches, "router_covariance": "pooled"})
+        checkpoint.load_tasks(tmp_path, make_trainer().moleflow, {**switches, "router_covariance": "pooled"})
 
 
 def test_published_prototypes_are_stored_as_ever(tmp_path: Path) -> None:
@@ -179,12 +179,12 @@ def test_sums_of_other_shapes_are_named(name: str, tmp_path: Path) -> None:
     save_file({**load_file(file), name: torch.ones(3, 3)}, file)
     described(tmp_path, sha256=None)
     with pytest.raises(CheckpointError, match=rf"task_0\.safetensors does not fit the model: {name[9:]} not of 16"):
-        checkpoint.load_tasks(tmp_path, make_trainer(CONFIGS["pooled"]), OPTIONS)
+        checkpoint.load_tasks(tmp_path, make_trainer(CONFIGS["pooled"]).moleflow, OPTIONS)
 
 
 def test_nothing_to_load(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
-        checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS)
+        checkpoint.load_tasks(tmp_path, make_trainer().moleflow, OPTIONS)
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(tensor_file, "save_file", full)
     with pytest.raises(WriteFailed, match=r"task_0\.safetensors could not be written \(No space left on device\)"):
-        checkpoint.save_task(tmp_path, trainer, 0, OPTIONS)
+        checkpoint.save_task(tmp_path, trainer.moleflow, 0, OPTIONS, trainer.promises_zero_forgetting)
     assert (tmp_path / "task_0.safetensors").read_bytes() == before
     assert not list(tmp_path.glob(".*.tmp"))
 
@@ -215,7 +215,7 @@ def test_a_kill_in_mid_write_loses_nothing(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-P", "-c", textwrap.dedent(script)], env=environment)
     assert done.returncode == -signal.SIGKILL
-    assert checkpoint.load_tasks(tmp_path, make_trainer(), OPTIONS) == [0]
+    assert checkpoint.load_tasks(tmp_path, make_trainer().moleflow, OPTIONS) == [0]
 
 
 def published_directory(tmp_path: Path) -> tuple[Path, dict]:
@@ -232,7 +232,7 @@ def test_published_checkpoints_import(form: str, tmp_path: Path) -> None:
     directory, arrays = published_directory(tmp_path)
     path = {"run": directory, "task": directory / "task_1", "file": directory / "task_1" / "nf_model.pth"}[form]
     trainer = make_published_trainer(json.loads(str(arrays["meta"])))
-    assert load_published(path, trainer) == [0, 1]
+    assert load_published(path, trainer.moleflow) == [0, 1]
     trainer.nf_model.set_active_task(1)
     z, _ = trainer.nf_model(torch.from_numpy(arrays["x"]))
     torch.testing.assert_close(z, torch.from_numpy(arrays["t1/z"]), rtol=1e-5, atol=1e-5)
@@ -267,7 +267,7 @@ def test_published_checkpoints_in_other_forms(form: str, tmp_path: Path) -> None
     state = torch.load(directory / "task_1" / "nf_model.pth")
     torch.save(FORMS[form](state), tmp_path / "model.pth")
     trainer = make_published_trainer(json.loads(str(arrays["meta"])))
-    assert load_published(tmp_path / "model.pth", trainer) == [0, 1]
+    assert load_published(tmp_path / "model.pth", trainer.moleflow) == [0, 1]
     trainer.nf_model.set_active_task(1)
     z, _ = trainer.nf_model(torch.from_numpy(arrays["x"]))
     torch.testing.assert_close(z, torch.from_numpy(arrays["t1/z"]), rtol=1e-5, atol=1e-5)
@@ -279,19 +279,19 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
     state["ogp.basis"] = state.pop("input_adapters.1.gamma_raw")
     torch.save(state, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match=r"(?s)input_adapters\.1\.gamma_raw.*ogp\.basis"):
-        load_published(tmp_path / "model.pth", make_published_trainer(json.loads(str(arrays["meta"]))))
+        load_published(tmp_path / "model.pth", make_published_trainer(json.loads(str(arrays["meta"]))).moleflow)
 
 
 def test_a_published_checkpoint_of_other_widths_names_the_options(tmp_path: Path) -> None:
     directory, _ = published_directory(tmp_path)
     with pytest.raises(CheckpointError, match="--embed_dim"):
-        load_published(directory, make_trainer())
+        load_published(directory, make_trainer().moleflow)
 
 
 def test_pickled_code_is_refused(tmp_path: Path) -> None:
     torch.save(CONFIGS["default"], tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="could run code"):
-        load_published(tmp_path / "model.pth", make_trainer())
+        load_published(tmp_path / "model.pth", make_trainer().moleflow)
 
 
 class Malice:
@@ -312,13 +312,13 @@ def test_code_in_a_checkpoint_never_runs(form: str, tmp_path: Path) -> None:
         described(tmp_path, sha256=None)
         (tmp_path / "task_0.safetensors").write_bytes(pickle.dumps({"model.x": Malice(done)}))
         with pytest.raises(CheckpointError, match=r"task_0\.safetensors is damaged"):
-            checkpoint.load_tasks(tmp_path, trainer, OPTIONS)
+            checkpoint.load_tasks(tmp_path, trainer.moleflow, OPTIONS)
     else:
         file = tmp_path / "model.pth"
         content = {"flow.x": Malice(done)}
         torch.save(content, file) if form == "torch" else file.write_bytes(pickle.dumps(content))
         with pytest.raises(CheckpointError, match="could run code"):
-            load_published(file, trainer)
+            load_published(file, trainer.moleflow)
     assert not done.exists()
 
 

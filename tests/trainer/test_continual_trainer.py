@@ -11,7 +11,7 @@ from small_trainer import DIM, TensorSource, make_trainer, task_features, train
 
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.config.ablation import ADAPTER_MODES, SPATIAL_CONTEXT_MODES
-from moleflow_fast.trainer.continual_trainer import TrainingDivergedError
+from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer, TrainingDivergedError
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
 
@@ -35,7 +35,7 @@ PROMISING = {
 
 def maps_of(trainer, task: int) -> torch.Tensor:
     features = task_features(task, images=5)
-    return trainer.anomaly_maps(features, torch.full((5,), task))
+    return trainer.moleflow.anomaly_maps(features, torch.full((5,), task))
 
 
 @pytest.mark.parametrize("name", PROMISING)
@@ -57,9 +57,19 @@ def test_each_task_learns_and_owns_what_it_learned(name: str) -> None:
         records = train(trainer, task, epochs=6)
         assert records[-1].loss < records[0].loss
     assert not torch.equal(
-        trainer.anomaly_maps(task_features(1), torch.zeros(9, dtype=torch.long)),
-        trainer.anomaly_maps(task_features(1), torch.ones(9, dtype=torch.long)),
+        trainer.moleflow.anomaly_maps(task_features(1), torch.zeros(9, dtype=torch.long)),
+        trainer.moleflow.anomaly_maps(task_features(1), torch.ones(9, dtype=torch.long)),
     )
+
+
+def test_a_trainer_goes_on_with_what_another_has_taught() -> None:
+    first = make_trainer(FULL)
+    train(first, 0)
+    before = maps_of(first, 0)
+    second = MoLEContinualTrainer.over(first.moleflow, first.args)
+    train(second, 1)
+    assert second.task_classes == {0: ["class0"], 1: ["class1"]} and list(second.router.prototypes) == [0, 1]
+    assert torch.equal(maps_of(second, 0), before)
 
 
 def test_zero_coupling_layers_train_on_the_task_flow_alone() -> None:

@@ -97,7 +97,7 @@ def test_what_may_differ_is_computed_and_said(
 def test_a_training_logger_hears_of_every_epoch(data: Path, extractor: PatchExtractor, tmp_path: Path) -> None:
     log = TrainingLogger(tmp_path, "script")
     trainer = make_trainer(cache_dir=tmp_path / "features")
-    trainer.vit_extractor = trainer.executor.extractor = extractor
+    trainer.moleflow.extractor = extractor
     trainer.set_logger(log)
     for task in range(2):
         trainer.train_task(task, [f"class{task}"], DataLoader(images(data), batch_size=6), num_epochs=2, lr=1e-3)
@@ -112,7 +112,7 @@ def test_a_task_is_trained_from_a_loader(data: Path, extractor: PatchExtractor, 
     losses = []
     for listed in (False, True):
         trainer = make_trainer(cache_dir=tmp_path)
-        trainer.vit_extractor = trainer.executor.extractor = extractor
+        trainer.moleflow.extractor = extractor
         loader: Any = DataLoader(images(data), batch_size=6)
         records = trainer.train_task(0, ["fabric", "gasket"], list(loader) if listed else loader, 2, 1e-3)
         losses.append([record.loss for record in records])

@@ -72,7 +72,7 @@ def test_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_trainer()
     for task in range(2):
         train(source, task)
-        checkpoint.save_task(tmp_path, source, task, options)
+        checkpoint.save_task(tmp_path, source.moleflow, task, options, source.promises_zero_forgetting)
     inverted: list[torch.device] = []
 
     def finalize(self: TaskPrototype) -> None:  # an inverse is looked at, and "meta" has nothing to see
@@ -82,7 +82,7 @@ def test_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(TaskPrototype, "finalize", finalize)
     trainer = make_trainer(device="meta")
-    assert checkpoint.load_tasks(tmp_path, trainer, options) == [0, 1]
+    assert checkpoint.load_tasks(tmp_path, trainer.moleflow, options) == [0, 1]
     statistics = trainer.nf_model.feature_statistics
     prototypes = trainer.router.prototypes.values()
     restored = [

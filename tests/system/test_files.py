@@ -1,13 +1,10 @@
-"""Whole files and locks."""
+"""Whole files."""
 
 import os
-import signal
-import subprocess
-import sys
 
 import pytest
 
-from moleflow_fast.system.files import InUse, alone, replacing
+from moleflow_fast.system.files import replacing
 
 
 def test_failure_leaves_the_old_file(tmp_path):
@@ -27,19 +24,3 @@ def test_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
     with replacing(tmp_path / "table.csv") as temporary:
         temporary.write_text("new")
     assert happened == [str(temporary), "replace", str(tmp_path)]
-
-
-def test_lock_keeps_another_process_out_and_dies_with_its_own(tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; from moleflow_fast.system.files import alone\n"
-        "with alone(Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(60)"
-    )
-    lock = tmp_path / ".lock"
-    holder = subprocess.Popen([sys.executable, "-P", "-c", code, str(lock)], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(InUse, match="the run is in use by another process"), alone(lock, "the run", patience=0.3):
-        pass
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
-    with alone(lock, "the run"):
-        pass

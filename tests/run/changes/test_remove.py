@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from products.conftest import NEW, extension
+from run.changes.conftest import NEW, extension
 from run.small_runs import rows, summary
 
 from moleflow_fast import Detector

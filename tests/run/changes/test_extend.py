@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from products.conftest import NEW, OLD, extension
+from run.changes.conftest import NEW, OLD, extension
 from run.small_runs import command_line, rows, run, summary
 from safetensors.torch import load_file
 
@@ -19,7 +19,7 @@ from moleflow_fast.config.options import parse_options
 from moleflow_fast.detector.result import Result
 from moleflow_fast.run.changes import changed_run
 from moleflow_fast.run.directory import RunDirectoryError
-from moleflow_fast.run.session import ContinualRun
+from moleflow_fast.run.evaluating import Evaluating
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
 Refused = Callable[[list[str]], str]
@@ -97,7 +97,7 @@ def test_until_all_is_done_detectors_see_the_old_products(
 ) -> None:
     before = results(started, data)
     with monkeypatch.context() as patch:
-        patch.setattr(ContinualRun, "_draw", _stop)  # after training and evaluation
+        patch.setattr(Evaluating, "draw", _stop)  # after training and evaluation
         with pytest.raises(KeyboardInterrupt):
             main(extension(started, new_data))
     assert (started / "checkpoints" / "task_2.json").exists()
@@ -126,7 +126,7 @@ def test_an_extension_that_is_given_up(
     started: Path, base: Path, data: Path, new_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(ContinualRun, "_draw", _stop)
+        patch.setattr(Evaluating, "draw", _stop)
         with pytest.raises(KeyboardInterrupt):
             main(extension(started, new_data))
     assert main(["--remove", str(started), "--task_classes", NEW, "--quiet"]) == 0

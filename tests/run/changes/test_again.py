@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from products.conftest import NEW, OLD
+from run.changes.conftest import NEW, OLD
 from run.small_runs import run, write_data
 from safetensors.torch import load_file
 
@@ -17,8 +17,9 @@ from moleflow_fast.cli.train import main
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.detector.result import Result
 from moleflow_fast.extractors.backbone_source import BackboneSource
+from moleflow_fast.run import finishing
 from moleflow_fast.run.directory import RunDirectory
-from moleflow_fast.run.session import ContinualRun
+from moleflow_fast.run.evaluating import Evaluating
 
 Refused = Callable[[list[str]], str]
 AGAIN = OLD[0]
@@ -103,7 +104,7 @@ def test_old_features_come_from_the_cache(
     assert seen and all(new in path.parents for path in seen)
 
 
-@pytest.mark.parametrize("place", [(ContinualRun, "_calibrate"), (RunDirectory, "write_summary")])
+@pytest.mark.parametrize("place", [(finishing, "_calibrate"), (RunDirectory, "write_summary")])
 def test_killed_in_the_middle_the_old_one_is_kept(
     place: tuple[type, str],
     started: Path,
@@ -132,7 +133,7 @@ def test_killed_in_the_middle_the_old_one_is_kept(
 def test_given_up(started: Path, data: Path, more: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = figures(started, data)
     with monkeypatch.context() as patch:
-        patch.setattr(ContinualRun, "_draw", _stop)
+        patch.setattr(Evaluating, "draw", _stop)
         with pytest.raises(KeyboardInterrupt):
             main(command(started, more))
     assert main(["--remove", str(started), "--task_classes", AGAIN, "--quiet"]) == 0

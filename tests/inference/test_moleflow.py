@@ -1,4 +1,4 @@
-"""The inference executor on Triton kernels: on a GPU as CUDA graphs, else in the interpreter."""
+"""Scoring on Triton kernels: on a GPU as CUDA graphs, else in the interpreter."""
 
 import pytest
 import torch
@@ -12,10 +12,10 @@ from moleflow_fast.data.normalization import Normalization, normalized
 from moleflow_fast.engine import captured
 from moleflow_fast.engine.captured import CapturedRuns
 from moleflow_fast.extractors import create_feature_extractor
-from moleflow_fast.inference.executor import InferenceExecutor
+from moleflow_fast.inference.moleflow import MoLEFlow
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
-from moleflow_fast.models.routing import PrototypeRouter, TaskPrototype
+from moleflow_fast.models.routing import TaskPrototype
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -42,7 +42,7 @@ def test_mixed_batches_score_as_images_alone(adapter_mode: str) -> None:
     with use_backend("eager"):
         expected = trainer.inference(images)
     with use_backend("triton"):
-        assert trainer.executor.mixes(images)
+        assert trainer.moleflow.mixes(images)
         actual = trainer.inference(images)
         one_task = trainer.inference(images, task_id=1)
     assert actual[2].tolist() == expected[2].tolist() == [1, 0, 1, 0, 1, 0]
@@ -60,7 +60,7 @@ def byte_images(count: int = 6) -> torch.Tensor:
 def test_bytes_score_as_what_they_are_normalised_to(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, images = trained_on_two(), byte_images()
     widen = torch.randn(3, DIM, generator=torch.Generator().manual_seed(1)).to(DEVICE)
-    monkeypatch.setattr(trainer.executor, "extractor", lambda seen: seen.permute(0, 2, 3, 1) @ widen)
+    monkeypatch.setattr(trainer.moleflow, "extractor", lambda seen: seen.permute(0, 2, 3, 1) @ widen)
     normalised = Normalization()(images)
     with use_backend(backend):
         for given in ({}, {"task_id": 1}):
@@ -75,7 +75,7 @@ def test_a_device_normalises_as_a_cpu_does() -> None:
 
 def test_task_ids_need_not_start_at_zero() -> None:
     trainer = trained_on_two()
-    places = trainer.executor._places_of((3, 7), torch.device(DEVICE))
+    places = trainer.moleflow._places_of((3, 7), torch.device(DEVICE))
     assert places[torch.tensor([7, 3, 7], device=DEVICE)].tolist() == [1, 0, 1]
 
 
@@ -126,17 +126,16 @@ FRONTS = AblationConfig(adapter_mode="gaussian", use_whitening_adapter=False, fr
 IMAGE_CHANNELS = 64  # of the features below: narrow, so that the interpreter takes seconds
 
 
-def executor_of_a_network(config: AblationConfig | None = None, blocks: int = 2) -> InferenceExecutor:
+def moleflow_of_a_network(config: AblationConfig | None = None, blocks: int = 2) -> MoLEFlow:
     """A ResNet-18, two tasks that were never trained, and a router between them."""
     torch.manual_seed(0)
     config = config or AblationConfig()
     flow = MoLESpatialAwareNF(IMAGE_CHANNELS, blocks, lora_rank=3, ablation_config=config, device=DEVICE)
-    router = PrototypeRouter(DEVICE)
+    prototypes = []
     for task in range(2):
         flow.add_task(task)
-        prototype = TaskPrototype(task, device=DEVICE)
-        prototype.update(torch.randn(80, IMAGE_CHANNELS, device=DEVICE) + task)
-        router.add_prototype(prototype)
+        prototypes.append(TaskPrototype(task, device=DEVICE))
+        prototypes[-1].update(torch.randn(80, IMAGE_CHANNELS, device=DEVICE) + task)
     with torch.no_grad():
         for adapter in () if config.has_front else flow.input_adapters.values():
             adapter.gamma_raw.normal_()
@@ -144,7 +143,10 @@ def executor_of_a_network(config: AblationConfig | None = None, blocks: int = 2)
     fit_fronts(flow, (8, 8))
     flow.freeze()
     backbone = create_feature_extractor("resnet18", (3, 64, 64), IMAGE_CHANNELS, device=DEVICE, pretrained=False)
-    return InferenceExecutor(backbone, PositionalEmbeddingGenerator(DEVICE), flow, router, config)
+    moleflow = MoLEFlow(backbone, PositionalEmbeddingGenerator(DEVICE), flow, DEVICE, config)
+    for prototype in prototypes:
+        moleflow.router.add_prototype(prototype)
+    return moleflow
 
 
 def pixels(count: int = 3) -> torch.Tensor:
@@ -152,20 +154,20 @@ def pixels(count: int = 3) -> torch.Tensor:
     return torch.randint(256, (count, 3, 64, 64), generator=generator, dtype=torch.uint8).to(DEVICE)
 
 
-def counted(executor: InferenceExecutor, images: torch.Tensor) -> Launches:
+def counted(moleflow: MoLEFlow, images: torch.Tensor) -> Launches:
     with use_backend("triton"), torch.no_grad():
-        executor._score_routed(images)  # lays weights out
+        moleflow._score_routed(images)  # lays weights out
         with Launches() as launches:
-            executor._score_routed(images)
+            moleflow._score_routed(images)
     return launches
 
 
 def test_launches_of_a_batch() -> None:
     """Outside of backbone and flow: 10; with the 44 of a WideResNet-50-2 and the 43 of 8 + 4 couplings 97."""
     config = AblationConfig(dia_n_blocks=1)
-    executor = executor_of_a_network(config)
-    counts = counted(executor, pixels()).counts
-    blocks = len(executor.router._stack._built[1].blocks)  # one on a GPU
+    moleflow = moleflow_of_a_network(config)
+    counts = counted(moleflow, pixels()).counts
+    blocks = len(moleflow.router._stack._built[1].blocks)  # one on a GPU
     backbone = {"moleflow::convolution": 15, "_max_pool": 1, "_look_up": 1}
     flow = {"_enter": 1, "_gather_with_context": 2, "_gather_rows": 1, "_relu_product": 4, "_coupling_product": 3}
     likelihood = {"_square_sums": 1, "_nll": 1, "torch.nan_to_num_": 1}  # NaN ranks as anomalous
@@ -176,10 +178,10 @@ def test_launches_of_a_batch() -> None:
 
 def test_launches_of_a_batch_behind_gaussian_fronts() -> None:
     """Three instead of whitening and mixer: an order by task, the whitener, the directions."""
-    counts = counted(executor_of_a_network(FRONTS), pixels()).counts
+    counts = counted(moleflow_of_a_network(FRONTS), pixels()).counts
     assert not {"_whitening", "_depthwise", "torch.add"} & counts.keys()
     assert counts["torch.sort"] == counts["_whitened"] == counts["_along_directions"] == 1
-    assert counts.total() == counted(executor_of_a_network(AblationConfig(dia_n_blocks=1)), pixels()).total + 1
+    assert counts.total() == counted(moleflow_of_a_network(AblationConfig(dia_n_blocks=1)), pixels()).total + 1
 
 
 @pytest.mark.parametrize(
@@ -192,81 +194,81 @@ def test_a_network_scores_as_its_modules_do(name: str) -> None:
         "no mixer": {"use_spatial_context": False},
         "gaussian": {"adapter_mode": "gaussian", "use_whitening_adapter": False, "front_directions": 6},
     }.get(name, {})  # fmt: skip
-    executor = executor_of_a_network(AblationConfig(dia_n_blocks=1, **options), blocks=1)
+    moleflow = moleflow_of_a_network(AblationConfig(dia_n_blocks=1, **options), blocks=1)
     images = pixels()
     with use_backend("eager"):
-        expected = executor.routed(images)
+        expected = moleflow.routed(images)
     with use_backend("triton"):
         for given in (images, normalized(images)):
-            actual = executor.routed(given)
+            actual = moleflow.routed(given)
             assert torch.equal(actual.task_ids, expected.task_ids)
             for a, e in ((actual.maps, expected.maps), (actual.scores, expected.scores)):
                 torch.testing.assert_close(a, e, rtol=1e-6, atol=1e-6 * float(e.abs().max()))
 
 
 def test_a_broken_image_ranks_first_and_alone() -> None:
-    executor = executor_of_a_network(AblationConfig(dia_n_blocks=1), blocks=1)
+    moleflow = moleflow_of_a_network(AblationConfig(dia_n_blocks=1), blocks=1)
     images = normalized(pixels())
     with use_backend("triton"):
-        expected = executor.routed(images)
+        expected = moleflow.routed(images)
         images[1, 0, 5, 5] = torch.nan
-        actual = executor.routed(images)
+        actual = moleflow.routed(images)
     assert torch.isposinf(actual.maps[1]).all() and torch.isposinf(actual.scores[1])
     assert torch.equal(actual.maps[::2], expected.maps[::2])
 
 
 @pytest.mark.parametrize("part", ["adapter", "mixer", "backbone"])
 def test_what_was_computed_once_is_computed_again(part: str) -> None:
-    executor, images = executor_of_a_network(AblationConfig(dia_n_blocks=1), blocks=1), pixels(2)
+    moleflow, images = moleflow_of_a_network(AblationConfig(dia_n_blocks=1), blocks=1), pixels(2)
     written = {
-        "adapter": executor.flow.input_adapters["0"].gamma_raw,
-        "mixer": executor.flow.spatial_mixer.residual_gate,
-        "backbone": executor.extractor.backbone.conv1.bias,
+        "adapter": moleflow.flow.input_adapters["0"].gamma_raw,
+        "mixer": moleflow.flow.spatial_mixer.residual_gate,
+        "backbone": moleflow.extractor.backbone.conv1.bias,
     }[part]
     with use_backend("triton"):
-        before, state = executor(images, task_id=0)[0], executor._state(images)
-        kept = executor._state(images)
+        before, state = moleflow(images, task_id=0)[0], moleflow._state(images)
+        kept = moleflow._state(images)
         assert all(a is b for a, b in zip(state, kept, strict=True))
         with torch.no_grad():
             written.add_(0.5)
-        assert not all(a is b for a, b in zip(state, executor._state(images), strict=True))
-        after = executor.routed(images)
+        assert not all(a is b for a, b in zip(state, moleflow._state(images), strict=True))
+        after = moleflow.routed(images)
     with use_backend("eager"):
-        expected = executor.routed(images)
+        expected = moleflow.routed(images)
     torch.testing.assert_close(after.maps, expected.maps, rtol=1e-5, atol=1e-3)
     assert not torch.equal(before, after.maps)
 
 
 def test_no_graph_while_an_adapter_trains() -> None:
-    executor, images = executor_of_a_network(AblationConfig(dia_n_blocks=1), blocks=1), pixels(2)
+    moleflow, images = moleflow_of_a_network(AblationConfig(dia_n_blocks=1), blocks=1), pixels(2)
     with use_backend("triton"):
-        assert executor._state(images) is not None
-        executor.flow.input_adapters["1"].beta_raw.requires_grad_(True)
-        assert executor._state(images) is None
+        assert moleflow._state(images) is not None
+        moleflow.flow.input_adapters["1"].beta_raw.requires_grad_(True)
+        assert moleflow._state(images) is None
 
 
 def test_whatever_changes_is_in_the_state() -> None:
     trainer, images = trained_on_two(), mixed_images()
     with use_backend("triton"):
-        before = trainer.executor._state(images)
-        assert all(a is b for a, b in zip(before, trainer.executor._state(images), strict=True))
+        before = trainer.moleflow._state(images)
+        assert all(a is b for a, b in zip(before, trainer.moleflow._state(images), strict=True))
         with torch.no_grad():
             trainer.nf_model.dia_adapters["1"].coupling_blocks[0].s_net.layers[0].weight.mul_(2)
-        changed = trainer.executor._state(images)
+        changed = trainer.moleflow._state(images)
         assert not all(a is b for a, b in zip(before, changed, strict=True))
         trainer.router.prototypes[0].update(task_features(0, 9).mean((1, 2)).to(DEVICE))
-        moved = trainer.executor._state(images)
+        moved = trainer.moleflow._state(images)
         assert not all(a is b for a, b in zip(changed, moved, strict=True))
 
 
 def test_a_new_task_changes_the_state() -> None:
     trainer, images = trained_on_two(), mixed_images()
     with use_backend("triton"):
-        before = trainer.executor._state(images)
-        again = trainer.executor._state(images)
+        before = trainer.moleflow._state(images)
+        again = trainer.moleflow._state(images)
         assert all(a is b for a, b in zip(before, again, strict=True))
         with use_backend("cpp" if DEVICE == "cpu" else "eager"):
             train(trainer, 2, epochs=1, device=DEVICE)
-        after = trainer.executor._state(images)
+        after = trainer.moleflow._state(images)
         assert len(after) > len(before)
         assert trainer.inference(images)[2].tolist() == [1, 0, 1, 0, 1, 0]

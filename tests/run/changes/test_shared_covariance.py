@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from products.conftest import NEW, OLD, extension
+from run.changes.conftest import NEW, OLD, extension
 from run.small_runs import rows, run
 from safetensors.torch import load_file
 
@@ -15,7 +15,8 @@ from moleflow_fast import Detector
 from moleflow_fast.cli.train import main
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.detector.calibration import Calibration
-from moleflow_fast.detector.trained_run import TrainedParts
+from moleflow_fast.detector.calibration_file import read_calibration
+from moleflow_fast.detector.trained_run import TrainedRun
 from moleflow_fast.run.directory import RunDirectory
 
 POOLED = AblationConfig(lambda_logdet=1e-5, router_covariance="pooled")
@@ -38,7 +39,7 @@ def removal(path: Path) -> list[str]:
 
 
 def calibration(path: Path) -> Calibration:
-    found = RunDirectory(path).read_calibration()
+    found = read_calibration(RunDirectory(path))
     assert found is not None
     return found
 
@@ -83,9 +84,9 @@ def test_old_prototypes_stay_and_changed_routes_are_counted(
 
 def root_mean_square(path: Path, task: int) -> float:
     """Distance of a task's training images to its prototype."""
-    parts = TrainedParts(RunDirectory(path), "cpu", None)
-    features = parts.training_features([OLD[task]]).image_features
-    return float(parts.trainer.router.distances(features)[:, task].square().mean().sqrt())
+    run = TrainedRun(RunDirectory(path), "cpu", None).run
+    features = run.features.training([OLD[task]]).image_features
+    return float(run.moleflow.router.distances(features)[:, task].square().mean().sqrt())
 
 
 def test_limits_of_old_products_whose_images_are_gone(
@@ -112,7 +113,7 @@ def test_a_removed_product_s_part_in_the_covariance_goes_with_it(base: Path, ext
     for _ in range(2):
         assert main(removal(path)) == 0
         assert calibration(path) == calibration(base)
-    first, second = (TrainedParts(RunDirectory(p), "cpu", None).trainer.router for p in (base, path))
+    first, second = (TrainedRun(RunDirectory(p), "cpu", None).run.moleflow.router for p in (base, path))
     features = torch.randn(5, 32)
     assert torch.equal(first.distances(features), second.distances(features))
 
@@ -142,7 +143,7 @@ def test_detectors_of_an_unfinished_extension_route_by_the_old_products(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("moleflow_fast.run.session.ContinualRun._draw", stop)  # after training and evaluation
+    monkeypatch.setattr("moleflow_fast.run.evaluating.Evaluating.draw", stop)  # after training and evaluation
     with pytest.raises(KeyboardInterrupt):
         main(extension(path, new_data))
     assert (path / "checkpoints" / "task_2.json").exists()

@@ -1,4 +1,4 @@
-"""From images to maps, scores and task ids: one backbone pass, routing, and each image under its own expert."""
+"""The object that training, evaluation, detectors and exports share; from images to maps, scores and task ids."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.data.normalization import normalized
 from moleflow_fast.engine.captured import CapturedRuns
 from moleflow_fast.extractors.base import PatchExtractor
+from moleflow_fast.models import published_format
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
@@ -28,16 +29,20 @@ class Scored(NamedTuple):
     distances: Tensor  # (B, tasks): to each task's prototype, in the order of the router's prototypes
 
 
-class InferenceExecutor:
-    """Scores batches whose images may be of different tasks; several threads may use one at once.
+class MoLEFlow:
+    """Extractor, positions, flow and router; scores batches whose images may be of different tasks.
 
-    Images (B, 3, S, S) are uint8, RGB, and normalised on the device; or normalised already, of floating point.
+    Images (B, 3, S, S) are uint8, RGB, and normalised on the device; or normalised already, of floating point. Several
+    threads may score with one at once.
 
     Args:
         extractor: normalised images (B, 3, S, S) -> patches (B, H, W, D).
         positions: adds positions to patches.
+        config: whether there are positions, how the router measures, how a map becomes a score; defaults to the flow's.
+
+    Attributes:
         router: names the task of an image feature (B, D).
-        config: whether there are positions, and how a map becomes a score.
+        task_classes: the classes of each task that was learned.
     """
 
     def __init__(
@@ -45,16 +50,31 @@ class InferenceExecutor:
         extractor: Callable[[Tensor], Tensor],
         positions: PositionalEmbeddingGenerator,
         flow: MoLESpatialAwareNF,
-        router: PrototypeRouter,
-        config: AblationConfig,
+        device: torch.device | str = "cpu",
+        config: AblationConfig | None = None,
     ) -> None:
         self.extractor = extractor
         self.positions = positions
         self.flow = flow
-        self.router = router
-        self.config = config
+        self.device = torch.empty(0, device=device).device  # with its number, as its tensors have it
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # kernels, streams and graphs are of the current device
+        self.config = config or flow.config
+        self.router = PrototypeRouter(self.device, self.config.use_mahalanobis, self.config.router_covariance)
+        self.task_classes: dict[int, list[str]] = {}
         self._routed = CapturedRuns(self._score_routed, self._state)
         self._places: tuple[tuple[int, ...], Tensor] = ((), torch.empty(0))
+
+    def learned(self, task_id: int, base_is_frozen: bool) -> dict[str, Tensor]:
+        """Of the flow's state what `task_id` adds or may change.
+
+        Args:
+            base_is_frozen: whether tasks after the first leave everything alone that an earlier one uses.
+        """
+        state = self.flow.state_dict()
+        if task_id > 0 and base_is_frozen:
+            return {n: v for n, v in state.items() if published_format.task_ids([n]) == [task_id]}
+        return {n: v for n, v in state.items() if all(t <= task_id for t in published_format.task_ids([n]))}
 
     @torch.no_grad()
     def __call__(self, images: Tensor, task_id: int | None = None) -> tuple[Tensor, Tensor, Tensor]:

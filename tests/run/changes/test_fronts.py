@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from products.conftest import NEW, OLD
+from run.changes.conftest import NEW, OLD
 from run.small_runs import run
 from safetensors.torch import load_file
 
@@ -18,7 +18,7 @@ from moleflow_fast.cli.export_published import main as export_published
 from moleflow_fast.cli.predict import main as predict
 from moleflow_fast.cli.train import main
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.detector.trained_run import TrainedParts
+from moleflow_fast.detector.trained_run import TrainedRun
 from moleflow_fast.models.aggregation import image_scores
 from moleflow_fast.run.directory import RunDirectory
 
@@ -42,13 +42,13 @@ def test_old_products_stay_as_they_were(fronts: Path, data: Path) -> None:
 
 
 def test_a_detector_sees_what_the_evaluation_saw(fronts: Path) -> None:
-    parts, detector = TrainedParts(RunDirectory.open(fronts), "cpu", None), Detector.load(fronts)
-    for test in parts.tests_until(2):
-        results = detector.predict([sample.path for sample in parts.test_dataset(test.name).samples])
-        ids = parts.scorer.route(test)
-        maps = parts.scorer.patch_maps(test, ids)
+    run, detector = TrainedRun(RunDirectory.open(fronts), "cpu", None).run, Detector.load(fronts)
+    for test in run.features.tests_until(2):
+        results = detector.predict([sample.path for sample in run.images.test(test.name).samples])
+        ids = run.scorer.route(test)
+        maps = run.scorer.patch_maps(test, ids)
         assert [r.task_id for r in results] == ids.tolist()
-        scores = image_scores(maps, parts.trainer.config)
+        scores = image_scores(maps, run.moleflow.config)
         np.testing.assert_allclose([r.score for r in results], scores, rtol=1e-5)
 
 
