@@ -12,9 +12,9 @@ else
 RUN := $(BIN)/python -P
 READY := $(VENV)/.installed-test
 endif
-SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.csv' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.pyi' -o -name '*.h' -o -name '*.cpp' -o -name '*.csv' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help install demo lint test test-all bench gpu-check pictures api wheels clean
+.PHONY: help install demo lint stubs test test-all bench gpu-check pictures api wheels clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,11 @@ lint: $(VENV)/.installed-test ## format, ruff, the layers of the package, types
 	$(BIN)/ruff check .
 	cd $(VENV) && $(BIN)/lint-imports --no-logo $(CURDIR)/pyproject.toml # there it finds the installed package, not the sources
 	$(BIN)/mypy
+
+stubs: $(VENV)/.installed-test ## the compiled part's signatures: moleflow_fast/_C.pyi
+	$(BIN)/pip install pybind11-stubgen
+	$(RUN) -m pybind11_stubgen moleflow_fast._C -o .
+	$(BIN)/ruff check --fix moleflow_fast/_C.pyi && $(BIN)/ruff format moleflow_fast/_C.pyi
 
 test: lint ## lint, then every test, against the installed package
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto # a worker per core: more threads would only get in their way

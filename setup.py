@@ -10,23 +10,19 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-CUDA_CHOICES = ("auto", "on", "off")
 
 
 class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
-        cuda = os.environ.get("MOLEFLOW_CUDA", "auto").lower()
-        if cuda not in CUDA_CHOICES:
-            sys.exit(f"MOLEFLOW_CUDA must be one of {', '.join(CUDA_CHOICES)}, got {cuda!r}")
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         # Outside the source tree: a stale cache there breaks the next isolated build, whose cmake lives elsewhere.
         with tempfile.TemporaryDirectory(prefix="moleflow-build-") as build:
             configure = [
                 "cmake", "-S", str(ROOT), "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                 f"-DCMAKE_INSTALL_PREFIX={target}", f"-DPython_EXECUTABLE={sys.executable}",
-                f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DMOLEFLOW_CUDA={cuda}",
+                f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
                 f"-DMOLEFLOW_WERROR={os.environ.get('MOLEFLOW_WERROR', 'off')}",
             ]  # fmt: skip
             subprocess.run(configure, check=True)
@@ -37,7 +33,7 @@ class CMakeBuild(build_ext):
 setup(
     packages=sorted({*find_packages(include=["moleflow_fast*"]), "moleflow_fast.kernels"}),
     package_data={
-        "moleflow_fast": ["py.typed"],
+        "moleflow_fast": ["_C.pyi", "py.typed"],
         "moleflow_fast.config": ["presets.csv"],
         "moleflow_fast.kernels": ["tables/*.json"],
         "moleflow_fast.pages": ["*.html", "*.css"],

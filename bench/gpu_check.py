@@ -74,9 +74,9 @@ PARTS = {
     ),
     "tests": _tests(
         110, "tests/kernels", "tests/engine", "tests/models/test_golden_nf.py", "tests/ops/test_gaussian_smooth.py",
-        "tests/evaluation/test_device_ranking.py", "tests/evaluation/test_scorer.py", "tests/bench", "tests/cuda",
+        "tests/evaluation/test_device_ranking.py", "tests/evaluation/test_scorer.py", "tests/bench",
         "tests/trainer/test_partial_state.py", "--ignore=tests/kernels/test_compiling.py",
-        "--ignore=tests/cuda/test_compiling.py", "--ignore=tests/engine/test_flow.py",
+        "--ignore=tests/engine/test_flow.py",
     ),
     "torch_compile": _benchmarks(240, "training_step inference", "compile"),
 }  # fmt: skip

@@ -19,7 +19,6 @@ from torch import Tensor
 from moleflow_fast.backend import use_backend
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
-from moleflow_fast.ops.coupling import base_clamping
 
 SIGMA = 4.0
 PROTOTYPES = 15
@@ -43,10 +42,6 @@ class Shape(NamedTuple):
         return 5 * self.images
 
     @property
-    def rank(self) -> int:
-        return self.dim // 12
-
-    @property
     def pixels(self) -> int:
         """A side of a pixel map."""
         return 8 * self.height
@@ -65,7 +60,7 @@ BATCH = Shape(16, 28, 28, 768)
 class Operation:
     """`inputs` makes the positional arguments; with `backward` the floating tensors among them get gradients.
 
-    Its multiply-adds are of fp32 numbers. `on_gpu` names the backend that has a kernel for a GPU.
+    Its multiply-adds are of fp32 numbers. `on_gpu` says whether Triton has a kernel for it.
     """
 
     module: str
@@ -74,7 +69,7 @@ class Operation:
     work: Callable[[Shape], Work]
     options: dict[str, Any] = field(default_factory=dict)
     backward: bool = False
-    on_gpu: str | None = "triton"
+    on_gpu: bool = True
 
     @property
     def title(self) -> str:
@@ -102,8 +97,8 @@ def _random(*shape: int) -> Tensor:
     return torch.randn(shape, device=DEVICE)
 
 
-def _tokens(shape: Shape, count: int = 1, parts: int = 1) -> tuple[Tensor, ...]:
-    return tuple(_random(*shape[:3], shape.dim // parts) for _ in range(count))
+def _tokens(shape: Shape) -> tuple[Tensor]:
+    return (_random(*shape),)
 
 
 def _latent(shape: Shape) -> tuple[Tensor, Tensor]:
@@ -120,11 +115,6 @@ def _features(shape: Shape) -> tuple[list[Tensor], int, tuple[int, int]]:
     return [m.to(memory_format=torch.channels_last) for m in maps], shape.dim, (shape.height, shape.width)
 
 
-def _lora(shape: Shape) -> tuple[Tensor, ...]:
-    d, r = shape.dim, shape.rank
-    return tuple(_random(*size) for size in ((d, d), (d,), (r, d), (d, r)))
-
-
 def _traffic(shape: Shape, latents: float, maps: int = 0) -> Work:
     """So many passes over (B, H, W, D) and over (B, H, W), fp32."""
     return Work(0, FLOAT * shape.tokens * (latents * shape.dim + maps))
@@ -133,12 +123,6 @@ def _traffic(shape: Shape, latents: float, maps: int = 0) -> Work:
 def _depthwise_work(shape: Shape) -> Work:
     """Forward, gradients of x and of the taps; x and y, then x, dy and dx."""
     return Work(3 * 9 * shape.dim * shape.tokens, 0) + _traffic(shape, latents=5)
-
-
-def _lora_work(shape: Shape) -> Work:
-    """Merged, one product forward and two backward, whose dense gradient of W gives A's and B's."""
-    d, weights = shape.dim, shape.dim**2 + 2 * shape.rank * shape.dim
-    return Work(3 * shape.tokens * d**2 + 3 * shape.rank * d**2, FLOAT * 2 * weights) + _traffic(shape, latents=5)
 
 
 def _scores_work(shape: Shape) -> Work:
@@ -150,15 +134,6 @@ def _image_score(**options: Any) -> Operation:
 
 
 OPERATIONS = (
-    Operation(
-        "ops.coupling",
-        "affine_coupling",
-        lambda s: (*_tokens(s, 3, parts=2), base_clamping(1.9)),
-        # halves: x2, s, t, y2; x2, s, dy2, dx2, ds, dt
-        lambda s: _traffic(s, latents=10 / 2, maps=2),
-        backward=True,
-        on_gpu=None,
-    ),
     Operation(
         "ops.depthwise",
         "depthwise",
@@ -172,14 +147,6 @@ OPERATIONS = (
         lambda s: (*_tokens(s), _random(s.dim), _random(s.dim)),
         lambda s: _traffic(s, latents=5),  # x, y; x, dy, dx
         backward=True,
-    ),
-    Operation(
-        "ops.lora_linear",
-        "lora_linear",
-        lambda s: (*_tokens(s), *_lora(s), 1 / 64),
-        _lora_work,
-        backward=True,
-        on_gpu=None,
     ),
     Operation("ops.patch_pool", "patch_pool", _features, lambda s: patch_pooling(s.images, s.features, s.dim)),
     Operation("ops.density", "patch_nll", _latent, lambda s: _traffic(s, latents=1, maps=2)),
@@ -206,7 +173,7 @@ OPERATIONS = (
         "gaussian_smooth",
         lambda s: (_random(s.tested, s.pixels, s.pixels), SIGMA),
         lambda s: smoothing(s.tested, s.pixels, SIGMA),
-        on_gpu="auto",  # the compiled part's, in CUDA
+        on_gpu=False,
     ),
 )
 

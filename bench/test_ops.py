@@ -1,6 +1,6 @@
 """Single operations: the plain-PyTorch definition against ours, at the baseline's sizes.
 
-Ours is the compiled function on a CPU, the Triton or CUDA kernel on a GPU.
+Ours is the compiled function on a CPU, the Triton kernel on a GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from published_adamp import AdamP as PublishedAdamP
 from recording import record
 from workloads import STEP_CASES, make_trainer
 
-from moleflow_fast._compiled import compiled
 from moleflow_fast.backend import use_backend
 from moleflow_fast.ops.gaussian_front import FrontsByTask, FrontTensors, gaussian_front_by_task_reference
 from moleflow_fast.ops.mahalanobis import mahalanobis_distances, mahalanobis_distances_reference, stack_gaussians
@@ -28,15 +27,6 @@ SHAPE = Shape(2, 6, 6, 64) if SMALL else BATCH
 OURS = "kernel" if ON_GPU else "compiled"
 CALLS = 10 if ON_GPU and not SMALL else 1  # a round; one alone would be as long as its launch
 MAX_NORM = 0.5
-
-
-def _ours(operation: Operation) -> str:
-    """The backend that runs ours here."""
-    if not ON_GPU or operation.on_gpu is None:
-        return "cpp"
-    if operation.on_gpu == "auto" and not compiled.build_info()["cuda"]:
-        pytest.skip("the compiled part was built without CUDA")
-    return operation.on_gpu
 
 
 def _floor(work: Work) -> Work | None:
@@ -52,7 +42,7 @@ def test_operation(benchmark: Any, operation: Operation, backend: str) -> None:
     if backend == "reference":
         call = operation.caller(SHAPE, "eager", "_reference")
     else:
-        call = operation.caller(SHAPE, _ours(operation))
+        call = operation.caller(SHAPE, "triton" if ON_GPU else "cpp")
     benchmark.pedantic(finished(_repeated(call)), rounds=5, warmup_rounds=1)
 
 

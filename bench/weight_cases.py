@@ -19,7 +19,7 @@ from moleflow_fast.engine.slots import split
 from moleflow_fast.kernels.merge import Merge, MergedLayer
 from moleflow_fast.kernels.products import sum_tiles
 from moleflow_fast.kernels.sums import Sum, Sums
-from moleflow_fast.ops.lora_linear import weight_gradient
+from moleflow_fast.ops.lora_gradients import weight_gradient
 
 BLOCKS, COUPLINGS = 8, 4  # of a flow
 SCALING = 1 / 64

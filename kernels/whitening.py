@@ -1,4 +1,4 @@
-"""y = gamma * LN(x + positions) + beta on row-major tokens, a whole token in a block."""
+"""y = gamma * LN(x) + beta on row-major tokens, a whole token in a block."""
 
 import triton
 import triton.language as tl
@@ -12,16 +12,6 @@ PROGRAMS = 256
 
 
 @triton.jit
-def _load_rows(x_ptr, positions_ptr, n, d, ok, channels, period, POSITIONS: tl.constexpr):
-    """x + positions of tokens n, zero where not ok."""
-    x = tl.load(x_ptr + n.to(tl.int64)[:, None] * channels + d[None, :], mask=ok, other=0.0)
-    if POSITIONS:
-        at = (n % period).to(tl.int64)[:, None] * channels + d[None, :]
-        x += tl.load(positions_ptr + at, mask=ok, other=0.0)
-    return x
-
-
-@triton.jit
 def _whitening(
     x_ptr, positions_ptr, gamma_ptr, beta_ptr, tasks_ptr, y_ptr, mean_ptr, rstd_ptr, tokens, channels, period, eps,
     POSITIONS: tl.constexpr, MIXED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -30,7 +20,10 @@ def _whitening(
     d = tl.arange(0, BLOCK_D)
     n_ok, d_ok = n < tokens, d < channels
     ok = n_ok[:, None] & d_ok[None, :]
-    x = _load_rows(x_ptr, positions_ptr, n, d, ok, channels, period, POSITIONS)
+    x = tl.load(x_ptr + n.to(tl.int64)[:, None] * channels + d[None, :], mask=ok, other=0.0)
+    if POSITIONS:
+        at = (n % period).to(tl.int64)[:, None] * channels + d[None, :]
+        x += tl.load(positions_ptr + at, mask=ok, other=0.0)
     mean = tl.sum(x, 1) / channels
     centred = tl.where(ok, x - mean[:, None], 0.0)
     rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / channels + eps)
@@ -48,8 +41,8 @@ def _whitening(
 
 @triton.jit
 def _whitening_backward(
-    dy_ptr, x_ptr, positions_ptr, gamma_ptr, mean_ptr, rstd_ptr, dx_ptr, sums_ptr, tokens, channels, period,
-    POSITIONS: tl.constexpr, WITH_DX: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    dy_ptr, x_ptr, gamma_ptr, mean_ptr, rstd_ptr, dx_ptr, sums_ptr, tokens, channels,
+    WITH_DX: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     d = tl.arange(0, BLOCK_D)
     d_ok = d < channels
@@ -60,11 +53,11 @@ def _whitening_backward(
         n = start + tl.arange(0, BLOCK_N)
         n_ok = n < tokens
         ok = n_ok[:, None] & d_ok[None, :]
-        x = _load_rows(x_ptr, positions_ptr, n, d, ok, channels, period, POSITIONS)
+        at = n.to(tl.int64)[:, None] * channels + d[None, :]
+        x = tl.load(x_ptr + at, mask=ok, other=0.0)
         mean = tl.load(mean_ptr + n, mask=n_ok, other=0.0)[:, None]
         rstd = tl.load(rstd_ptr + n, mask=n_ok, other=0.0)[:, None]
         normal = tl.where(ok, (x - mean) * rstd, 0.0)
-        at = n.to(tl.int64)[:, None] * channels + d[None, :]
         dy = tl.load(dy_ptr + at, mask=ok, other=0.0)
         dgamma += dy * normal
         dbeta += dy
@@ -79,18 +72,18 @@ def _whitening_backward(
 
 
 def whitening(
-    x: Tensor, gamma: Tensor, beta: Tensor, positions: Tensor | None, period: int, eps: float,
-    tasks: Tensor | None = None,
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, tasks: Tensor | None = None, positions: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """y (B, H, W, D), and for the backward pass mean and 1 / deviation of each token (B, H, W).
 
     Args:
-        x: (B, H, W, D); gamma, beta (D,); positions (H, W, D). All contiguous.
-        period: tokens of an image, after which the positions start again.
-        tasks: (B,) int32, for gamma and beta of several tasks (T, D): which of them each image takes.
+        x: (B, H, W, D), contiguous.
+        gamma, beta: (D,), contiguous; of several tasks (T, D).
+        tasks: (B,) int32, which of several tasks each image takes.
+        positions: (H, W, D), contiguous, added to x.
     """
     y, mean, rstd = x.new_empty(x.shape), x.new_empty(x.shape[:-1]), x.new_empty(x.shape[:-1])
-    tokens, channels = mean.numel(), x.shape[-1]
+    tokens, channels, period = mean.numel(), x.shape[-1], max(1, x.shape[1] * x.shape[2])
     blocks = _blocks(channels)
     _whitening[(triton.cdiv(tokens, blocks["BLOCK_N"]),)](
         x, x if positions is None else positions, gamma, beta, x if tasks is None else tasks, y, mean, rstd, tokens,
@@ -100,18 +93,14 @@ def whitening(
 
 
 def whitening_backward(
-    dy: Tensor, x: Tensor, gamma: Tensor, positions: Tensor | None, period: int, mean: Tensor, rstd: Tensor,
-    with_dx: bool, out: tuple[Tensor, Tensor],
-) -> Tensor:  # fmt: skip
+    dy: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor, with_dx: bool, out: tuple[Tensor, Tensor]
+) -> Tensor:
     """The gradient of x, empty without `with_dx`; those of gamma and beta into `out`; arguments as for `whitening`."""
     tokens, channels = mean.numel(), x.shape[-1]
     blocks = _blocks(channels)
     programs = min(PROGRAMS, triton.cdiv(tokens, blocks["BLOCK_N"]))
     dx, sums = x.new_empty(x.shape if with_dx else (0,)), x.new_empty(programs, 2 * channels)
-    _whitening_backward[(programs,)](
-        dy, x, x if positions is None else positions, gamma, mean, rstd, dx, sums, tokens, channels, period,
-        POSITIONS=positions is not None, WITH_DX=with_dx, **blocks,
-    )  # fmt: skip
+    _whitening_backward[(programs,)](dy, x, gamma, mean, rstd, dx, sums, tokens, channels, WITH_DX=with_dx, **blocks)
     add_partials(sums, out)
     return dx
 

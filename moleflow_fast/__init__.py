@@ -14,7 +14,7 @@ from moleflow_fast._source_tree import leave_source_tree
 
 leave_source_tree(__file__)
 
-from moleflow_fast import runner_registry
+from moleflow_fast import runner_registry  # noqa: E402 - of the package that is left, if it was the bare one
 
 if TYPE_CHECKING:
     from moleflow_fast.config.ablation import (

@@ -13,11 +13,6 @@ py::dict build_info() {
 #else
     info["openmp"] = false;
 #endif
-#ifdef MOLEFLOW_WITH_CUDA
-    info["cuda"] = MOLEFLOW_WITH_CUDA;
-#else
-    info["cuda"] = py::none();
-#endif
     return info;
 }
 
@@ -29,5 +24,5 @@ PYBIND11_MODULE(_C, m) {
     moleflow::bind_flow(m);
     moleflow::bind_images(m);
     moleflow::bind_training(m);
-    m.def("build_info", &build_info, "Compiler, OpenMP, and the CUDA toolkit's version or None.");
+    m.def("build_info", &build_info, "The compiler, and whether it had OpenMP.");
 }

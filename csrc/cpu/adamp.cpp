@@ -192,8 +192,8 @@ class Step {
         const AdamPTensor& t = tensors_[unit.tensor];
         for (int64_t r = 0; r < unit.rows; ++r) {
             const int64_t at = (unit.first + r) * t.columns;
-            const Row<T> row{array(t.parameter) + at, array(t.exp_avg) + at, array(t.exp_avg_sq) + at,
-                             array(t.gradient) + at, t.columns};
+            const Row<T> row{static_cast<T*>(t.parameter) + at, static_cast<T*>(t.exp_avg) + at,
+                             static_cast<T*>(t.exp_avg_sq) + at, static_cast<const T*>(t.gradient) + at, t.columns};
             work(row, sums_[unit.sums + r]);
         }
     }
@@ -262,7 +262,6 @@ class Step {
     }
 
     const AdamPGroup& group(const Unit& unit) const { return groups_[tensors_[unit.tensor].group]; }
-    static T* array(int64_t address) { return reinterpret_cast<T*>(address); }
 
     const AdamPTensor* tensors_;
     const AdamPGroup* groups_;

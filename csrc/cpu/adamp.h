@@ -7,8 +7,12 @@ namespace moleflow::cpu {
 
 // A parameter as its channel view (rows, columns), contiguous; `step` counts from 1; `group` indexes AdamPGroup.
 struct AdamPTensor {
-    int64_t parameter, gradient, exp_avg, exp_avg_sq;  // addresses
-    int64_t rows, columns, projects, step, group;
+    void* parameter;
+    const void* gradient;
+    void *exp_avg, *exp_avg_sq;
+    int64_t rows, columns;
+    bool projects;
+    int64_t step, group;
 };
 
 struct AdamPGroup {

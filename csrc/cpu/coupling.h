@@ -2,7 +2,7 @@
 // global affine map and the hard permutation, in one pass over the tokens.
 #pragma once
 
-#include "common/coupling.h"
+#include "cpu/clamping.h"
 #include "cpu/rows.h"
 
 namespace moleflow::cpu {

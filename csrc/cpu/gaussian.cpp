@@ -1,13 +1,28 @@
 #include "cpu/gaussian.h"
 
+#include <cmath>
 #include <cstddef>
 #include <vector>
 
-#include "common/gaussian.h"
 #include "cpu/vector_clones.h"
 
 namespace moleflow::cpu {
 namespace {
+
+constexpr double kTruncate = 4.0;
+
+int gaussian_radius(double sigma) { return static_cast<int>(kTruncate * sigma + 0.5); }
+
+// Not normalised: weights are divided by their sum over -radius..radius.
+double gaussian_weight(int offset, double sigma) { return std::exp(-0.5 * offset * offset / (sigma * sigma)); }
+
+// d c b a | a b c d | d c b a, for any distance beyond the edge.
+int reflect(int i, int n) {
+    const int period = 2 * n;
+    i %= period;
+    if (i < 0) i += period;
+    return i < n ? i : period - 1 - i;
+}
 
 template <typename T>
 std::vector<T> normalised_weights(double sigma) {

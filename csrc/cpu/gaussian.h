@@ -1,3 +1,4 @@
+// Gaussian smoothing as scipy.ndimage.gaussian_filter defines it (mode "reflect", truncate 4).
 #pragma once
 
 #include <cstdint>

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "common/pooling.h"
+#include "cpu/pooling.h"
 #include "cpu/vector_clones.h"
 
 namespace moleflow::cpu {
@@ -182,8 +182,8 @@ void add_row(const FeatureMap<T>& map, const T* pooled, const PatchGrid& grid, i
 }
 
 template <typename T>
-void run_block(const std::vector<FeatureMap<T>>& maps, const T* positions, T* out, const PatchGrid& grid,
-               const Block& block, Scratch<T>& scratch) {
+void run_block(const std::vector<FeatureMap<T>>& maps, T* out, const PatchGrid& grid, const Block& block,
+               Scratch<T>& scratch) {
     for (size_t l = 0; l < maps.size(); ++l) {
         pool_block(maps[l], block, grid.dim, 1.0 / static_cast<double>(maps.size()), scratch, scratch.pooled[l].data());
     }
@@ -195,13 +195,7 @@ void run_block(const std::vector<FeatureMap<T>>& maps, const T* positions, T* ou
         for (int x = 0; x < grid.width; ++x) {
             const int64_t cell = static_cast<int64_t>(y) * grid.width + x;
             T* to = out + (block.image * grid.height * grid.width + cell) * grid.dim + block.begin;
-            const T* from = scratch.sums.data() + static_cast<int64_t>(x) * block.size;
-            if (!positions) {
-                std::copy_n(from, block.size, to);
-                continue;
-            }
-            const T* position = positions + cell * grid.dim + block.begin;
-            for (int i = 0; i < block.size; ++i) to[i] = from[i] + position[i];
+            std::copy_n(scratch.sums.data() + static_cast<int64_t>(x) * block.size, block.size, to);
         }
     }
 }
@@ -233,8 +227,7 @@ int block_size(const std::vector<FeatureMap<T>>& maps, int dim) {
 }  // namespace
 
 template <typename T>
-void patch_pool(const std::vector<FeatureMap<T>>& maps, const T* positions, T* out, const PatchGrid& grid,
-                int threads) {
+void patch_pool(const std::vector<FeatureMap<T>>& maps, T* out, const PatchGrid& grid, int threads) {
     const int block = block_size(maps, grid.dim);
     const int64_t blocks = (grid.dim + block - 1) / block;
 #pragma omp parallel num_threads(threads)
@@ -243,12 +236,12 @@ void patch_pool(const std::vector<FeatureMap<T>>& maps, const T* positions, T* o
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < grid.batch * blocks; ++task) {
             const int begin = static_cast<int>(task % blocks) * block;
-            run_block(maps, positions, out, grid, {task / blocks, begin, std::min(block, grid.dim - begin)}, scratch);
+            run_block(maps, out, grid, {task / blocks, begin, std::min(block, grid.dim - begin)}, scratch);
         }
     }
 }
 
-template void patch_pool(const std::vector<FeatureMap<float>>&, const float*, float*, const PatchGrid&, int);
-template void patch_pool(const std::vector<FeatureMap<double>>&, const double*, double*, const PatchGrid&, int);
+template void patch_pool(const std::vector<FeatureMap<float>>&, float*, const PatchGrid&, int);
+template void patch_pool(const std::vector<FeatureMap<double>>&, double*, const PatchGrid&, int);
 
 }  // namespace moleflow::cpu

@@ -20,8 +20,8 @@ struct PatchGrid {
     int height, width, dim;
 };
 
-// out (batch, height, width, dim); positions (height, width, dim) are added, null for none.
+// out (batch, height, width, dim).
 template <typename T>
-void patch_pool(const std::vector<FeatureMap<T>>& maps, const T* positions, T* out, const PatchGrid& grid, int threads);
+void patch_pool(const std::vector<FeatureMap<T>>& maps, T* out, const PatchGrid& grid, int threads);
 
 }  // namespace moleflow::cpu

@@ -1,6 +1,8 @@
 #include "cpu/regions.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -52,6 +54,29 @@ int32_t label_regions(const uint8_t* mask, int32_t* regions, int height, int wid
     for (ptrdiff_t i = 0; i < pixels; ++i) regions[i] = number[regions[i]];
     return count;
 }
+
+template <typename T>
+std::vector<Region> find_regions(const T* values, const uint8_t* mask, int height, int width) {
+    const int64_t pixels = static_cast<int64_t>(height) * width;
+    std::vector<int32_t> labels(pixels);
+    const int32_t count = label_regions(mask, labels.data(), height, width);
+    std::vector<Region> regions(count, {width, height, 0, 0, 0, -std::numeric_limits<double>::infinity()});
+    for (int64_t p = 0; p < pixels; ++p) {
+        if (!labels[p]) continue;
+        const auto x = static_cast<int>(p % width), y = static_cast<int>(p / width);
+        Region& region = regions[labels[p] - 1];
+        region.left = std::min(region.left, x);
+        region.top = std::min(region.top, y);
+        region.right = std::max(region.right, x + 1);
+        region.bottom = std::max(region.bottom, y + 1);
+        region.peak = std::max(region.peak, static_cast<double>(values[p]));
+        ++region.area;
+    }
+    return regions;
+}
+
+template std::vector<Region> find_regions(const float*, const uint8_t*, int, int);
+template std::vector<Region> find_regions(const double*, const uint8_t*, int, int);
 
 DefectivePixels defective_pixels(const uint8_t* masks, int64_t images, int height, int width, int threads) {
     const int64_t pixels = static_cast<int64_t>(height) * width;

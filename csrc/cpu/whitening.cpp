@@ -6,36 +6,22 @@ namespace moleflow::cpu {
 namespace {
 
 template <typename T>
-struct Input {
-    const T *x, *positions;
-    int64_t period, width;
-
-    // x + positions of one token.
-    MOLEFLOW_INLINE void load(int64_t n, T* out) const {
-        const T* row = x + n * width;
-        const T* position = positions ? positions + n % period * width : nullptr;
-#pragma GCC ivdep
-        for (int64_t j = 0; j < width; ++j) out[j] = position ? row[j] + position[j] : row[j];
-    }
-};
-
-template <typename T>
 struct ForwardTask {
-    Input<T> in;
-    const T *gamma, *beta;
+    const T *x, *gamma, *beta;
     T *y, *mean, *rstd;
+    int64_t width;
     double eps;
 };
 
 template <typename T>
 MOLEFLOW_INLINE void forward_rows(const ForwardTask<T>& a, int64_t begin, int64_t end, T* row, T* squares) {
-    const int64_t width = a.in.width;
+    const int64_t width = a.width;
     for (int64_t n = begin; n < end; ++n) {
-        a.in.load(n, row);
-        const T mean = lane_sum(row, width) / static_cast<T>(width);
+        const T* x = a.x + n * width;
+        const T mean = lane_sum(x, width) / static_cast<T>(width);
 #pragma GCC ivdep
         for (int64_t j = 0; j < width; ++j) {
-            row[j] -= mean;
+            row[j] = x[j] - mean;
             squares[j] = row[j] * row[j];
         }
         const T variance = lane_sum(squares, width) / static_cast<T>(width);
@@ -50,23 +36,22 @@ MOLEFLOW_INLINE void forward_rows(const ForwardTask<T>& a, int64_t begin, int64_
 
 template <typename T>
 struct BackwardTask {
-    Input<T> in;
-    const T *gamma, *mean, *rstd, *dy;
+    const T *x, *gamma, *mean, *rstd, *dy;
     T* dx;
+    int64_t width;
 };
 
 template <typename T>
 MOLEFLOW_INLINE void backward_rows(const BackwardTask<T>& a, int64_t begin, int64_t end, ColumnSums<T>& dgamma,
                                    ColumnSums<T>& dbeta, T* normal, T* product) {
-    const int64_t width = a.in.width;
+    const int64_t width = a.width;
     for (int64_t n = begin; n < end; ++n) {
-        const T* dy = a.dy + n * width;
+        const T *x = a.x + n * width, *dy = a.dy + n * width;
         const T mean = a.mean[n], rstd = a.rstd[n];
         T *gamma_sum = dgamma.next_row(), *beta_sum = dbeta.next_row();
-        a.in.load(n, normal);
 #pragma GCC ivdep
         for (int64_t j = 0; j < width; ++j) {
-            normal[j] = (normal[j] - mean) * rstd;
+            normal[j] = (x[j] - mean) * rstd;
             gamma_sum[j] += dy[j] * normal[j];
             beta_sum[j] += dy[j];
         }
@@ -98,9 +83,9 @@ MOLEFLOW_CLONES_OF(double)
 }  // namespace
 
 template <typename T>
-void whitening_forward(const T* x, const T* positions, int64_t period, const T* gamma, const T* beta, T* y, T* mean,
-                       T* rstd, int64_t n, int64_t width, double eps, int threads) {
-    const ForwardTask<T> task{{x, positions, period, width}, gamma, beta, y, mean, rstd, eps};
+void whitening_forward(const T* x, const T* gamma, const T* beta, T* y, T* mean, T* rstd, int64_t n, int64_t width,
+                       double eps, int threads) {
+    const ForwardTask<T> task{x, gamma, beta, y, mean, rstd, width, eps};
     share(n, threads, [&](int64_t begin, int64_t end, int) {
         std::vector<T> scratch(2 * width);
         run(task, begin, end, scratch.data(), scratch.data() + width);
@@ -108,9 +93,9 @@ void whitening_forward(const T* x, const T* positions, int64_t period, const T* 
 }
 
 template <typename T>
-void whitening_backward(const T* x, const T* positions, int64_t period, const T* gamma, const T* mean, const T* rstd,
-                        const T* dy, T* dx, T* dgamma, T* dbeta, int64_t n, int64_t width, int threads) {
-    const BackwardTask<T> task{{x, positions, period, width}, gamma, mean, rstd, dy, dx};
+void whitening_backward(const T* x, const T* gamma, const T* mean, const T* rstd, const T* dy, T* dx, T* dgamma,
+                        T* dbeta, int64_t n, int64_t width, int threads) {
+    const BackwardTask<T> task{x, gamma, mean, rstd, dy, dx, width};
     std::vector<ColumnSums<T>> gamma_sums(threads, ColumnSums<T>(width)), beta_sums = gamma_sums;
     share(n, threads, [&](int64_t begin, int64_t end, int k) {
         std::vector<T> scratch(2 * width);
@@ -124,11 +109,10 @@ void whitening_backward(const T* x, const T* positions, int64_t period, const T*
     }
 }
 
-#define MOLEFLOW_INSTANTIATE(T)                                                                                    \
-    template void whitening_forward(const T*, const T*, int64_t, const T*, const T*, T*, T*, T*, int64_t, int64_t, \
-                                    double, int);                                                                  \
-    template void whitening_backward(const T*, const T*, int64_t, const T*, const T*, const T*, const T*, T*, T*,  \
-                                     T*, int64_t, int64_t, int);
+#define MOLEFLOW_INSTANTIATE(T)                                                                                      \
+    template void whitening_forward(const T*, const T*, const T*, T*, T*, T*, int64_t, int64_t, double, int);         \
+    template void whitening_backward(const T*, const T*, const T*, const T*, const T*, T*, T*, T*, int64_t, int64_t, \
+                                     int);
 MOLEFLOW_INSTANTIATE(float)
 MOLEFLOW_INSTANTIATE(double)
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from moleflow_fast.engine.buffers import Buffers
 from moleflow_fast.engine.gradients import Gradients
 from moleflow_fast.engine.plan import Plan
-from moleflow_fast.ops.coupling import base_clamping
-from moleflow_fast.ops.kernels import depthwise, depthwise_backward_taps, linear_relu, relu_backward
-from moleflow_fast.ops.native import call, threads
+from moleflow_fast.ops.coupling import GlobalAffine, base_clamping, base_coupling, base_coupling_backward
+from moleflow_fast.ops.depthwise import depthwise_tokens, tap_gradients
+from moleflow_fast.ops.linear_relu import linear_relu, relu_backward
 
 FACTOR = base_clamping(1.0).s_factor  # of the network's output, in log-scale and shift alike
 
@@ -98,12 +98,8 @@ def forward(
         half = both.shape[1] // 2
         s, t = both[:, :half], both[:, half:]
         kept = PlainKept(x, both, hidden_layer)
-    s_bias, t_bias = _output_biases(block, plan, index)
-    call(
-        "base_coupling_forward", x.dtype, s, s.stride(0), t, t.stride(0), s_bias, t_bias, x, x.stride(0),
-        out, out.stride(0), logdet, x.shape[0], block.scale, block.offset, block.source,
-        plan.split, plan.channels, plan.gap(index), out_gap, plan.clamp, FACTOR, threads(),
-    )  # fmt: skip
+    biases = _output_biases(block, plan, index)
+    base_coupling(s, t, biases, x, out, logdet, _global_affine(block, plan), base_clamping(plan.clamp))
     return kept
 
 
@@ -122,11 +118,8 @@ def backward(
     s = _log_scales(kept, half)
     s_bias, _ = _output_biases(block, plan, index)
     sums = _output_bias_gradients(plan, index, gradients, x)
-    call(
-        "base_coupling_backward", x.dtype, s, s.stride(0), s_bias, x2, x2.stride(0), dy, dy.stride(0), dlogdet,
-        ds, ds.stride(0), dt, dt.stride(0), *sums, x.shape[0], block.scale, block.source, plan.split,
-        plan.channels, plan.clamp, FACTOR, threads(),
-    )  # fmt: skip
+    affine = _global_affine(block, plan)
+    base_coupling_backward(s, s_bias, x2, dy, dlogdet, ds, dt, sums, affine, base_clamping(plan.clamp))
     dx1 = dy[:, : plan.split]
     if isinstance(kept, PlainKept):
         hidden = kept.hidden
@@ -147,10 +140,10 @@ def backward(
     gradients.linear(f"{layer}.t1", x1, dh)
     torch.addmm(dx1, dh, block.t1, out=dx1)
     # The transposed convolution of an odd kernel is the convolution with the taps in reverse order.
-    depthwise(dc, block.taps.flip(0), None, dx1, grid, accumulate=True)
+    depthwise_tokens(dc, block.taps.flip(0), None, dx1, grid, accumulate=True)
     if gradients.wants(f"{layer}.taps"):
         dtaps = gradients.sum_for(f"{layer}.taps", x)
-        depthwise_backward_taps(x1, dc, dtaps, gradients.sum_for(f"{layer}.taps_bias", x), grid)
+        tap_gradients(x1, dc, dtaps, gradients.sum_for(f"{layer}.taps_bias", x), grid)
 
 
 def _log_scales(kept: Kept, half: int) -> Tensor:
@@ -162,7 +155,7 @@ def _context_networks(
     block: BaseBlock, plan: Plan, x: Tensor, grid: Grid, buffers: Buffers
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     x1, context, both = x[:, : plan.split], x[:, plan.split : 2 * plan.split], x[:, : 2 * plan.split]
-    depthwise(x1, block.taps, block.taps_bias, context, grid)
+    depthwise_tokens(x1, block.taps, block.taps_bias, context, grid)
     hs = linear_relu(both, block.s1, block.s1_bias, buffers.kept("hs", block.s1.shape[0]))
     ht = linear_relu(x1, block.t1, block.t1_bias, buffers.kept("ht", block.t1.shape[0]))
     s = torch.mm(hs, block.s2.t(), out=buffers.kept("s", block.s2.shape[0]))
@@ -181,6 +174,10 @@ def _through_second(
     dh = torch.mm(dy, weight, out=buffers.scratch("hidden", weight.shape[1]))
     relu_backward(dh, hidden, gradients.vector(layer, dh.shape[1], dh))
     return dh
+
+
+def _global_affine(block: BaseBlock, plan: Plan) -> GlobalAffine:
+    return GlobalAffine(block.scale, block.offset, block.source, plan.split)
 
 
 def _output_biases(block: BaseBlock, plan: Plan, index: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from moleflow_fast.ops.lora_linear import (
+from moleflow_fast.ops.lora_gradients import (
     factored_gradients,
     factored_is_cheaper,
     gradients_from_dense,

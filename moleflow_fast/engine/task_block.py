@@ -12,8 +12,8 @@ from torch import Tensor
 from moleflow_fast.engine.buffers import Buffers
 from moleflow_fast.engine.gradients import Gradients
 from moleflow_fast.engine.plan import Plan
-from moleflow_fast.ops.coupling import task_clamping
-from moleflow_fast.ops.kernels import coupling, coupling_backward, linear_relu, relu_backward
+from moleflow_fast.ops.coupling import coupling, coupling_backward, task_clamping
+from moleflow_fast.ops.linear_relu import linear_relu, relu_backward
 
 
 class TaskCoupling(NamedTuple):

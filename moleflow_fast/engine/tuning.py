@@ -29,7 +29,7 @@ from moleflow_fast.kernels.tiles import launchable, shared_limit
 from moleflow_fast.kernels.ways import choose, use_table
 from moleflow_fast.kernels.ways_table import Entry, Timing, Way, sorted_entry, table_of_one
 from moleflow_fast.ops.coupling import base_clamping
-from moleflow_fast.ops.lora_linear import factored_gradients, gradients_from_dense, weight_gradient
+from moleflow_fast.ops.lora_gradients import factored_gradients, gradients_from_dense, weight_gradient
 
 logger = logging.getLogger(__name__)
 

@@ -65,11 +65,6 @@ class LoRALinear(nn.Module):
     def set_active_task(self, task_id: int | None) -> None:
         self.active_task = task_id
 
-    def task_parameters(self, task_id: int) -> list[nn.Parameter]:
-        """What a later task trains here."""
-        key = str(task_id)
-        return [store[key] for store in (self.lora_A, self.lora_B, self.task_biases) if key in store]
-
     def get_merged_weight(self, task_id: int | None) -> Tensor:
         """W + (alpha / r) B_t A_t, (out, in)."""
         weight = self._base_weight()

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from moleflow_fast._compiled import compiled
 from moleflow_fast.backend import runs_compiled
 from moleflow_fast.kernels.adamp_groups import AdamPSettings, AdamPTensor, Group
-from moleflow_fast.ops import native
+from moleflow_fast.ops.native import threads
 
 
 @torch.no_grad()
@@ -41,7 +42,8 @@ def adamp_step(groups: Sequence[Group], max_norm: float | None = None) -> float 
     scattered = not all(t.is_contiguous() for t in written)
     if not runs_compiled(*operands, why_not="parameters or moments are not contiguous" if scattered else None):
         return adamp_step_reference(groups, max_norm)
-    norm = _compiled_step(groups, tensors[0].parameter.dtype, max_norm)
+    read = [(settings, [_contiguous(t) for t in own]) for settings, own in groups]
+    norm = compiled.adamp(read, max_norm, threads())
     if max_norm is None or math.isfinite(norm):
         increment_version(written)
     return None if max_norm is None else norm
@@ -86,18 +88,5 @@ def _project(s: AdamPSettings, parameter: Tensor, gradient: Tensor, perturbation
     return perturbation, 1.0
 
 
-def _compiled_step(groups: Sequence[Group], dtype: torch.dtype, max_norm: float | None) -> float:
-    table, copies = [], []  # copies must live as long as the call
-    for number, (_, own) in enumerate(groups):
-        for p, gradient, exp_avg, exp_avg_sq, step in own:
-            g = gradient.contiguous()
-            copies.append(g)
-            matrix = p.dim() > 1
-            rows = p.shape[0] if matrix else 1
-            columns = p.numel() // max(rows, 1)
-            addresses = (p.data_ptr(), g.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr())
-            table.append((*addresses, rows, columns, matrix, step, number))
-    settings = torch.tensor([s for s, _ in groups], dtype=torch.float64)
-    table_of_ints = torch.tensor(table, dtype=torch.int64)  # (tensors, 9): struct AdamPTensor
-    limit = -1.0 if max_norm is None else max_norm
-    return native.call("adamp", dtype, table_of_ints, len(table), settings, limit, native.threads())
+def _contiguous(t: AdamPTensor) -> AdamPTensor:
+    return t if t.gradient.is_contiguous() else t._replace(gradient=t.gradient.contiguous())

@@ -5,13 +5,13 @@ Both clampings of the method are one form: log-scale = clamp * tanh(s_factor * s
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from moleflow_fast.backend import runs_compiled
-from moleflow_fast.ops.kernels import coupling, coupling_backward
+from moleflow_fast._compiled import compiled
+from moleflow_fast.ops.native import threads
 
 
 class Clamping(NamedTuple):
@@ -32,74 +32,61 @@ def task_clamping(clamp_alpha: float) -> Clamping:
     return Clamping(clamp_alpha, 1.0 / clamp_alpha, 1.0)
 
 
-def affine_coupling(x2: Tensor, s: Tensor, t: Tensor, clamping: Clamping) -> tuple[Tensor, Tensor]:
-    """y2 (..., C) and logdet (...), differentiable in all three.
+Biases = tuple[Tensor | None, Tensor | None]  # of the networks that s and t come from, each (width,)
+
+
+def coupling(s: Tensor, t: Tensor, biases: Biases, x2: Tensor, y2: Tensor, logdet: Tensor, clamping: Clamping) -> None:
+    """y2 = x2 * exp(log-scale) + shift, and the log-scales added to `logdet`; y2 may be x2.
 
     Args:
-        x2: driven half (..., C).
-        s, t: outputs of the scale and shift networks, same shape.
-
-    Raises:
-        ValueError: shapes differ.
+        s, t: what the networks say without their biases, (n, width) like x2 and y2.
+        logdet: (n,).
     """
-    if not x2.shape == s.shape == t.shape:
-        raise ValueError(f"x2, s and t must have one shape, got {tuple(x2.shape)}, {tuple(s.shape)}, {tuple(t.shape)}")
-    if not runs_compiled(x2, s, t):
-        return affine_coupling_reference(x2, s, t, clamping)
-    return torch.ops.moleflow.affine_coupling(x2, s, t, *clamping)
+    compiled.coupling_forward(s, t, *biases, x2, y2, logdet, clamping, threads())
 
 
-def affine_coupling_reference(x2: Tensor, s: Tensor, t: Tensor, clamping: Clamping) -> tuple[Tensor, Tensor]:
-    """The definition in plain PyTorch."""
+def coupling_backward(
+    s: Tensor, s_bias: Tensor | None, x2: Tensor, dy2: Tensor, dlogdet: Tensor, ds: Tensor, dt: Tensor,
+    sums: tuple[Tensor, Tensor], clamping: Clamping,
+) -> None:  # fmt: skip
+    """dy2 becomes dx2 in place; ds and dt (n, width) are written, their column sums added to `sums`, (width,) each."""
+    compiled.coupling_backward(s, s_bias, x2, dy2, dlogdet, ds, dt, *sums, clamping, threads())
+
+
+class GlobalAffine(NamedTuple):
+    """What follows a coupling of the base flow: channel i is scale[p] * v[p] + offset[p], p = source[i]."""
+
+    scale: Tensor  # (D,)
+    offset: Tensor  # (D,)
+    source: Tensor  # (D,) int32
+    split: int  # channels of v that drive the coupling and pass it unchanged
+
+
+def base_coupling(
+    s: Tensor, t: Tensor, biases: Biases, x: Tensor, out: Tensor, logdet: Tensor, affine: GlobalAffine,
+    clamping: Clamping,
+) -> None:  # fmt: skip
+    """`coupling` of the channels from `split` on, then the global affine map and permutation; `out` may be x.
+
+    Args:
+        x: (n, D + gap): columns between the halves are not read.
+        out: (n, D + gap of its own): columns between the halves are not written.
+    """
+    compiled.base_coupling_forward(s, t, *biases, x, out, logdet, *affine, clamping, threads())
+
+
+def base_coupling_backward(
+    s: Tensor, s_bias: Tensor | None, x2: Tensor, dy: Tensor, dlogdet: Tensor, ds: Tensor, dt: Tensor,
+    sums: tuple[Tensor, Tensor], affine: GlobalAffine, clamping: Clamping,
+) -> None:  # fmt: skip
+    """As `coupling_backward`: dy (n, D) becomes dx in place, but for what comes through the networks."""
+    scale, _, source, split = affine
+    compiled.base_coupling_backward(
+        s, s_bias, x2, dy, dlogdet, ds, dt, *sums, scale, source, split, clamping, threads()
+    )
+
+
+def coupling_reference(x2: Tensor, s: Tensor, t: Tensor, clamping: Clamping) -> tuple[Tensor, Tensor]:
+    """The definition: y2 (..., C) and logdet (...) of x2, and s and t with their biases, all (..., C)."""
     log_scale = clamping.clamp * torch.tanh(clamping.s_factor * s)
     return x2 * torch.exp(log_scale) + clamping.t_factor * t, log_scale.sum(-1)
-
-
-@torch.library.custom_op("moleflow::affine_coupling", mutates_args=())
-def _forward(x2: Tensor, s: Tensor, t: Tensor, clamp: float, s_factor: float, t_factor: float) -> tuple[Tensor, Tensor]:
-    y2, logdet = x2.new_empty(x2.shape), x2.new_zeros(x2.shape[:-1])
-    coupling(_rows(s), _rows(t), (None, None), _rows(x2), _rows(y2), logdet, (clamp, s_factor, t_factor))
-    return y2, logdet
-
-
-@_forward.register_fake
-def _(x2: Tensor, s: Tensor, t: Tensor, clamp: float, s_factor: float, t_factor: float) -> tuple[Tensor, Tensor]:
-    return x2.new_empty(x2.shape), x2.new_empty(x2.shape[:-1])
-
-
-@torch.library.custom_op("moleflow::affine_coupling_backward", mutates_args=())
-def _backward_op(
-    dy2: Tensor, dlogdet: Tensor, x2: Tensor, s: Tensor, clamp: float, s_factor: float, t_factor: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    dx2 = dy2.clone(memory_format=torch.contiguous_format)
-    ds, dt = torch.empty_like(dx2), torch.empty_like(dx2)
-    sums = x2.new_zeros(2, x2.shape[-1])  # of no use here: the networks' biases are inside s and t
-    coupling_backward(
-        _rows(s), None, _rows(x2), _rows(dx2), dlogdet.contiguous(), _rows(ds), _rows(dt), (sums[0], sums[1]),
-        (clamp, s_factor, t_factor),
-    )  # fmt: skip
-    return dx2, ds, dt
-
-
-@_backward_op.register_fake
-def _(
-    dy2: Tensor, dlogdet: Tensor, x2: Tensor, s: Tensor, clamp: float, s_factor: float, t_factor: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    return x2.new_empty(x2.shape), x2.new_empty(x2.shape), x2.new_empty(x2.shape)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x2, s, _, *ctx.clamping = inputs
-    ctx.save_for_backward(x2, s)
-
-
-def _backward(ctx: Any, dy2: Tensor, dlogdet: Tensor) -> tuple[Tensor | None, ...]:
-    x2, s = ctx.saved_tensors
-    return (*_backward_op(dy2, dlogdet, x2, s, *ctx.clamping), None, None, None)
-
-
-_forward.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(-1, tensor.shape[-1])

@@ -11,8 +11,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from moleflow_fast._compiled import compiled
 from moleflow_fast.backend import operator_on_triton, runs_compiled, runs_on_triton
-from moleflow_fast.ops import native
+from moleflow_fast.ops.native import threads
 
 
 def patch_nll(z: Tensor, logdet: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ def _patch_nll(z: Tensor, logdet: Tensor) -> Tensor:
     if operator_on_triton(z):
         return _triton().patch_nll(z, logdet)
     nll = torch.empty_like(logdet)
-    native.call("patch_nll", z.dtype, z, logdet, nll, nll.numel(), z.shape[-1], native.threads())
+    compiled.patch_nll(z, logdet, nll, threads())
     return nll
 
 
@@ -132,7 +133,7 @@ def _patch_nll_backward(grad: Tensor, z: Tensor) -> Tensor:
     if operator_on_triton(z):
         return _triton().patch_nll_backward(grad, z)
     dz = torch.empty_like(z)
-    native.call("scale_patches", z.dtype, z, grad, dz, grad.numel(), z.shape[-1], native.threads())
+    compiled.scale_patches(z, grad, dz, threads())
     return dz
 
 
@@ -162,9 +163,7 @@ def _density_loss(
     if operator_on_triton(z):
         return _triton().density_loss(z, logdet, tail, tail_weight, lambda_logdet)
     loss, weights = z.new_empty(()), torch.empty_like(logdet)
-    images, patches = logdet.shape[0], logdet[0].numel()
-    sizes = (images, patches, z.shape[-1], tail)
-    native.call("density_loss", z.dtype, z, logdet, loss, weights, *sizes, tail_weight, lambda_logdet, native.threads())
+    compiled.density_loss(z, logdet, loss, weights, tail, tail_weight, lambda_logdet, threads())
     return loss, weights
 
 
@@ -181,10 +180,7 @@ def _density_loss_backward(
     if operator_on_triton(z):
         return _triton().density_loss_backward(grad, weights, z, logdet, lambda_logdet)
     dz, dlogdet = torch.empty_like(z), torch.empty_like(logdet)
-    sizes = (logdet.numel(), z.shape[-1])
-    native.call(
-        "density_loss_backward", z.dtype, grad, weights, z, logdet, dz, dlogdet, *sizes, lambda_logdet, native.threads()
-    )
+    compiled.density_loss_backward(grad, weights, z, logdet, dz, dlogdet, lambda_logdet, threads())
     return dz, dlogdet
 
 

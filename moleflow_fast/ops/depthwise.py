@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from moleflow_fast._compiled import compiled
 from moleflow_fast.backend import operator_on_triton, runs_compiled, runs_on_triton
-from moleflow_fast.ops import kernels
+from moleflow_fast.ops.native import threads
 
 
 def depthwise(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
@@ -57,6 +58,24 @@ def box_mean_reference(x: Tensor, kernel: int) -> Tensor:
     return F.avg_pool2d(planes, kernel, stride=1, padding=kernel // 2).permute(0, 2, 3, 1)
 
 
+def depthwise_tokens(
+    x: Tensor, taps: Tensor, bias: Tensor | None, out: Tensor, grid: tuple[int, int, int], accumulate: bool = False
+) -> None:
+    """The compiled convolution of x (n, C), rows any distance apart, on `grid` (images, H, W), n = images * H * W.
+
+    Args:
+        taps: (k * k, C).
+        bias: (C,).
+        out: (n, C), which gets the result, added to what it holds with `accumulate`.
+    """
+    compiled.depthwise_forward(x, taps, bias, out, grid, accumulate, threads())
+
+
+def tap_gradients(x: Tensor, dy: Tensor, dtaps: Tensor, dbias: Tensor, grid: tuple[int, int, int]) -> None:
+    """Add the gradients of taps (k * k, C) and bias (C,) of `depthwise_tokens` to `dtaps` and `dbias`."""
+    compiled.depthwise_backward_taps(x, dy, dtaps, dbias, grid, threads())
+
+
 def gated_residual(taps: Tensor, bias: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
     """Taps and bias whose convolution is (1 - gate) x + gate DW(x): the identity goes into the middle tap."""
     middle = torch.zeros_like(taps)
@@ -76,7 +95,7 @@ def _forward(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
     if operator_on_triton(x):
         return _triton().depthwise(x.contiguous(), taps.contiguous(), bias.contiguous())
     y = x.new_empty(x.shape)
-    kernels.depthwise(_rows(x), taps.contiguous(), bias.contiguous(), _rows(y), _grid(x))
+    depthwise_tokens(_rows(x), taps.contiguous(), bias.contiguous(), _rows(y), _grid(x))
     return y
 
 
@@ -100,10 +119,10 @@ def _backward_op(dy: Tensor, x: Tensor, taps: Tensor, with_dx: bool, with_dtaps:
     if with_dx:
         dx = dy.new_empty(dy.shape)
         # The transposed convolution of an odd kernel is the convolution with the taps in reverse order.
-        kernels.depthwise(_rows(dy), taps.flip(0).contiguous(), None, _rows(dx), _grid(dy))
+        depthwise_tokens(_rows(dy), taps.flip(0).contiguous(), None, _rows(dx), _grid(dy))
     if with_dtaps:
         dtaps, dbias = x.new_zeros(taps.shape), x.new_zeros(x.shape[-1])
-        kernels.depthwise_backward_taps(_rows(x), _rows(dy), dtaps, dbias, _grid(x))
+        tap_gradients(_rows(x), _rows(dy), dtaps, dbias, _grid(x))
     return dx, dtaps, dbias
 
 

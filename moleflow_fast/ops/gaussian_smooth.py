@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moleflow_fast._compiled import compiled
-from moleflow_fast.backend import requested_backend, runs_compiled
+from moleflow_fast.backend import runs_compiled
 from moleflow_fast.ops import native
 
 _TRUNCATE = 4.0
@@ -15,8 +15,8 @@ _TRUNCATE = 4.0
 def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
     """Smooth maps (N, H, W) with standard deviation `sigma` pixels; sigma 0 returns them as they are.
 
-    fp32 and fp64 run in the compiled part, on the CPU and (fp32) on CUDA; anything else, and what wants a gradient,
-    in plain PyTorch.
+    fp32 and fp64 on a CPU run in the compiled part; anything else, and what wants a gradient, in plain PyTorch. On a
+    GPU that is enough: only maps of whole pictures, one at a time, come here; `pixel_map` smooths batches.
 
     Raises:
         ValueError: maps are not (N, H, W), or sigma is negative or not finite.
@@ -27,11 +27,8 @@ def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
         raise ValueError(f"sigma must be finite and at least 0, got {sigma}")
     if sigma == 0 or maps.numel() == 0:
         return maps
-    gradient = native.forward_only(maps)
-    if _runs_on_cuda(maps) and not gradient:
-        return _smooth_cuda(maps, sigma)
-    if runs_compiled(maps, why_not=gradient):
-        return _smooth_cpu(maps, sigma)
+    if runs_compiled(maps, why_not=native.forward_only(maps)):
+        return _compiled(maps, sigma)
     return gaussian_smooth_reference(maps, sigma)
 
 
@@ -52,22 +49,8 @@ def gaussian_smooth_reference(maps: Tensor, sigma: float) -> Tensor:
     return maps
 
 
-def _runs_on_cuda(maps: Tensor) -> bool:
-    built = compiled.build_info()["cuda"] is not None
-    return maps.is_cuda and maps.dtype == torch.float32 and built and requested_backend() == "auto"
-
-
-def _smooth_cpu(maps: Tensor, sigma: float) -> Tensor:
-    maps = maps.detach().contiguous()
+def _compiled(maps: Tensor, sigma: float) -> Tensor:
+    maps = maps.contiguous()
     out = torch.empty_like(maps)
-    compiled.gaussian_smooth(maps.numpy(), out.numpy(), sigma, torch.get_num_threads())
-    return out
-
-
-def _smooth_cuda(maps: Tensor, sigma: float) -> Tensor:
-    maps = maps.detach().contiguous()
-    out, scratch = torch.empty_like(maps), torch.empty_like(maps)
-    with torch.cuda.device(maps.device):
-        stream = torch.cuda.current_stream().cuda_stream
-        compiled.gaussian_smooth_cuda(maps.data_ptr(), out.data_ptr(), scratch.data_ptr(), *maps.shape, sigma, stream)
+    compiled.gaussian_smooth(maps, out, sigma, native.threads())
     return out

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from moleflow_fast._compiled import compiled
 from moleflow_fast.backend import operator_on_triton, runs_compiled, runs_on_triton
 from moleflow_fast.ops import native
 
@@ -110,9 +111,7 @@ def _compiled(maps: Tensor, mode: int, fraction: float, k: int, weight: float) -
     if operator_on_triton(maps):
         return _triton_scores(maps.contiguous(), MODES[mode], fraction, k, weight)
     scores = maps.new_empty(len(maps))
-    native.call(
-        "image_score", maps.dtype, maps.contiguous(), scores, *maps.shape, mode, fraction, k, weight, native.threads()
-    )
+    compiled.image_score(maps.contiguous(), scores, mode, fraction, k, weight, native.threads())
     return scores
 
 

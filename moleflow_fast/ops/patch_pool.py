@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moleflow_fast._compiled import compiled
 from moleflow_fast.backend import runs_compiled, wants_triton
 from moleflow_fast.ops import native
 
@@ -22,7 +23,6 @@ def patch_pool(
     grid: tuple[int, int],
     patch_size: int = 3,
     patch_stride: int = 1,
-    positions: Tensor | None = None,
 ) -> Tensor:
     """Pool the local patches of several feature maps into one vector per grid cell.
 
@@ -33,34 +33,30 @@ def patch_pool(
         grid: (H, W) of the result; the patch grid of the first map.
         patch_size: side of the square neighbourhood, zeros outside the map.
         patch_stride: step between neighbourhoods.
-        positions: (H, W, D), added to the result.
 
     Returns:
         (B, H, W, D), contiguous, in the dtype of the maps, but at least fp32: sums of bf16 or fp16 maps are fp32.
 
     Raises:
-        ValueError: no maps, maps that are not (B, C, H, W), differ in B or are empty, a width or grid below 1,
-            positions of another shape.
+        ValueError: no maps, maps that are not (B, C, H, W), differ in B or are empty, a width or grid below 1.
 
     Compiled for patches of 3 with stride 1; that has no gradient, so maps that want one take the convolution too.
     Triton kernels run on a GPU where the backend is theirs and they can, else the convolution does.
     """
-    _check(maps, embed_dim, grid, positions)
+    _check(maps, embed_dim, grid)
     if not _runs_kernels(maps):
         maps = [m.float() if m.dtype in _NARROW else m for m in maps]
-    operands = [*maps] if positions is None else [*maps, positions]
-    if runs_compiled(*operands, why_not=_obstacle(operands, patch_size, patch_stride)):
-        return torch.ops.moleflow.patch_pool(maps, embed_dim, *grid, positions)
+    if runs_compiled(*maps, why_not=_obstacle(maps, patch_size, patch_stride)):
+        return torch.ops.moleflow.patch_pool(maps, embed_dim, *grid)
     pool = _pool_by_kernels if _runs_kernels(maps) else _pool_by_convolution
-    features = pool(maps, embed_dim, grid, patch_size, patch_stride)
-    return features if positions is None else features + positions
+    return pool(maps, embed_dim, grid, patch_size, patch_stride)
 
 
 def patch_pool_and_means(
     maps: Sequence[Tensor], embed_dim: int, grid: tuple[int, int], patch_size: int = 3, patch_stride: int = 1
 ) -> tuple[Tensor, Tensor]:
     """`patch_pool`, and the mean over the patches of each image (B, D)."""
-    _check(maps, embed_dim, grid, None)
+    _check(maps, embed_dim, grid)
     if not _runs_kernels(maps):
         features = patch_pool(maps, embed_dim, grid, patch_size, patch_stride)
         return features, features.mean((1, 2))
@@ -75,7 +71,6 @@ def patch_pool_reference(
     grid: tuple[int, int],
     patch_size: int = 3,
     patch_stride: int = 1,
-    positions: Tensor | None = None,
 ) -> Tensor:
     """The definition, step by step: unfold, resize, pool, mean."""
     layers = []
@@ -85,8 +80,7 @@ def patch_pool_reference(
         patches = patches.reshape(batch, channels * patch_size**2, *patch_grid(m, patch_size, patch_stride))
         patches = _resize(patches, grid).flatten(2).transpose(1, 2)  # (B, H*W, C*p*p)
         layers.append(F.adaptive_avg_pool1d(patches, embed_dim))  # (B, H*W, D)
-    features = torch.stack(layers).mean(0).reshape(len(maps[0]), *grid, embed_dim)
-    return features if positions is None else features + positions
+    return torch.stack(layers).mean(0).reshape(len(maps[0]), *grid, embed_dim)
 
 
 def patch_grid(feature_map: Tensor, patch_size: int = 3, patch_stride: int = 1) -> tuple[int, int]:
@@ -96,7 +90,7 @@ def patch_grid(feature_map: Tensor, patch_size: int = 3, patch_stride: int = 1) 
     return rows, columns
 
 
-def _check(maps: Sequence[Tensor], embed_dim: int, grid: tuple[int, int], positions: Tensor | None) -> None:
+def _check(maps: Sequence[Tensor], embed_dim: int, grid: tuple[int, int]) -> None:
     if not maps:
         raise ValueError("patch_pool needs at least one feature map")
     for m in maps:
@@ -105,14 +99,12 @@ def _check(maps: Sequence[Tensor], embed_dim: int, grid: tuple[int, int], positi
             raise ValueError(f"feature maps must be (B, C, H, W) with one B and no empty axis but B, got {shapes}")
     if embed_dim < 1 or min(grid) < 1:
         raise ValueError(f"embed_dim and grid must be at least 1, got {embed_dim} and {grid}")
-    if positions is not None and tuple(positions.shape) != (*grid, embed_dim):
-        raise ValueError(f"positions must be {(*grid, embed_dim)}, got {tuple(positions.shape)}")
 
 
-def _obstacle(operands: list[Tensor], patch_size: int, patch_stride: int) -> str | None:
+def _obstacle(maps: Sequence[Tensor], patch_size: int, patch_stride: int) -> str | None:
     if (patch_size, patch_stride) != (3, 1):
         return f"patches of {patch_size} with stride {patch_stride}, and it takes patches of 3 with stride 1"
-    return native.forward_only(*operands)
+    return native.forward_only(*maps)
 
 
 def _runs_kernels(maps: Sequence[Tensor]) -> bool:
@@ -130,27 +122,19 @@ def _pool_by_kernels(
 
 
 @torch.library.custom_op("moleflow::patch_pool", mutates_args=())
-def _compiled(
-    maps: Sequence[Tensor], embed_dim: int, height: int, width: int, positions: Tensor | None = None
-) -> Tensor:
+def _compiled(maps: Sequence[Tensor], embed_dim: int, height: int, width: int) -> Tensor:
     batch = maps[0].shape[0]
     out = maps[0].new_empty(batch, height, width, embed_dim)
     if out.numel() == 0:
         return out
-    maps = [m if _is_channels_last(m) else m.contiguous() for m in maps]
-    layers = [(m.data_ptr(), *m.shape[1:], _is_channels_last(m)) for m in maps]
-    positions = None if positions is None else positions.contiguous()
-    native.call("patch_pool", out.dtype, layers, positions, out, batch, height, width, embed_dim, native.threads())
+    maps = [m if m.is_contiguous(memory_format=torch.channels_last) else m.contiguous() for m in maps]
+    compiled.patch_pool(maps, out, native.threads())
     return out
 
 
 @_compiled.register_fake
-def _(maps: Sequence[Tensor], embed_dim: int, height: int, width: int, positions: Tensor | None = None) -> Tensor:
+def _(maps: Sequence[Tensor], embed_dim: int, height: int, width: int) -> Tensor:
     return maps[0].new_empty(maps[0].shape[0], height, width, embed_dim)
-
-
-def _is_channels_last(m: Tensor) -> bool:
-    return m.is_contiguous(memory_format=torch.channels_last)
 
 
 def _pool_by_convolution(

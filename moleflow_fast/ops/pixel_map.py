@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from moleflow_fast._compiled import compiled
 from moleflow_fast.backend import operator_on_triton, runs_compiled, runs_on_triton
 from moleflow_fast.ops import native
 from moleflow_fast.ops.gaussian_smooth import gaussian_smooth, gaussian_smooth_reference
@@ -91,9 +92,7 @@ def _compiled(maps: Tensor, size: int, sigma: float, mode: str) -> Tensor:
     rows = axis_matrix(height, size, sigma, mode, maps.dtype).T.contiguous()
     columns = axis_matrix(width, size, sigma, mode, maps.dtype)
     out = maps.new_empty(count, size, size)
-    native.call(
-        "pixel_map", maps.dtype, maps.contiguous(), rows, columns, out, count, height, width, size, native.threads()
-    )
+    compiled.pixel_map(maps.contiguous(), rows, columns, out, native.threads())
     return out
 
 

@@ -110,16 +110,15 @@ def run_operations() -> None:
     depthwise.depthwise(x, taps, vector)
     depthwise.depthwise(x, taps, None)
     depthwise.tap_gradients(x, x, taps, (taps, vector))
-    for where in (None, positions):
-        whitening.whitening(x, vector, vector, where, height * width, 1e-5)
+    whitening.whitening(x, vector, vector, 1e-5)
     several, chosen = torch.empty(15, CHANNELS, device="meta"), torch.empty(images, dtype=torch.int32, device="meta")
-    whitening.whitening(x, several, several, positions, height * width, 1e-5, chosen)
+    whitening.whitening(x, several, several, 1e-5, chosen, positions)
     directions, gains = x.new_empty(height, width, 32, CHANNELS), x.new_empty(height, width, 32)
     fronts = gaussian_front.addresses(*([t] * 15 for t in (weight, directions, gains, tokens[0])))
     gaussian_front.gaussian_front(x, x.new_empty(15, height, width, CHANNELS), fronts, chosen, chosen.long())
     for with_dx in (False, True):
         out = vector, vector
-        whitening.whitening_backward(x, x, vector, None, height * width, tokens, tokens, with_dx, out)
+        whitening.whitening_backward(x, x, vector, tokens, tokens, with_dx, out)
     density.patch_nll_backward(tokens, x)
     for tail in (0, 15):
         _, weights = density.density_loss(x, tokens, tail, 0.7, 1e-4)

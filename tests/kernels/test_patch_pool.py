@@ -31,12 +31,11 @@ def feature_maps(layers, batch=2, dtype=torch.float32, layout="contiguous"):
     return [FORMATS[layout](m) for m in maps]
 
 
-def assert_equals_definition(maps, embed_dim, grid, patch_size=3, patch_stride=1, positions=None):
+def assert_equals_definition(maps, embed_dim, grid, patch_size=3, patch_stride=1):
     """The definition in fp64, from the values that the kernels read."""
-    exact = None if positions is None else positions.double()
-    expected = patch_pool_reference([m.double() for m in maps], embed_dim, grid, patch_size, patch_stride, exact)
+    expected = patch_pool_reference([m.double() for m in maps], embed_dim, grid, patch_size, patch_stride)
     with use_backend("triton"):
-        features = patch_pool(maps, embed_dim, grid, patch_size, patch_stride, positions)
+        features = patch_pool(maps, embed_dim, grid, patch_size, patch_stride)
     assert features.is_contiguous() and features.dtype == torch.float32
     tolerance = TOLERANCE * max(1.0, float(expected.abs().max()))
     torch.testing.assert_close(features.double(), expected, rtol=0, atol=tolerance)
@@ -169,12 +168,6 @@ def test_other_windows_take_any_map(kinds):
     for channels, embed_dim, layout in ((50, 72, "channels_last"), (48, 70, "channels_last"), (48, 72, "contiguous")):
         assert_equals_definition(feature_maps([(channels, 4, 5)], layout=layout), embed_dim, (4, 5))
     assert kinds == ["any"] * 3
-
-
-def test_positions_are_added(launches):
-    maps = feature_maps([(7, 4, 3), (5, 2, 2)])
-    assert_equals_definition(maps, 9, (4, 3), positions=torch.randn(4, 3, 9, device=DEVICE))
-    assert launches
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moleflow_fast.backend import use_backend
+from moleflow_fast.ops.coupling import Clamping, coupling, coupling_backward
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -51,6 +52,24 @@ def _largest(tensor: Tensor) -> float:
 def assert_sound_operator(operator: Any, arguments: tuple[Any, ...]) -> None:
     """Schema, fake kernel and autograd registration hold."""
     torch.library.opcheck(operator, arguments)
+
+
+def coupled(
+    s: Tensor, t: Tensor, biases: tuple[Tensor | None, Tensor | None], x2: Tensor, clamping: Clamping
+) -> tuple[Tensor, Tensor]:
+    """y2 and logdet of the compiled coupling."""
+    y2, logdet = x2.new_empty(x2.shape), x2.new_zeros(len(x2))
+    coupling(s, t, biases, x2, y2, logdet, clamping)
+    return y2, logdet
+
+
+def coupled_gradients(
+    s: Tensor, s_bias: Tensor | None, x2: Tensor, dy2: Tensor, dlogdet: Tensor, clamping: Clamping
+) -> tuple[Tensor, ...]:
+    """Its gradients of x2, s, t and the biases of s and t."""
+    dx2, ds, dt, sums = dy2.clone(), torch.empty_like(dy2), torch.empty_like(dy2), x2.new_zeros(2, x2.shape[1])
+    coupling_backward(s, s_bias, x2, dx2, dlogdet, ds, dt, (sums[0], sums[1]), clamping)
+    return dx2, ds, dt, sums[0], sums[1]
 
 
 @contextmanager

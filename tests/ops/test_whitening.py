@@ -9,15 +9,10 @@ from moleflow_fast.ops.whitening import whitening
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    images=st.integers(1, 3), height=st.integers(1, 4), width=st.integers(1, 4), channels=st.integers(3, 70),
-    with_positions=st.booleans(),
-)  # fmt: skip
-def test_equal_to_the_definition(images: int, height: int, width: int, channels: int, with_positions: bool) -> None:
-    inputs = [random(images, height, width, channels), random(channels), random(channels, seed=1)]
-    positions = random(height, width, channels, seed=2) if with_positions else None
+@given(images=st.integers(1, 3), height=st.integers(1, 4), width=st.integers(1, 4), channels=st.integers(3, 70))
+def test_equal_to_the_definition(images: int, height: int, width: int, channels: int) -> None:
     assert_backends_agree(
-        lambda x, gamma, beta: whitening(x, gamma, beta, None if positions is None else positions.to(x)), inputs
+        whitening, [random(images, height, width, channels), random(channels), random(channels, seed=1)]
     )
 
 
@@ -46,9 +41,8 @@ def test_thread_counts_and_views() -> None:
 
 def test_operator_and_gradient() -> None:
     x, gamma, beta = (t.requires_grad_(True) for t in (random(2, 2, 3, 5), random(5), random(5, seed=1)))
-    positions = random(2, 3, 5)
-    assert_sound_operator(torch.ops.moleflow.whitening, (x, gamma, beta, positions))
-    assert torch.autograd.gradcheck(lambda *a: whitening(*a, positions), (x, gamma, beta))
+    assert_sound_operator(torch.ops.moleflow.whitening, (x, gamma, beta))
+    assert torch.autograd.gradcheck(whitening, (x, gamma, beta))
 
 
 def test_under_compile() -> None:
@@ -60,5 +54,3 @@ def test_under_compile() -> None:
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match="gamma and beta"):
         whitening(torch.zeros(1, 2, 2, 5), torch.zeros(4), torch.zeros(5))
-    with pytest.raises(ValueError, match="positions"):
-        whitening(torch.zeros(1, 2, 2, 5), torch.zeros(5), torch.zeros(5), torch.zeros(2, 3, 5))

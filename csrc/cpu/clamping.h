@@ -3,9 +3,9 @@
 // AllInOne (base flow): s_factor = t_factor = 0.1. Task flow (DIA): s_factor = 1 / clamp, t_factor = 1.
 #pragma once
 
-#include "common/elementary.h"
+#include "cpu/elementary.h"
 
-namespace moleflow {
+namespace moleflow::cpu {
 
 template <typename T>
 struct Clamping {
@@ -15,15 +15,15 @@ struct Clamping {
 };
 
 template <typename T>
-MOLEFLOW_HD T log_scale(T s, const Clamping<T>& c) {
+MOLEFLOW_INLINE T log_scale(T s, const Clamping<T>& c) {
     return c.clamp * hyperbolic_tangent(c.s_factor * s);
 }
 
 // d log-scale / d s, from the log-scale itself.
 template <typename T>
-MOLEFLOW_HD T log_scale_slope(T log_scale, const Clamping<T>& c) {
+MOLEFLOW_INLINE T log_scale_slope(T log_scale, const Clamping<T>& c) {
     const T tangent = log_scale / c.clamp;
     return c.clamp * c.s_factor * (T(1) - tangent * tangent);
 }
 
-}  // namespace moleflow
+}  // namespace moleflow::cpu

@@ -5,20 +5,16 @@
 #include <cstdint>
 #include <cstring>
 
-#include "common/host_device.h"
+#include "cpu/vector_clones.h"
 
-namespace moleflow {
+namespace moleflow::cpu {
 
-MOLEFLOW_HD float from_bits(int32_t bits) {
-#ifdef __CUDA_ARCH__
-    return __int_as_float(bits);
-#else
+MOLEFLOW_INLINE float from_bits(int32_t bits) {
     return __builtin_bit_cast(float, bits);
-#endif
 }
 
 // |relative error| < 2e-7 on [-87, 88], the arguments beyond are clamped; NaN stays NaN.
-MOLEFLOW_HD float exponential(float x) {
+MOLEFLOW_INLINE float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;
     x = x > 88.0f ? 88.0f : x;
     const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are round(x / ln 2)
@@ -34,10 +30,10 @@ MOLEFLOW_HD float exponential(float x) {
     return p * from_bits((static_cast<int32_t>(n) + 127) << 23);
 }
 
-MOLEFLOW_HD double exponential(double x) { return exp(x); }
+MOLEFLOW_INLINE double exponential(double x) { return exp(x); }
 
 // |relative error| < 3e-7, small arguments included.
-MOLEFLOW_HD float hyperbolic_tangent(float x) {
+MOLEFLOW_INLINE float hyperbolic_tangent(float x) {
     const float size = x < 0.0f ? -x : x;
     const float square = x * x;
     float p = -5.70498872745e-3f;
@@ -51,6 +47,6 @@ MOLEFLOW_HD float hyperbolic_tangent(float x) {
     return size < 0.625f ? near_zero : away;
 }
 
-MOLEFLOW_HD double hyperbolic_tangent(double x) { return tanh(x); }
+MOLEFLOW_INLINE double hyperbolic_tangent(double x) { return tanh(x); }
 
-}  // namespace moleflow
+}  // namespace moleflow::cpu
