@@ -207,7 +207,7 @@ def _collected(
     sizes: Sizes, params: Parameters, run: Callable[[FlatGradients], None], factored: bool
 ) -> Callable[[], tuple[Tensor, ...]]:
     operands = "bf16" if sizes.dtype == torch.bfloat16 else "fp32"
-    plan = Plan(sizes.channels, BLOCKS * (3,), (), CLAMP, SCALING, operands, tuple(params))
+    plan = Plan(sizes.channels, BLOCKS * (3,), (), CLAMP, SCALING, "channel_major", operands, tuple(params))
     like = next(iter(params.values()))
 
     def kernel() -> tuple[Tensor, ...]:
