@@ -14,7 +14,7 @@ READY := $(VENV)/.installed-test
 endif
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc kernels moleflow_fast -name '*.py' -o -name '*.pyi' -o -name '*.h' -o -name '*.cpp' -o -name '*.csv' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help install demo lint stubs test bench gpu-check pictures api wheels clean
+.PHONY: help install demo lint stubs test test-all bench gpu-check pictures api wheels clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,7 +29,7 @@ $(VENV)/.installed: $(VENV)/.created $(SOURCES)
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.created $(SOURCES)
-	MOLEFLOW_WERROR=on $(BIN)/pip install '.[test,bench]'
+	MOLEFLOW_WERROR=on $(BIN)/pip install --no-compile '.[test,bench]' # Python compiles what is imported, of 16,000 files
 	@touch $(VENV)/.installed $@
 
 .system/.installed: $(SOURCES)
@@ -38,8 +38,8 @@ $(VENV)/.installed-test: $(VENV)/.created $(SOURCES)
 
 install: $(VENV)/.installed ## create .venv and install the package into it
 
-demo: $(VENV)/.installed ## learn six synthetic categories one after another; tables and pictures in runs/
-	$(RUN) -m moleflow_fast.train
+demo: $(VENV)/.installed ## learn six synthetic categories one after another, find defects; pictures and a page in runs/demo/
+	$(RUN) -m moleflow_fast demo
 
 lint: $(VENV)/.installed-test ## format, ruff, the layers of the package, types
 	$(BIN)/ruff format --check .
@@ -54,6 +54,9 @@ stubs: $(VENV)/.installed-test ## the compiled part's signatures: moleflow_fast/
 
 test: lint ## lint, then every test, against the installed package
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto # a worker per core: more threads would only get in their way
+
+test-all: lint ## every test in full: every kernel compiled for every kind of GPU, every interpreted case
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --full
 
 bench: $(READY) ## benchmarks: result as JSON in bench/results/cpu/, tables on the screen
 	@mkdir -p .benchmarks && rm -f .benchmarks/rows.jsonl

@@ -24,7 +24,8 @@ from coreset import greedy_coreset, nearest_distances, random_coreset
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
-from moleflow_fast.config.options import RunOptions, build_parser, options_of
+from moleflow_fast.config.command_line import build_parser, options_of
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.by_class import ClassResult, evaluate_class
 from moleflow_fast.evaluation.scorer import Scorer
@@ -104,7 +105,7 @@ def _mean(table: Sequence[dict[str, Any]], figure: str) -> float:
 
 
 def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, RunOptions]:
-    parser = build_parser("python bench/patch_knn.py")
+    parser = build_parser()
     parser.description, parser.epilog = __doc__, None
     own = parser.add_argument_group("nearest neighbours")
     own.add_argument("--csv", type=Path, required=True, help="file to write, one row a class")

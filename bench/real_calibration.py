@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
-from moleflow_fast.config.options import RunOptions, build_parser, options_of
+from moleflow_fast.config.command_line import build_parser, options_of
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.detector.normal_scores import threshold
 from moleflow_fast.extractors.stores import TensorStore
 from moleflow_fast.models.aggregation import image_scores
@@ -67,7 +68,7 @@ def _scores(white: Tensor, config: AblationConfig) -> Tensor:
 
 
 def parsed(argv: Sequence[str]) -> tuple[Path, RunOptions]:
-    parser = build_parser("python bench/real_calibration.py")
+    parser = build_parser()
     parser.description, parser.epilog = __doc__, None
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--csv", type=Path, required=True, help="file to write, one row a draw")

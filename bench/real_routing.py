@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tables import markdown  # noqa: E402
 
-from moleflow_fast.config.ablation import ROUTER_COVARIANCES  # noqa: E402
 from moleflow_fast.config.options import RunOptions  # noqa: E402
+from moleflow_fast.config.switches import ROUTER_COVARIANCES  # noqa: E402
 from moleflow_fast.detector.calibration import TaskCalibration  # noqa: E402
 from moleflow_fast.models.routing import PrototypeRouter  # noqa: E402
 from moleflow_fast.run.console import RunConsole  # noqa: E402

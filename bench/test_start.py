@@ -22,7 +22,7 @@ COMMANDS = {
     "import moleflow_fast": ("-c", "import moleflow_fast"),
     "train --help": ("-m", "moleflow_fast.train", "--help"),
 }
-# The run is begun as `python -m moleflow_fast.train` begins it, and ends where it would train.
+# The run is begun as `moleflow train` begins it, and ends where it would train.
 UNTIL_THE_FIRST_BATCH = """
 import os, sys
 from moleflow_fast.cli import train

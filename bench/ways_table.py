@@ -2,7 +2,7 @@
 
 `python bench/ways_table.py` writes kernels/tables/nvidia-h200.json, or prints what differs with --check. Measured is
 what this very kernel took; everything else is put together from measured parts, as each line below says, and is called
-predicted until `python -m moleflow_fast.tune` has run on one.
+predicted until `moleflow tune` has run on one.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from cases import CLAMP, Case, Sizes, moved
 from counts import Work
 from torch import Tensor
 
-from moleflow_fast.engine.flat_gradients import FlatGradients, split
+from moleflow_fast.engine.flat_gradients import FlatGradients
 from moleflow_fast.engine.plan import Plan
+from moleflow_fast.engine.slots import split
 from moleflow_fast.kernels.merge import Merge, MergedLayer
 from moleflow_fast.kernels.products import sum_tiles
 from moleflow_fast.kernels.sums import Sum, Sums

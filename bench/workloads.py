@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
 import torch
@@ -27,8 +27,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from moleflow_fast.config.ablation import AblationConfig
 from moleflow_fast.data.normalization import Normalization
 from moleflow_fast.extractors import CNNPatchCoreExtractor, create_feature_extractor
+from moleflow_fast.models.expert import FlowModules
+from moleflow_fast.models.flow_runner import FlowRunner, PlainFlowRunner
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
+from moleflow_fast.packing.compiled_runner import CompiledFlowRunner
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
 
 LEARNING_RATE, EPOCHS = 2e-4, 60
@@ -55,6 +58,23 @@ def make_trainer(flow: Flow, tasks: int, extractor: object = None) -> MoLEContin
             for parameter in model.get_fast_params(task_id):
                 parameter.add_(0.003 * torch.randn_like(parameter))
     return trainer
+
+
+def runner(backend: str) -> FlowRunner:
+    """What runs the flow as `backend` arranges it."""
+    return RunnerOfTorch(backend) if arrangement(backend) == "compile" else CompiledFlowRunner()
+
+
+class RunnerOfTorch(PlainFlowRunner):
+    """The modules, compiled by torch."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__()
+        self._map = arranged(FlowModules.forward, backend)
+
+    def forward(self, flow: FlowModules, x: Tensor) -> tuple[Tensor, Tensor]:
+        with self._active(flow):
+            return self._map(flow, x)
 
 
 # Training
@@ -106,22 +126,23 @@ class TrainingSteps:
     """Optimizer steps of one task on patches, each done when the call returns: the trainer's own, or published ones."""
 
     def __init__(self, case: StepCase, backend: str) -> None:
-        self._task_id, self._backend = case.task_id, backend
+        self._backend = backend
         self._trainer = make_trainer(case.flow, case.task_id + 1)
         model = self._trainer.nf_model
         self._stage = self._trainer._stages(case.task_id, EPOCHS, LEARNING_RATE)[0]
-        self._stage.begin(model)
+        model.runner = runner(backend)
+        with running(backend):
+            self._trainer._begin(case.task_id, self._stage)
         self._stage.set_rate(0)
         model.train()
-        self._step: Callable[[Tensor], object] = self._own_step
+        self._step: Callable[[Tensor], object] = partial(self._trainer._start_step, case.task_id, self._stage)
         self._params = self._stage.params
         if arrangement(backend) == "published":
             published = PublishedTraining(published_model(model), case.task_id, LEARNING_RATE)
             published.model.forward = arranged(published.model.forward, backend)  # type: ignore[method-assign]
-            self._step = lambda patches: self._stage.count(published.step(patches))
+            self._step = self._stage.steps  # which count what the published step returns
+            self._stage.steps._step = published.step  # type: ignore[attr-defined]
             self._params = published.params
-        else:
-            model._run = arranged(model._run, backend)  # type: ignore[method-assign]
 
     def __call__(self, patches: Tensor) -> None:
         with running(self._backend):
@@ -129,17 +150,14 @@ class TrainingSteps:
 
     def count(self) -> tuple[int, int]:
         """Steps since the last call: how many counted, and how many were skipped for a loss that is not finite."""
-        return self._stage.finish_steps()[1:]
+        return self._stage.steps.finish()[1:]
 
     def begin_again(self) -> None:
         """As before the first step, but for moments and compiled code: no gradients and no captured graph."""
         self.count()  # which is when the optimizer learns of steps on the device
-        self._stage.device_steps = None
+        self._stage.steps.release()
         for parameter in self._params:
             parameter.grad = None
-
-    def _own_step(self, patches: Tensor) -> float:
-        return self._trainer._start_step(self._task_id, self._stage, patches)
 
 
 # Inference
@@ -178,7 +196,7 @@ def inference(backbone: Backbone, images: Tensor, backend: str) -> tuple[Inferen
     if arrangement(backend) == "published":
         score = _published_inference(trainer, backend)
     else:
-        model._run = arranged(model._run, backend)  # type: ignore[method-assign]
+        model.runner = runner(backend)
 
     def run() -> tuple[Tensor, Tensor, Tensor]:
         with running(backend):

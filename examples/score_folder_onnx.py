@@ -2,7 +2,7 @@
 
     python score_folder_onnx.py detector.onnx FOLDER > scores.csv
 
-Pictures are read as `python -m moleflow_fast.predict` reads them: EXIF orientation, grey, palettes and 16 bits are
+Pictures are read as `moleflow predict` reads them: EXIF orientation, grey, palettes and 16 bits are
 heeded. Left out are what it does with files that cannot be read (here they end the program), floating-point TIFF,
 regions and overlays.
 """

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor, Group
+from .adamp_groups import AdamPSettings, AdamPTensor, Group
 
 # Columns of the table of tensors; a vector is one row that is no matrix.
 _ADDRESSES = tl.constexpr(0)  # of parameter, gradient, exp_avg, exp_avg_sq

@@ -1,6 +1,6 @@
 """Which way an operation of the flow is done, by the table of the device that it runs on.
 
-A table that was measured here (`python -m moleflow_fast.tune`) goes before one that comes with the package, and that
+A table that was measured here (`moleflow tune`) goes before one that comes with the package, and that
 before one of another device of the same compute capability. The same table gives the same ways, and the same bits.
 """
 
@@ -21,7 +21,7 @@ from .ways_table import NO_TABLE, DamagedTable, Table, Way, packaged, read_table
 
 logger = logging.getLogger(__name__)
 
-REMEDY = "python -m moleflow_fast.tune measures this device in a minute"
+REMEDY = "moleflow tune measures this device in a minute"
 _given: list[Table] = []
 
 

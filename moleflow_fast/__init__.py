@@ -10,6 +10,12 @@ import difflib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from moleflow_fast._source_tree import leave_source_tree
+
+leave_source_tree(__file__)
+
+from moleflow_fast import runner_registry  # noqa: E402 - of the package that is left, if it was the bare one
+
 if TYPE_CHECKING:
     from moleflow_fast.config.ablation import (
         ABLATION_PRESETS,
@@ -79,6 +85,8 @@ _NAMES = {
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = sorted([*_MODULE_OF, "__version__"])
+
+runner_registry.register("moleflow_fast.packing.compiled_runner:CompiledFlowRunner")
 
 
 def __getattr__(name: str) -> Any:

@@ -6,9 +6,7 @@ try:
     import moleflow_fast._C as compiled
 except ImportError as error:
     raise ImportError(
-        "moleflow_fast's compiled part is missing: install the package with `pip install .`. If it is installed, "
-        "Python found the source folder first: start elsewhere, or with `python -P`, which leaves the current "
-        f"folder out of the search ({error})"
+        f"moleflow_fast's compiled part cannot be loaded: install the package again with `pip install .` ({error})"
     ) from error
 
 __all__ = ["compiled"]

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.config.ablation import ADAPTER_MODES, SPATIAL_CONTEXT_MODES
+from moleflow_fast.config.switches import ADAPTER_MODES, SPATIAL_CONTEXT_MODES
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 
 FULL = AblationConfig()

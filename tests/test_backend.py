@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from moleflow_fast import backend, engine
+from moleflow_fast import backend
 from moleflow_fast.backend import (
     BACKENDS,
     PRECISIONS,
@@ -20,6 +20,7 @@ from moleflow_fast.backend import (
 )
 from moleflow_fast.config import AblationConfig
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+from moleflow_fast.packing.target import Target, target_on
 
 
 def flags() -> tuple[bool, bool]:
@@ -194,6 +195,8 @@ def test_a_model_on_a_gpu(name: str, found: str) -> None:
             for store in (module._parameters, module._buffers):
                 store.update({n: x.new_empty(t.shape, dtype=t.dtype) for n, t in store.items() if t is not None})
         assert flow_backend(x.device) == found
-        assert (model.why_not_compiled(x, 0) is None) == (found == "triton")
-        assert (model.why_not_mixed(x, [0]) is None) == (found == "triton")
-        assert engine._products(model._parts(0)) == ("bf16" if found == "triton" else None, False)
+        expert = model.expert(0)
+        assert (model.runner.why_not_compiled(expert.flow, x) is None) == (found == "triton")
+        assert (model.runner.why_not_batched([expert], x) is None) == (found == "triton")
+        on_triton, on_cpu = Target("channel_major", "bf16", tf32=False), Target("cpu", "fp32", tf32=False)
+        assert target_on(x.device) == (on_triton if found == "triton" else on_cpu)

@@ -15,6 +15,7 @@ from moleflow_fast.system.heavy_imports import heavy_imports
 
 COMMANDS = (
     "train", "predict", "calibrate", "evaluate", "export", "export_published", "report", "sweep", "tune", "precompile",
+    "demo",
 )  # fmt: skip
 SCRIPT = """
 import runpy, sys
@@ -35,7 +36,7 @@ def _run(command: str, option: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_needs_nothing_heavy(command: str) -> None:
     done = _run(command, "--help")
-    assert done.returncode == 0 and "usage: python -m moleflow_fast" in done.stdout
+    assert done.returncode == 0 and f"usage: moleflow {command}" in done.stdout
     assert done.stdout.splitlines()[-1] == "HEAVY []"
 
 

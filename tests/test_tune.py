@@ -11,10 +11,10 @@ import torch
 pytest.importorskip("triton")
 
 from moleflow_fast.cli import tune
+from moleflow_fast.engine.tuning import Case, Sizes, cases
 from moleflow_fast.kernels import products, tuning
 from moleflow_fast.kernels.candidates import candidates
 from moleflow_fast.kernels.operands import Shape
-from moleflow_fast.kernels.tuning import Case, Sizes, cases
 from moleflow_fast.kernels.ways import Implementation, choose, current_table, use_table
 from moleflow_fast.kernels.ways_table import read_table, tuned_file, write_table
 
@@ -121,4 +121,4 @@ def test_help_teaches_without_torch() -> None:
         "except SystemExit: assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert "CUDA_VISIBLE_DEVICES=1 python -m moleflow_fast.tune" in done.stdout
+    assert "CUDA_VISIBLE_DEVICES=1 moleflow tune" in done.stdout

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import torch
 
+from moleflow_fast.engine.training import DeviceSteps
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.models.position_embedding import PositionalEmbeddingGenerator
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer
@@ -26,7 +27,7 @@ class TrainingStep:
         for task_id in range(task + 1):
             self._trainer._begin_task(task_id)
         self._task, self._stage = task, self._trainer._stages(task, 1, 1e-3)[0]
-        self._stage.begin(model)
+        self._trainer._begin(task, self._stage)
         model.train()
 
     def run(self, patches: torch.Tensor) -> None:
@@ -34,5 +35,5 @@ class TrainingStep:
 
     def body(self, patches: torch.Tensor) -> Callable[[torch.Tensor], object]:
         """What a GPU replays for patches of this shape, after the first step on them."""
-        assert self._stage.device_steps is not None
-        return self._stage.device_steps._steps[patches.shape]._body
+        assert isinstance(self._stage.steps, DeviceSteps)
+        return self._stage.steps._steps[patches.shape]._body

@@ -15,10 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-TRAIN = (
-    "--dataset folder --task_classes fabric wood --img_size 64 --backbone_name resnet18 --random_backbone --embed_dim 32 "
-    "--num_coupling_layers 2 --lora_rank 4 --num_epochs 1 --batch_size 4 --device cpu"
-).split()
+TRAIN = [
+    "--dataset", "folder", "--task_classes", "fabric", "wood", "--img_size", "64", "--backbone_name", "resnet18",
+    "--random_backbone", "--embed_dim", "32", "--num_coupling_layers", "2", "--lora_rank", "4", "--num_epochs", "1",
+    "--batch_size", "4", "--device", "cpu",
+]  # fmt: skip
 
 
 def main() -> int:
@@ -27,7 +28,7 @@ def main() -> int:
         images = _images(place)
         _run(place, "train", *TRAIN, "--data_path", images, "--log_dir", place / "runs", "--cache_dir", place / "cache")
         (run,) = (config.parent for config in (place / "runs").rglob("config.json"))
-        _run(place, "predict", run, images / "wood" / "test", "-o", place / "out")
+        _run(place, "predict", run, images / "wood" / "test", "-o", place / "out", "--html")
         _run(place, "report", run, "-o", place / "report")
         rows = list(csv.DictReader((place / "out" / "scores.csv").open(encoding="utf-8")))
         assert rows and all(float(row["score"]) for row in rows), rows

@@ -1,4 +1,4 @@
-"""python -m moleflow_fast.calibrate RUN: measure anew what is normal for each product."""
+"""moleflow calibrate RUN: measure anew what is normal for each product."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moleflow_fast.errors import UserError
+from moleflow_fast.cli.outcome import outcome
+from moleflow_fast.cli.parser import FINE, CommandParser
 from moleflow_fast.system.heavy_imports import heavy_imports
 
 if TYPE_CHECKING:
     from moleflow_fast.detector.calibrate_again import Change
     from moleflow_fast.detector.calibration import TaskCalibration
 
-FAILED, INTERRUPTED = 1, 130
 _DESCRIPTION = """\
 Measure anew what is normal for each product of a run: the scores above which images are defective, where regions begin,
 and how far an unknown image lies. Experts and routing stay as they are; RUN/calibration.json is replaced once all is
@@ -26,24 +26,18 @@ an older version, whose file has no scores to tell --false_alarms from."""
 
 _EXAMPLES = """\
 examples:
-  python -m moleflow_fast.calibrate runs/parts                              # on the run's own images
-  python -m moleflow_fast.calibrate runs/parts --data_path /mnt/parts       # which are in another place now
-  python -m moleflow_fast.calibrate runs/parts --data_path good --product bolt   # on a folder of good bolts
-  python -m moleflow_fast.calibrate runs/parts --data_path good             # good/bolt/*.png, good/nut/*.png
+  moleflow calibrate runs/parts                              # on the run's own images
+  moleflow calibrate runs/parts --data_path /mnt/parts       # which are in another place now
+  moleflow calibrate runs/parts --data_path good --product bolt   # on a folder of good bolts
+  moleflow calibrate runs/parts --data_path good             # good/bolt/*.png, good/nut/*.png
 
 A folder of images must hold good ones alone, 20 or more of a product; 100 can tell one false alarm in a hundred.
 They need not be of the run: the more they look like what the camera takes today, the better."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m moleflow_fast.calibrate",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", type=Path, help="run directory, as printed by moleflow train")
+def build_parser() -> CommandParser:
+    parser = CommandParser("calibrate", "RUN [options]", _DESCRIPTION, _EXAMPLES)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, as printed by moleflow train")
     parser.add_argument(
         "--data_path",
         type=Path,
@@ -61,27 +55,20 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     args = build_parser().parse_args(argv)
-    try:
-        change = _calibrate(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print(f"interrupted: {args.run / 'calibration.json'} is as it was", file=sys.stderr)
-        return INTERRUPTED
-    for note in (*change.notes, *change.after.of(change.measured).warnings):
-        logging.warning(note)
-    _report(change)
-    print(f"written to {args.run / 'calibration.json'}")
-    return 0
+    return outcome(lambda: _calibrate(args), f"{args.run / 'calibration.json'} is as it was")
 
 
-def _calibrate(args: argparse.Namespace) -> Change:
+def _calibrate(args: argparse.Namespace) -> int:
     with heavy_imports():
         from moleflow_fast.detector.calibrate_again import calibrate_again
         from moleflow_fast.run.directory import RunDirectory
 
-    return calibrate_again(RunDirectory.open(args.run), args.device, args.data_path, args.product)
+    change = calibrate_again(RunDirectory.open(args.run), args.device, args.data_path, args.product)
+    for note in (*change.notes, *change.after.of(change.measured).warnings):
+        logging.warning(note)
+    _report(change)
+    print(f"written to {args.run / 'calibration.json'}")
+    return FINE
 
 
 def _report(change: Change) -> None:

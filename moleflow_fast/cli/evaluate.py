@@ -1,4 +1,4 @@
-"""python -m moleflow_fast.evaluate RUN: evaluate a run again from its checkpoints."""
+"""moleflow evaluate RUN: evaluate a run again from its checkpoints."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moleflow_fast.config.options import BACKEND_HELP, INTERPOLATIONS, PRECISION_HELP, RunOptions
-from moleflow_fast.config.requested import BACKENDS, PRECISIONS, given_backend, given_precision
-from moleflow_fast.errors import UserError
+from moleflow_fast.cli.outcome import outcome
+from moleflow_fast.cli.parser import FINE, CommandParser
+from moleflow_fast.config.arguments import add_evaluation_options, given_by_environment, given_options
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
 from moleflow_fast.system.heavy_imports import heavy_imports
 
@@ -19,30 +20,26 @@ if TYPE_CHECKING:
     from moleflow_fast.run.console import RunConsole
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m moleflow_fast.evaluate",
-        description="Evaluate a run again after its last complete task; writes evaluation/again.csv into it.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", type=Path, help="run directory, as printed by moleflow train")
-    parser.add_argument("--data_path", help="where the images are now, if they have moved")
-    parser.add_argument("--score_smooth_sigma", type=float, help="another Gaussian smoothing, pixels")
-    parser.add_argument("--interp_mode", choices=INTERPOLATIONS, help="another way from patches to pixels")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N")
-    parser.add_argument("--backend", choices=BACKENDS, help=f"{BACKEND_HELP} (default $MOLEFLOW_BACKEND or the run's)")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, help=f"{PRECISION_HELP} (default $MOLEFLOW_PRECISION or the run's)"
-    )
-    parser.add_argument("--quiet", action="store_const", const=True, help="no progress bars")
+_DESCRIPTION = """\
+Evaluate a run again after its last complete task; writes RUN/evaluation/again.csv."""
+
+_EXAMPLES = """\
+examples:
+  moleflow evaluate runs/parts                              # as it was trained
+  moleflow evaluate runs/parts --data_path /mnt/parts       # the images are in another place now
+  moleflow evaluate runs/parts --score_smooth_sigma 2       # with finer maps"""
+
+
+def build_parser() -> CommandParser:
+    parser = CommandParser("evaluate", "RUN [options]", _DESCRIPTION, _EXAMPLES)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, as printed by moleflow train")
+    add_evaluation_options(parser, RunOptions)
     return parser
 
 
 def run_options(directory: RunDirectory, args: argparse.Namespace) -> RunOptions:
     """The run's own options, with those given here in their place, on the command line or in the environment."""
-    given = {n: v for n, v in vars(args).items() if n != "run" and v is not None}
-    environment = {"backend": given_backend(), "precision": given_precision()}
-    changed = {n: v for n, v in environment.items() if v is not None} | given
+    changed = given_by_environment(RunOptions) | given_options(args, RunOptions)
     try:
         return dataclasses.replace(directory.options(), **changed)
     except ValueError as error:
@@ -57,23 +54,23 @@ def warn_of_another_precision(console: RunConsole, trained: str, now: str) -> No
 def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     args = build_parser().parse_args(argv)
+    return outcome(lambda: _evaluate(args), f"{args.run} is as it was")
+
+
+def _evaluate(args: argparse.Namespace) -> int:
     with heavy_imports():
         from moleflow_fast.run.console import RunConsole
         from moleflow_fast.run.evaluating import evaluate_again
 
-    try:
-        directory = RunDirectory.open(args.run)
-        options = run_options(directory, args)
-        console = RunConsole(options.quiet)
-        warn_of_another_precision(console, directory.options().precision, options.precision)
-        routed, oracle = evaluate_again(directory, options, console)
-        console.evaluation(f"{args.run}", routed, oracle)
-        file = directory.write_again((routed, oracle))  # which a read-only run does not take
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    directory = RunDirectory.open(args.run)
+    options = run_options(directory, args)
+    console = RunConsole(options.quiet)
+    warn_of_another_precision(console, directory.options().precision, options.precision)
+    routed, oracle = evaluate_again(directory, options, console)
+    console.evaluation(f"{args.run}", routed, oracle)
+    file = directory.write_again((routed, oracle))  # which a read-only run does not take
     print(f"written to {file}")
-    return 0
+    return FINE
 
 
 if __name__ == "__main__":

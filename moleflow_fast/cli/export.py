@@ -1,4 +1,4 @@
-"""python -m moleflow_fast.export RUN --format torch|onnx: a run's detector as one file for other runtimes."""
+"""moleflow export RUN --format torch|onnx: a run's detector as one file for other runtimes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moleflow_fast.cli.outcome import outcome
+from moleflow_fast.cli.parser import FINE, CommandParser
 from moleflow_fast.config.threshold_options import add_threshold_options, level_of, separated
-from moleflow_fast.errors import UserError
 from moleflow_fast.system.heavy_imports import heavy_imports
 
 if TYPE_CHECKING:
@@ -25,26 +26,20 @@ the detector; a program that differs is not kept."""
 
 _EXAMPLES = """\
 examples:
-  python -m moleflow_fast.export runs/parts --format onnx                 # runs/parts/export/detector.onnx
-  python -m moleflow_fast.export runs/parts --format onnx -o line3.onnx --threshold 0.3
-  python -m moleflow_fast.export runs/parts --format torch --aot          # also compiled code for this processor
-  python -m moleflow_fast.export runs/parts --format onnx --data_path /mnt/my_parts    # the images have moved
-  python -m moleflow_fast.export runs/parts --format onnx --images photos              # or are gone
+  moleflow export runs/parts --format onnx                 # runs/parts/export/detector.onnx
+  moleflow export runs/parts --format onnx -o line3.onnx --threshold 0.3
+  moleflow export runs/parts --format torch --aot          # also compiled code for this processor
+  moleflow export runs/parts --format onnx --data_path /mnt/my_parts    # the images have moved
+  moleflow export runs/parts --format onnx --images photos              # or are gone
 
 outputs: score, calibrated, task_id, distances, label (0 normal, 1 defective, 2 unknown), patch_map, pixel_map.
 Class names, thresholds and the figures of the comparison are in the file's metadata and in a JSON file beside it.
 --format onnx needs: pip install 'moleflow_fast[export]'"""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m moleflow_fast.export",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", type=Path, help="run directory, as printed by moleflow train")
+def build_parser() -> CommandParser:
+    parser = CommandParser("export", "RUN --format torch|onnx [options]", _DESCRIPTION, _EXAMPLES)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, as printed by moleflow train")
     parser.add_argument("--format", required=True, choices=("torch", "onnx"), help="torch: .pt2, onnx: .onnx")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="replaced if it is there (default RUN/export/detector.*)"
@@ -62,16 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     args = build_parser().parse_args(separated(sys.argv[1:] if argv is None else argv))
-    try:
-        exported = _export(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    _report(exported)
-    return 0
+    return outcome(lambda: _export(args), "no file was written that was not checked")
 
 
-def _export(args: argparse.Namespace) -> Exported:
+def _export(args: argparse.Namespace) -> int:
     with heavy_imports():
         from moleflow_fast.export.exporting import Request, export
 
@@ -86,7 +75,8 @@ def _export(args: argparse.Namespace) -> Exported:
         args.images,
         args.check_images,
     )
-    return export(request)
+    _report(export(request))
+    return FINE
 
 
 def _report(exported: Exported) -> None:

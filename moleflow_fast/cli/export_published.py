@@ -1,4 +1,4 @@
-"""python -m moleflow_fast.export_published RUN -o DIR: a run's checkpoints for the published implementation."""
+"""moleflow export_published RUN -o DIR: a run's checkpoints for the published implementation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
+from moleflow_fast.cli.outcome import outcome
+from moleflow_fast.cli.parser import FINE, CommandParser
 from moleflow_fast.errors import UserError
 from moleflow_fast.run.directory import RunDirectory
 from moleflow_fast.system.heavy_imports import heavy_imports
@@ -15,17 +17,22 @@ from moleflow_fast.trainer.published_files import STATE_FILE
 logger = logging.getLogger(__name__)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m moleflow_fast.export_published",
-        description=f"Write task_<t>/{STATE_FILE} for every complete task of a run: the model's state dict after that "
-        "task under the published names. The published implementation and --load_checkpoint read it; routing "
-        "prototypes are no part of it and are made again from training images, by the published implementation with "
-        "its own covariances, whatever the run's --router_covariance is.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", type=Path, help="run directory, as printed by moleflow train")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="where the task_<t> directories go")
+_DESCRIPTION = f"""\
+Write task_<t>/{STATE_FILE} for every complete task of a run: the model's state dict after that task, under the
+published names. The published implementation reads it, and so does moleflow train --load_checkpoint.
+
+Routing prototypes are no part of it. They are made again from training images; the published implementation takes its
+own covariances, whatever the run's --router_covariance is."""
+
+_EXAMPLES = """\
+example:
+  moleflow export_published runs/parts -o published"""
+
+
+def build_parser() -> CommandParser:
+    parser = CommandParser("export_published", "RUN -o DIR", _DESCRIPTION, _EXAMPLES)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, as printed by moleflow train")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where the tasks' folders go")
     return parser
 
 
@@ -64,14 +71,13 @@ def export(run: Path, output: Path) -> list[Path]:
 def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     args = build_parser().parse_args(argv)
-    try:
-        files = export(args.run, args.output)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for file in files:
+    return outcome(lambda: _export(args), f"files that are in {args.output} are complete")
+
+
+def _export(args: argparse.Namespace) -> int:
+    for file in export(args.run, args.output):
         print(f"written to {file}")
-    return 0
+    return FINE
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""python -m moleflow_fast.precompile: compile what a run launches before anything runs or is timed."""
+"""moleflow precompile: compile what a run launches before anything runs or is timed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import logging
 import sys
 
+from moleflow_fast.cli.outcome import outcome
+from moleflow_fast.cli.parser import CommandParser
 from moleflow_fast.config.requested import PRECISIONS, requested_precision
 from moleflow_fast.errors import UserError
 from moleflow_fast.system.heavy_imports import heavy_imports
@@ -13,24 +15,36 @@ from moleflow_fast.system.heavy_imports import heavy_imports
 _WIDE_RESNET = {"dim": 768, "images": 16, "grid": 28}  # of WideResNet-50-2 at 224 pixels
 
 
-def main(argv: list[str] | None = None) -> int:
-    """0 when all is compiled, 1 where some kernel is not or there is nothing to compile for, 130 on Ctrl-C."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    parser = argparse.ArgumentParser(prog="python -m moleflow_fast.precompile", description=__doc__)
+_DESCRIPTION = """\
+Compile the Triton kernels that a run launches, side by side, before anything runs or is timed. A run does so itself
+while it makes its features."""
+
+_EXAMPLES = """\
+examples:
+  moleflow precompile                                    # WideResNet-50-2 at 224 pixels, for the GPU here
+  moleflow precompile --dim 256 --grid 28 --arch 90      # for an H200, on a machine without one"""
+
+_EXIT_CODES = """\
+exit codes: 0 all is compiled, 1 some kernel is not, or there is nothing to compile for, 2 the command line is wrong,
+130 ended by Ctrl-C, 143 ended by SIGTERM"""
+
+
+def build_parser() -> CommandParser:
+    parser = CommandParser("precompile", "[options]", _DESCRIPTION, _EXAMPLES, _EXIT_CODES)
     parser.add_argument("--dim", type=int, help="channels of a patch (default %(default)s)")
     parser.add_argument("--images", type=int, help="images of a training step (default %(default)s)")
     parser.add_argument("--grid", type=int, help="patches along a side of an image (default %(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, help="as for training (default $MOLEFLOW_PRECISION or fp32)")
     parser.add_argument("--arch", type=int, help="compute capability, 90 for an H200; that of the GPU here if left out")
     parser.set_defaults(**_WIDE_RESNET, precision=requested_precision())
-    try:
-        return _compile(parser.parse_args(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: what is compiled stays, the rest is compiled when it is first launched", file=sys.stderr)
-        return 130
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    args = build_parser().parse_args(argv)
+    left = "what is compiled stays, the rest is compiled when it is first launched"
+    return outcome(lambda: _compile(args), left)
 
 
 def _compile(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""python -m moleflow_fast.predict RUN INPUT... -o OUT: scores, labels and pictures of image files."""
+"""moleflow predict RUN INPUT... -o OUT: scores, labels and pictures of image files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from moleflow_fast.cli.parser import FAILED, FINE, CommandParser
 from moleflow_fast.config.threshold_options import add_threshold_options, level_of, separated
 from moleflow_fast.errors import UserError
 from moleflow_fast.system.heavy_imports import heavy_imports
@@ -22,27 +23,31 @@ if TYPE_CHECKING:
     from moleflow_fast.detector.detector import Detector
     from moleflow_fast.predict.output import Output
 
-FINE, FAILED, SOME_UNREADABLE = 0, 1, 2
+SOME_UNREADABLE = 2
 _NAMED = 20  # unreadable files in the last message; scores.csv has them all
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """argparse would exit with 2, which here says that some files could not be read."""
-        self.print_usage(sys.stderr)
-        self.exit(FAILED, f"{self.prog}: error: {message}\n")
+_DESCRIPTION = """\
+Score images with a finished run. Writes scores.csv, scores.jsonl, heat maps and masks into a new folder."""
+
+_EXAMPLES = """\
+examples:
+  moleflow predict runs/parts photos -o found --html              # and a page to look through them
+  moleflow predict runs/parts photos -o found --product bolt      # all show bolts
+  moleflow predict runs/parts photos -o found --false_alarms 0.01 # call one good image in a hundred defective"""
+
+_EXIT_CODES = """\
+exit codes: 0 all fine, 1 the command line is wrong or nothing more could be done, 2 some files could not be read (see
+scores.csv), 130 ended by Ctrl-C, 143 ended by SIGTERM (what was scored so far is written)"""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m moleflow_fast.predict",
-        description="Score images with a finished run. Writes scores.csv, scores.jsonl and pictures into a new folder.",
-        epilog="exit: 0 all fine, 1 nothing more could be done, 2 some files could not be read (see scores.csv); "
-        "130 or 143 ended by Ctrl-C or SIGTERM (what was scored so far is written)",
-        allow_abbrev=False,
+def build_parser() -> CommandParser:
+    usage = "RUN INPUT... -o OUT [options]"
+    parser = CommandParser("predict", usage, _DESCRIPTION, _EXAMPLES, _EXIT_CODES, mistyped=FAILED)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, as printed by moleflow train")
+    parser.add_argument(
+        "input", type=Path, nargs="+", metavar="INPUT", help="image files, and folders that are searched below"
     )
-    parser.add_argument("run", type=Path, help="run directory, as printed by moleflow train")
-    parser.add_argument("input", type=Path, nargs="+", help="image files, and folders that are searched below")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="where the results go")
     add_threshold_options(parser)
     parser.add_argument(

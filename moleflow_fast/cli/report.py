@@ -1,4 +1,4 @@
-"""python -m moleflow_fast.report: the analysis of a set of runs."""
+"""moleflow report RUNS: the analysis of a set of runs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from moleflow_fast.errors import UserError
+from moleflow_fast.cli.outcome import outcome
+from moleflow_fast.cli.parser import FINE, CommandParser
 from moleflow_fast.report.words import LANGUAGES
 
+_DESCRIPTION = """\
+Compare finished runs in one document: report.html, and report.md with figures beside it."""
 
-def main(argv: list[str] | None = None) -> int:
-    """0 on success, 1 with one line on an error the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m moleflow_fast.report",
-        description="Write report.md with figures and report.html: the analysis of a set of runs.",
-        allow_abbrev=False,
-    )
+_EXAMPLES = """\
+examples:
+  moleflow report runs -o report                      # all runs in a folder
+  moleflow report runs/all published -o report        # a sweep beside the published figures"""
+
+
+def build_parser() -> CommandParser:
+    parser = CommandParser("report", "RUNS... -o DIR [options]", _DESCRIPTION, _EXAMPLES)
     parser.add_argument(
         "runs", nargs="+", metavar="RUNS", help="a run directory, a directory with run directories, or 'published'"
     )
@@ -28,16 +32,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--rival", type=Path, metavar="CSV", help="compare with nearest neighbours too: a file of bench/patch_knn.py"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    return outcome(lambda: _report(args), f"{args.output} may hold a part of the report: give the command again")
+
+
+def _report(args: argparse.Namespace) -> int:
     from moleflow_fast.report.write import write_report  # not at the top: it imports matplotlib
 
-    try:
-        html = write_report(args.runs, Path(args.output), args.lang, args.baseline, args.rival)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    html = write_report(args.runs, Path(args.output), args.lang, args.baseline, args.rival)
     print(f"written to {html} and {html.with_suffix('.md')}")
-    return 0
+    return FINE
 
 
 if __name__ == "__main__":

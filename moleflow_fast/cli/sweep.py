@@ -1,52 +1,59 @@
-"""python -m moleflow_fast.sweep: many runs side by side, from a list of presets or a grid of options, times seeds."""
+"""moleflow sweep -o DIR: many runs side by side, from a list of presets or a grid of options, times seeds."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moleflow_fast.cli.outcome import outcome
+from moleflow_fast.cli.parser import FAILED, FINE, CommandParser
+from moleflow_fast.config.command_line import add_run_options
+from moleflow_fast.config.data_sets import PUBLISHED
 from moleflow_fast.errors import UserError
 from moleflow_fast.experiments.sweep_plan import Plan, make_plan
 from moleflow_fast.run.ray_session import ray_session
-from moleflow_fast.system.interruption import Interrupted, asked_to_end, ends_cleanly
 from moleflow_fast.system.locks import alone
 
 if TYPE_CHECKING:
     from moleflow_fast.console import Console
     from moleflow_fast.experiments.sweep import Share, Sweep
 
-EXAMPLES = """\
-every other option is one of python -m moleflow_fast.train and holds for all runs; it wins over a preset's
+_DESCRIPTION = """\
+Do many runs: presets or a grid of options, times seeds, on this machine or a Ray cluster."""
+
+_EXAMPLES = """\
+every other option is one of moleflow train and holds for all runs; it wins over a preset's
 
 examples:
-  python -m moleflow_fast.sweep -o runs/demo --grid dia_n_blocks=2,4 lr=1e-3,2e-3 --num_epochs 5
+  moleflow sweep -o runs/demo --grid dia_n_blocks=2,4 lr=1e-3,2e-3 --num_epochs 5
       four settings of the synthetic demo set
-  python -m moleflow_fast.sweep -o runs/dia --presets '*-DIA?' MVTec-WRN50-60ep-lr2e4-dia4 --seeds 0 1 2 \\
+  moleflow sweep -o runs/dia --presets '*-DIA?' MVTec-WRN50-60ep-lr2e4-dia4 --seeds 0 1 2 \\
       --data_path /data/mvtec_ad
       published experiments with three seeds each
-  python -m moleflow_fast.sweep -o runs/all --presets '*' --data mvtec=/data/mvtec_ad visa=/data/visa mpdd=/data/mpdd \\
+  moleflow sweep -o runs/all --presets '*' --data mvtec=/data/mvtec_ad visa=/data/visa mpdd=/data/mpdd \\
       --gpus_per_run 0.25
       all of them, four at a time on a GPU
 The same command again goes on where it stopped: finished runs are skipped, interrupted ones resumed, failed ones tried
-again. python -m moleflow_fast.report makes a document of the directory.
+again. moleflow report makes a document of the directory.
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m moleflow_fast.sweep",
-        description="Run presets or a grid of options, times seeds, on this machine or a Ray cluster.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def build_parser() -> CommandParser:
+    usage = "-o DIR [--presets PATTERN...] [--grid NAME=V,V...] [--seeds N...] [options]"
+    parser = CommandParser("sweep", usage, _DESCRIPTION, _EXAMPLES, beside=run_parser())
     add = parser.add_argument
-    add("-o", "--output", type=Path, required=True, help="directory of the sweep: results.jsonl, runs/, logs/")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where results.jsonl, runs/ and logs/ go",
+    )
     add("--presets", nargs="+", default=[], metavar="PATTERN", help="published experiments; patterns with * and ?")
     add("--seeds", nargs="+", type=int, help="seeds of every run (default: the preset's own, or 0)")
     add("--grid", nargs="+", default=[], metavar="NAME=V,V", help="values of options; on and off for switches")
@@ -62,30 +69,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def run_parser() -> CommandParser:
+    """Of the options that hold for all runs."""
+    parser = CommandParser("sweep", "", "")
+    add_run_options(parser)
+    return parser
+
+
 def main(argv: list[str] | None = None) -> int:
-    """0 if every run finished, 1 with a message if not, 130 and 143 when interrupted."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     args, given = build_parser().parse_known_args(argv)
-    try:
-        with ends_cleanly():
-            return _sweep(args, given)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return outcome(lambda: _sweep(args, given), "the same command goes on where it stopped")
 
 
 def _sweep(args: argparse.Namespace, given: list[str]) -> int:
     from moleflow_fast.console import Console  # not at the top, like what shows the runs: --help needs no rich
 
     console = Console(args.quiet)
-    try:
-        plan = make_plan(args.presets, args.seeds, _settings(args.grid, "--grid"), _folders(args.data), given)
-        if args.estimate:
-            return _estimate(plan, console)
-        return _show(args, plan, console) if args.dry_run else _run(args, plan, console)
-    except KeyboardInterrupt:  # Ray raises its own where a signal meets it
-        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
-        return Interrupted(asked_to_end() or signal.SIGINT).exit_code
+    grid, folders = _settings(args.grid, "--grid"), _folders(args.data)
+    plan = make_plan(args.presets, args.seeds, grid, folders, given, run_parser())
+    if args.estimate:
+        return _estimate(plan, console)
+    return _show(args, plan, console) if args.dry_run else _run(args, plan, console)
 
 
 def _run(args: argparse.Namespace, plan: Plan, console: Console) -> int:
@@ -105,7 +110,7 @@ def _run(args: argparse.Namespace, plan: Plan, console: Console) -> int:
         log = sweep.directory / "logs" / f"{Path(record['directory']).name}.log"
         console.warn(f"{record['name']} seed {record['seed']} failed: {record['error']} ({log})")
     console.say(f"written to     {sweep.directory} (results.jsonl, results.parquet, runs/, logs/)")
-    return 1 if failed else 0
+    return FAILED if failed else FINE
 
 
 def _show(args: argparse.Namespace, plan: Plan, console: Console) -> int:
@@ -175,7 +180,7 @@ def _folders(words: Sequence[str]) -> dict[str, str]:
     folders = {}
     for word in words:
         kind, equals, folder = word.partition("=")
-        if not equals or kind not in ("mvtec", "visa", "mpdd"):
+        if not equals or kind not in PUBLISHED:
             raise UserError(f"--data {word}: expected mvtec=DIR, visa=DIR or mpdd=DIR")
         folders[kind] = folder
     return folders

@@ -1,4 +1,4 @@
-"""python -m moleflow_fast.train: learn product categories one after another."""
+"""moleflow train: learn product categories one after another."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from moleflow_fast.cli.parser import FAILED, CommandParser
 from moleflow_fast.config.change import Change
-from moleflow_fast.config.options import RunOptions, parse_options
+from moleflow_fast.config.change_arguments import add_change_args
+from moleflow_fast.config.command_line import add_run_options
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.errors import UserError
+from moleflow_fast.run.asked import parse_options
 from moleflow_fast.system.heavy_imports import heavy_imports
 from moleflow_fast.system.interruption import Interrupted, asked_to_end, ends_cleanly
 from moleflow_fast.system.phases import IMPORTS, Phases, counting, phase, since_process_start
@@ -20,17 +24,41 @@ if TYPE_CHECKING:
     from moleflow_fast.run.session import ContinualRun
 
 
+_DESCRIPTION = """\
+Learn product categories one after another with MoLE-Flow, and evaluate after each."""
+
+_EXAMPLES = """\
+examples:
+  moleflow train
+      the synthetic demo set, a few minutes on two CPU cores
+  moleflow train --dataset mvtec --data_path /data/mvtec_ad
+      MVTec AD, one class after another, the published defaults
+  moleflow train --preset best-pixel-ap --data_path /data/mvtec_ad
+      a published experiment; --list_presets '*DIA*' shows those with DIA in their names
+  moleflow train --dataset folder --data_path my_parts --backbone_name mobilenetv2_100 \\
+      --backbone_layers blocks.2 blocks.4 --embed_dim 256
+      your own images in MVTec AD layout
+  moleflow train --extend runs/parts --data_path new_parts --task_classes washer
+      one product more for a finished run; its other products and their images are left alone"""
+
+
+def build_parser() -> CommandParser:
+    parser = CommandParser("train", "[options]", _DESCRIPTION, _EXAMPLES)
+    add_run_options(parser)
+    add_change_args(parser)
+    return parser
+
+
 def main(argv: list[str] | None = None) -> int:
-    """0 on success, 1 with one clear message on an error the user can mend, 130 and 143 on SIGINT and SIGTERM."""
     phases = Phases(since_process_start() if argv is None else 0.0)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        asked = parse_options(argv)
+        asked = parse_options(argv, build_parser())
         with ends_cleanly(), counting(phases):
             return _train(asked)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return FAILED
     except Interrupted as end:  # before there was anything to go on with
         print("interrupted: nothing was trained yet", file=sys.stderr)
         return end.exit_code

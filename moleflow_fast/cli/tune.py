@@ -1,20 +1,21 @@
-"""python -m moleflow_fast.tune: measure the ways of the flow's products on this GPU, and keep the fastest."""
+"""moleflow tune: measure the ways of the flow's products on this GPU, and keep the fastest."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from moleflow_fast.cli.outcome import outcome
+from moleflow_fast.cli.parser import CommandParser
 from moleflow_fast.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-    from moleflow_fast.kernels.tuning import Case, Timer
+    from moleflow_fast.engine.tuning import Case, Timer
     from moleflow_fast.kernels.ways_table import Entry, Table
 
 SECONDS = 45  # after which no other way is begun; the last one, and the start, take some more
@@ -33,29 +34,20 @@ The result is kept in $MOLEFLOW_CACHE or ~/.cache/moleflow_fast, under ways/, an
 Delete the file to go back. A run stores the table that it was started with and keeps it when it is resumed or
 extended, so measuring again changes no run that there is.
 
-needs an NVIDIA GPU; CUDA_VISIBLE_DEVICES chooses which:
-  CUDA_VISIBLE_DEVICES=1 python -m moleflow_fast.tune
+examples; CUDA_VISIBLE_DEVICES chooses the GPU:
+  moleflow tune
+  CUDA_VISIBLE_DEVICES=1 moleflow tune
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog="python -m moleflow_fast.tune",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def build_parser() -> CommandParser:
+    return CommandParser("tune", "", DESCRIPTION, EXAMPLES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     build_parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        return tune_here()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return outcome(tune_here, "the table is as it was")
 
 
 def tune_here() -> int:
@@ -72,7 +64,7 @@ def tune_here() -> int:
         raise UserError("there is no GPU to measure: run this where the flow is to run (torch.cuda.is_available())")
     if reason := why_not_triton("cuda"):
         raise UserError(f"nothing to choose from: {reason}")
-    from moleflow_fast.kernels.tuning import Sizes, cases, replays
+    from moleflow_fast.engine.tuning import Sizes, cases, replays
     from moleflow_fast.kernels.ways_table import tuned_file, write_table
 
     device = torch.device("cuda", torch.cuda.current_device())
@@ -93,7 +85,7 @@ def tune(
     seconds: float = SECONDS,
 ) -> Table:  # fmt: skip
     """The table of a device; prints each choice as it falls."""
-    from moleflow_fast.kernels.tuning import measure
+    from moleflow_fast.engine.tuning import measure
     from moleflow_fast.kernels.ways_table import Table
 
     deadline = time.monotonic() + seconds
@@ -103,7 +95,7 @@ def tune(
         if entry is not None:
             print(line(entry), flush=True)
             entries.append(entry)
-    return Table(name, capability, f"python -m moleflow_fast.tune, {time.strftime('%Y-%m-%d')}", tuple(entries))
+    return Table(name, capability, f"moleflow tune, {time.strftime('%Y-%m-%d')}", tuple(entries))
 
 
 def line(entry: Entry) -> str:

@@ -24,7 +24,7 @@ class Preset:
     """One experiment.
 
     Attributes:
-        options: command-line options of `python -m moleflow_fast.train` that repeat it, beside `--data_path`.
+        options: command-line options of `moleflow train` that repeat it, beside `--data_path`.
         inferred: what in them is a conclusion rather than in the record.
         published: metric of `METRICS` -> figure, those that were published; routing in percent.
         source: where the figures stand.

@@ -7,12 +7,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from moleflow_fast.config.data_sets import PUBLISHED
 from moleflow_fast.errors import shown
 
 from . import framing
 from .data_error import raise_all
 from .decoder import Decoder
-from .layouts import FOLDERS_ARE_CLASSES, GOOD, PUBLISHED, ClassFiles, Sample, layout, products_left_out
+from .layouts import FOLDERS_ARE_CLASSES, GOOD, ClassFiles, Sample, layout, products_left_out
 from .requests import Elongated, FileCheck, Frame, Note
 
 _NOTES = 8  # odd files that are named

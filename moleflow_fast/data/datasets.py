@@ -52,7 +52,7 @@ class AnomalyImages(Dataset[tuple[Tensor, int, Tensor, str, str]]):
         has_masks: False where there are image labels only; masks are then all zero.
         transform, target_transform: in place of the ones above, for image and mask (PIL image to tensor).
         use_rotation_aug: rotate by an angle drawn anew at every access, nearest, filled with 0.
-        view: one of `config.options.VIEWS`; an item is one square: of a picture in tiles the whole, squeezed.
+        view: one of `config.learning_options.VIEWS`; an item is one square: of a picture in tiles the whole, squeezed.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class FOLDER(ClassDataset):
 
 
 class ListedDataset(ClassDataset):
-    """A class of a list of images: what `layouts.LISTS` reads."""
+    """A class of a list of images: one of `data_sets.LISTS`."""
 
     @classmethod
     def class_names(cls, root: Path) -> list[str]:
@@ -234,7 +234,7 @@ DATASET_REGISTRY: dict[str, type[ClassDataset]] = {kind.layout: kind for kind in
 
 
 def get_dataset_class(name: str) -> type[ClassDataset]:
-    """The class for a name of `layouts.LAYOUTS` or `layouts.LISTS`, in any case."""
+    """The class for a name of `layouts.LAYOUTS` or `data_sets.LISTS`, in any case."""
     layouts.layout(name.lower())
     return DATASET_REGISTRY[name.lower()]
 

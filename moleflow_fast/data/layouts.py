@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from moleflow_fast.config.data_sets import FOLDER, LISTS
 from moleflow_fast.errors import shown
 
 from .data_error import DataError
@@ -212,13 +213,10 @@ LAYOUTS: dict[str, Callable[[Path, str, bool], ClassFiles]] = {
     "mvtec": partial(find_mvtec_layout, needs_tests=True),
     "visa": find_visa,
     "mpdd": partial(find_mvtec_layout, needs_tests=True),
-    "folder": find_mvtec_layout,
+    FOLDER: find_mvtec_layout,
 }
 
-PUBLISHED = ("mvtec", "visa", "mpdd")
-# Readers of lists: a module each, with `find` and `classes`.
-LISTS = {"coco": "coco", "csv": "csv_list", "datumaro": "datumaro", "real_iad": "real_iad"}
-FOLDERS_ARE_CLASSES = ("folder",)  # each folder of the root is a class, or it is said why not
+FOLDERS_ARE_CLASSES = (FOLDER,)  # each folder of the root is a class, or it is said why not
 
 
 def layout(name: str) -> Callable[[Path, str, bool], ClassFiles]:
@@ -236,7 +234,7 @@ def layout(name: str) -> Callable[[Path, str, bool], ClassFiles]:
 
 
 def listed_classes(name: str, root: Path) -> list[str]:
-    """The classes that a list names, sorted; `name` is one of `LISTS`."""
+    """The classes that a list names, sorted; `name` is one of `data_sets.LISTS`."""
     if not root.exists():
         raise DataError(f"{root}: no such file or folder; check --data_path")
     classes: list[str] = _reader(name).classes(root)
@@ -246,7 +244,9 @@ def listed_classes(name: str, root: Path) -> list[str]:
 
 
 def _reader(name: str) -> Any:
-    return import_module(f"{__package__}.{LISTS[name]}")  # readers import this module
+    """A module with `find` and `classes`, of the list's name unless Python has a module of that name."""
+    module = "csv_list" if name == "csv" else name
+    return import_module(f"{__package__}.{module}")  # not at the top: readers import this module
 
 
 def is_there(name: str, root: Path, class_name: str) -> bool:

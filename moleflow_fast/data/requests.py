@@ -132,7 +132,7 @@ class Frame:
         size: short side of an image, pixels.
         crop: side of the central square that is taken of it.
         mask: side of the same square in masks.
-        view: one of `config.options.VIEWS`. As one square a picture in tiles is seen as a whole.
+        view: one of `config.learning_options.VIEWS`. As one square a picture in tiles is seen as a whole.
     """
 
     size: int

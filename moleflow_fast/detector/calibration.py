@@ -105,7 +105,7 @@ class TaskCalibration:
         if not self.scores:
             raise CalibrationError(
                 f"the calibration of {', '.join(self.class_names)} was made by an older version, which kept no scores "
-                "to tell false alarms from: python -m moleflow_fast.calibrate RUN makes it anew"
+                "to tell false alarms from: moleflow calibrate RUN makes it anew"
             )
         return normal_scores.threshold(self.scores, self.cross_fitted > 0, self.grey_level, 1 - false_alarms)
 
@@ -156,7 +156,7 @@ class Calibration:
         if few:
             warnings.append(
                 f"thresholds of few normal images are rough ({', '.join(few)}); {ENOUGH_IMAGES} or more a task in "
-                "test/good make them steady, or in a folder for python -m moleflow_fast.calibrate"
+                "test/good make them steady, or in a folder for moleflow calibrate"
             )
         if standing_in:
             warnings.append(

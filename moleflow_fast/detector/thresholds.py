@@ -102,7 +102,7 @@ def _of_rate(task: TaskCalibration, rate: float) -> Limit:
         images = len(task.scores)
         note = (
             f"{images} normal images of {_names(task)} cannot tell {rate:g} false alarms, only 1 in {images + 1} and "
-            "more: that is taken; calibrate with more normal images (python -m moleflow_fast.calibrate)"
+            "more: that is taken; calibrate with more normal images (moleflow calibrate)"
         )
     return Limit(_rounded(raw), task.calibrated(raw), note)
 

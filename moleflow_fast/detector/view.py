@@ -28,7 +28,7 @@ class FieldOfView:
         """All of it; under the view "crop" what is left where the short side goes to `size` and the centre is cropped.
 
         Args:
-            view: one of `config.options.VIEWS`.
+            view: one of `config.learning_options.VIEWS`.
         """
         if view != "crop":
             return cls(width, height, 0, 0, width, height)

@@ -6,6 +6,8 @@ that [x1, c], which the scale network reads, is a view and never a copy.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -44,56 +46,89 @@ class BaseBlock(NamedTuple):
     t2_bias: Tensor
 
 
+class ContextKept(NamedTuple):
+    """What a block with context keeps for its backward pass: (n, width) each."""
+
+    x: Tensor  # with its context between the halves
+    s: Tensor
+    scale_hidden: Tensor  # after the ReLU
+    shift_hidden: Tensor
+
+
+class PlainKept(NamedTuple):
+    """The same of a block without context, whose one network gives s and t."""
+
+    x: Tensor
+    outputs: Tensor
+    hidden: Tensor
+
+
+Kept = ContextKept | PlainKept
+
+
+def kept_widths(plan: Plan, index: int) -> list[int]:
+    """Columns of what `forward` keeps, field by field."""
+    half, hidden, width = plan.channels - plan.split, 2 * plan.split, plan.channels + plan.gap(index)
+    return [width, half, hidden, hidden] if plan.kernels[index] else [width, 2 * half, hidden]
+
+
+def kept_from(plan: Plan, index: int, tensors: Iterator[Tensor]) -> Kept:
+    """What block `index` kept, of the tensors that come next."""
+    kind = ContextKept if plan.kernels[index] else PlainKept
+    return kind(*islice(tensors, len(kind._fields)))
+
+
 def forward(
     block: BaseBlock, plan: Plan, index: int, x: Tensor, out: Tensor, out_gap: int, logdet: Tensor, grid: Grid,
     buffers: Buffers,
-) -> list[Tensor]:  # fmt: skip
-    """Write the block's result to `out`, which may be x; returns what backward needs besides x.
+) -> Kept:  # fmt: skip
+    """Write the block's result to `out`, which may be x; returns what backward needs.
 
     Args:
         x: (n, D + gap), halves apart by this block's gap.
         out: (n, D + out_gap).
         logdet: (n,), gets the log-scales added (the global scale's part is a constant of the flow).
     """
+    kept: Kept
     if plan.kernels[index]:
         s, t, hidden = _context_networks(block, plan, x, grid, buffers)
-        kept = [s, *hidden]
+        kept = ContextKept(x, s, *hidden)
     else:
         both, hidden_layer = _plain_network(block, plan, x, buffers)
         half = both.shape[1] // 2
         s, t = both[:, :half], both[:, half:]
-        kept = [both, hidden_layer]
+        kept = PlainKept(x, both, hidden_layer)
     biases = _output_biases(block, plan, index)
     base_coupling(s, t, biases, x, out, logdet, _global_affine(block, plan), base_clamping(plan.clamp))
     return kept
 
 
 def backward(
-    block: BaseBlock, plan: Plan, index: int, x: Tensor, kept: list[Tensor], dy: Tensor, dlogdet: Tensor, grid: Grid,
+    block: BaseBlock, plan: Plan, index: int, kept: Kept, dy: Tensor, dlogdet: Tensor, grid: Grid,
     gradients: Gradients, buffers: Buffers,
 ) -> None:  # fmt: skip
     """dy (n, D) becomes dx (n, D) in place; parameter gradients go to `gradients`."""
-    layer = f"flow.{index}"
+    layer, x = f"flow.{index}", kept.x
     half = plan.channels - plan.split
     if gradients.wants(f"{layer}.scale") or gradients.wants(f"{layer}.offset"):
-        _global_affine_gradients(block, plan, index, x, kept, dy, gradients)
+        _global_affine_gradients(block, plan, index, kept, dy, gradients)
     x1, x2 = x[:, : plan.split], x[:, plan.split + plan.gap(index) :]
     outputs = buffers.scratch("outputs", 2 * half)
     ds, dt = outputs[:, :half], outputs[:, half:]
-    s = kept[0][:, :half]
+    s = _log_scales(kept, half)
     s_bias, _ = _output_biases(block, plan, index)
     sums = _output_bias_gradients(plan, index, gradients, x)
     affine = _global_affine(block, plan)
     base_coupling_backward(s, s_bias, x2, dy, dlogdet, ds, dt, sums, affine, base_clamping(plan.clamp))
     dx1 = dy[:, : plan.split]
-    if not plan.kernels[index]:
-        hidden = kept[1]
+    if isinstance(kept, PlainKept):
+        hidden = kept.hidden
         dh = _through_second(outputs, block.s2, hidden, f"{layer}.s1", gradients, buffers)
         gradients.linear(f"{layer}.s2", hidden, outputs)
         gradients.linear(f"{layer}.s1", x1, dh)
         torch.addmm(dx1, dh, block.s1, out=dx1)
         return
-    _, hs, ht = kept
+    hs, ht = kept.scale_hidden, kept.shift_hidden
     both = x[:, : 2 * plan.split]
     dh = _through_second(ds, block.s2, hs, f"{layer}.s1", gradients, buffers)
     gradients.linear(f"{layer}.s2", hs, ds)
@@ -109,6 +144,11 @@ def backward(
     if gradients.wants(f"{layer}.taps"):
         dtaps = gradients.sum_for(f"{layer}.taps", x)
         tap_gradients(x1, dc, dtaps, gradients.sum_for(f"{layer}.taps_bias", x), grid)
+
+
+def _log_scales(kept: Kept, half: int) -> Tensor:
+    """s (n, half) before its clamping."""
+    return kept.outputs[:, :half] if isinstance(kept, PlainKept) else kept.s
 
 
 def _context_networks(
@@ -157,12 +197,12 @@ def _output_bias_gradients(plan: Plan, index: int, gradients: Gradients, like: T
 
 
 def _global_affine_gradients(
-    block: BaseBlock, plan: Plan, index: int, x: Tensor, kept: list[Tensor], dy: Tensor, gradients: Gradients
+    block: BaseBlock, plan: Plan, index: int, kept: Kept, dy: Tensor, gradients: Gradients
 ) -> None:
     """Scale and offset train in a task's own flow alone, so this recomputes rather than keeps."""
-    half = plan.channels - plan.split
-    s = kept[0][:, :half]
-    t = torch.mm(kept[2], block.t2.t()) if plan.kernels[index] else kept[0][:, half:]
+    half, x = plan.channels - plan.split, kept.x
+    s = _log_scales(kept, half)
+    t = kept.outputs[:, half:] if isinstance(kept, PlainKept) else torch.mm(kept.shift_hidden, block.t2.t())
     s_bias, t_bias = _output_biases(block, plan, index)
     log_scale = plan.clamp * torch.tanh(FACTOR * (s + s_bias))
     driven = x[:, plan.split + plan.gap(index) :] * torch.exp(log_scale) + FACTOR * (t + t_bias)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from moleflow_fast.engine import channel_major
-from moleflow_fast.engine.channel_packing import unpack
-from moleflow_fast.engine.flat_gradients import split
+from moleflow_fast.engine.channel_layout import unpack
 from moleflow_fast.engine.plan import Plan, parse
+from moleflow_fast.engine.slots import split
 from moleflow_fast.kernels import channel_major as channel_major_like
 from moleflow_fast.kernels import density, latent
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
+from typing import Literal
 
 import torch
 
 from moleflow_fast.backend import product_operands
 
+EngineName = Literal["cpu", "channel_major"]
 CHUNK_VALUES = 784 * 768
 """Feature values that go through the whole flow together, in whole images: one image of 28 x 28 patches of 768
 channels is 2.4 MB in fp32, so what one product writes is still in cache when the next reads it."""
@@ -36,10 +38,11 @@ class Plan:
         kernels: one entry a base block: size of its context convolution, 0 for a subnet without context.
         task_blocks: the couplings of the task flow.
         clamp: bound of the log-scales.
-        scaling: alpha / r of the LoRA parts.
-        operands: None for token-major chunks on a CPU; for channel-major kernels the dtype of what products read,
-            "fp32" (also where they round it to tf32) or "bf16".
-        slots: names of the tensors that want gradients, as "<part>.<index>.<layer>.<what>".
+        scaling: alpha / r of the LoRA layers.
+        engine: "cpu" for token-major chunks on a CPU, "channel_major" for Triton kernels.
+        operands: of Triton kernels the dtype of what products read, "fp32" (also where they round it to tf32) or
+            "bf16".
+        slots: names of the tensors that want gradients, as "<flow>.<index>.<layer>.<what>".
     """
 
     channels: int
@@ -47,7 +50,8 @@ class Plan:
     task_blocks: tuple[TaskBlock, ...]
     clamp: float
     scaling: float
-    operands: str | None = None
+    engine: EngineName = "cpu"
+    operands: str = "fp32"
     slots: tuple[str, ...] = ()
 
     @property
@@ -57,7 +61,7 @@ class Plan:
 
     @property
     def operand_dtype(self) -> torch.dtype:
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.operands or "fp32"]
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.operands]
 
     @property
     def context(self) -> bool:
@@ -105,18 +109,6 @@ class Plan:
         """Ranges of images that are worked on together, for images of `tokens` tokens each."""
         step = images_at_once(tokens * self.channels, training)
         return [(start, min(start + step, images)) for start in range(0, images, step)]
-
-    def saved_widths(self) -> list[int]:
-        """Widths of the (n, width) tensors that one chunk keeps for its backward pass."""
-        half, hidden = self.channels - self.split, 2 * self.split
-        widths: list[int] = []
-        for index, kernel in enumerate(self.kernels):
-            widths.append(self.channels + self.gap(index))
-            widths += [half, hidden, hidden] if kernel else [2 * half, hidden]
-        for block in self.task_blocks:
-            _, driven = self.halves(block)
-            widths += [self.channels, driven.stop - driven.start, 2 * block.hidden, block.hidden, block.hidden]
-        return widths
 
 
 def images_at_once(values: int, training: bool) -> int:

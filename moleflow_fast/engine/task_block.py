@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -29,10 +31,31 @@ class TaskCoupling(NamedTuple):
     t3_bias: Tensor
 
 
+class TaskKept(NamedTuple):
+    """What a coupling keeps for its backward pass: (n, width) each; hidden layers are those after the ReLU."""
+
+    x: Tensor
+    s: Tensor
+    first: Tensor
+    scale_hidden: Tensor
+    shift_hidden: Tensor
+
+
+def kept_widths(plan: Plan, index: int) -> list[int]:
+    """Columns of `TaskKept`, field by field."""
+    hidden, (_, driven) = plan.task_blocks[index].hidden, plan.halves(plan.task_blocks[index])
+    return [plan.channels, driven.stop - driven.start, 2 * hidden, hidden, hidden]
+
+
+def kept_from(tensors: Iterator[Tensor]) -> TaskKept:
+    """What a coupling kept, of the tensors that come next."""
+    return TaskKept(*islice(tensors, len(TaskKept._fields)))
+
+
 def forward(
     block: TaskCoupling, plan: Plan, index: int, x: Tensor, out: Tensor, logdet: Tensor, buffers: Buffers
-) -> list[Tensor]:
-    """Write the coupling's result to `out`, which may be x (both (n, D)); returns what backward needs besides x."""
+) -> TaskKept:
+    """Write the coupling's result to `out`, which may be x (both (n, D)); returns what backward needs."""
     driver, driven = plan.halves(plan.task_blocks[index])
     hidden = plan.task_blocks[index].hidden
     width = driven.stop - driven.start
@@ -44,17 +67,17 @@ def forward(
     coupling(s, t, (block.s3_bias, block.t3_bias), x[:, driven], out[:, driven], logdet, task_clamping(plan.clamp))
     if out.data_ptr() != x.data_ptr():
         out[:, driver] = x[:, driver]
-    return [s, first, hs, ht]
+    return TaskKept(x, s, first, hs, ht)
 
 
 def backward(
-    block: TaskCoupling, plan: Plan, index: int, x: Tensor, kept: list[Tensor], dy: Tensor, dlogdet: Tensor,
+    block: TaskCoupling, plan: Plan, index: int, kept: TaskKept, dy: Tensor, dlogdet: Tensor,
     gradients: Gradients, buffers: Buffers,
 ) -> None:  # fmt: skip
     """dy (n, D) becomes dx in place; parameter gradients go to `gradients`."""
     driver, driven = plan.halves(plan.task_blocks[index])
     hidden = plan.task_blocks[index].hidden
-    s, first, hs, ht = kept
+    x, s, first, hs, ht = kept
     width = s.shape[1]
     name = f"dia.{index}"
     ds, dt = buffers.scratch("ds", width), buffers.scratch("dt", width)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from moleflow_fast.engine.graphs import capture
-from moleflow_fast.ops.adamp import Group
+from moleflow_fast.kernels.adamp_groups import Group
 
 if TYPE_CHECKING:
     from moleflow_fast.kernels.adamp import DeviceAdamP
@@ -30,6 +30,8 @@ class Optimizer(Protocol):
     state: Any
 
     def with_state(self) -> list[Group]: ...
+
+    def set_rate(self, rate: float) -> None: ...
 
 
 class DeviceSteps:
@@ -71,12 +73,14 @@ class DeviceSteps:
 
     def set_rate(self, rate: float) -> None:
         """Learning rate of the steps to come."""
+        self._optimizer.set_rate(rate)
         if self._adamp is not None:
             self._adamp.lr.fill_(rate)
 
     def finish(self) -> tuple[float, int, int]:
         """Wait for the steps since the last `finish`: sum of their losses, how many counted, how many were skipped."""
-        assert self._adamp is not None and self._progress is not None
+        if self._adamp is None or self._progress is None:
+            return 0.0, 0, 0
         steps = self._adamp.steps.tolist()
         for tensor, taken in zip(self._adamp.tensors, steps, strict=True):
             self._optimizer.state[tensor.parameter]["step"] = taken
@@ -86,10 +90,11 @@ class DeviceSteps:
         return total, int(counted), int(skipped)
 
     def release(self) -> None:
-        """Give back graphs and gradients."""
+        """Give back graphs and gradients; what `finish` would tell is lost."""
         self._steps.clear()
         for tensor in self._adamp.tensors if self._adamp is not None else ():
             tensor.parameter.grad = None
+        self._adamp = self._progress = None
 
     def _new_step(self, patches: Tensor) -> _Step:
         if self._adamp is None or self._progress is None:

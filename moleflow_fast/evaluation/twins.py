@@ -24,7 +24,7 @@ def twins(confusion: Tensor, tasks: Sequence[Sequence[str]]) -> Iterator[str]:
             yield (
                 f"{first} and {second} look alike to the router, which took {_share(confusion, a, b)} of {first} for "
                 f"{second} and {_share(confusion, b, a)} of {second} for {first}: where the line knows what it sees, "
-                f"say so (python -m moleflow_fast.predict ... --product {tasks[a][0]})"
+                f"say so (moleflow predict ... --product {tasks[a][0]})"
             )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from moleflow_fast.config.ablation import AblationConfig
+from moleflow_fast.config.option import Scope, Work, options_in
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.scenario import split_into_tasks
 from moleflow_fast.experiments.sweep_plan import PlannedRun
@@ -28,15 +30,6 @@ from moleflow_fast.trainer.feature_loader import FeatureLoader
 # 2022 (split 1cls); Jezek et al., ICUMT 2021.
 PUBLISHED_SIZES = {"mvtec": (15, 3629, 1725), "visa": (12, 8659, 2162), "mpdd": (6, 888, 458)}
 _CPU_STEPS, _GPU_STEPS = 1, 20  # a CPU step takes seconds; a GPU's are captured first and too short alone
-
-# What changes the numbers of a run but not its time.
-_FREE = (
-    "seed", "lr", "num_epochs", "cl_scenario", "task_classes", "data_path", "dataset", "backbone_weights", "preset",
-)  # fmt: skip
-_FREE_IN_ABLATION = (
-    "lambda_logdet", "tail_weight", "tail_top_k_ratio", "score_aggregation_mode", "score_aggregation_percentile",
-    "score_aggregation_top_k", "score_aggregation_top_k_percent", "use_router", "use_tail_aware_loss",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,16 +93,8 @@ def flow_seconds(options: RunOptions, size: Size, costs: Costs) -> float:
 
 def shape_of(options: RunOptions) -> RunOptions:
     """Options with all that leaves a run's time as it is at its default: equal shapes take equal steps."""
-    plain = {name: getattr(_PLAIN, name) for name in _FREE}
-    ablation = {name: getattr(_PLAIN.ablation, name) for name in _FREE_IN_ABLATION}
-    return replace(
-        options,
-        **plain,
-        random_backbone=True,
-        ablation=AblationConfig(**{**asdict(options.ablation), **ablation}),
-        log_dir=_PLAIN.log_dir,
-        experiment_name=None,
-    )
+    ablation = replace(options.ablation, **_free(_PLAIN.ablation))
+    return replace(options, **{**_free(_PLAIN), "random_backbone": True, "ablation": ablation})
 
 
 def measure(shape: RunOptions) -> Costs:
@@ -187,8 +172,15 @@ def _images(size: Size) -> int:
 
 
 def _features(options: RunOptions) -> tuple[object, ...]:
-    names = ("dataset", "data_path", "img_size", "backbone_layers", "vit_blocks", "use_high_res", "embed_dim")
-    return (options.backbone_name, options.backbone_precision, *(getattr(options, name) for name in names))
+    images = (options.dataset, options.data_path, options.img_size)
+    layers = (options.backbone_layers, options.vit_blocks, options.use_high_res, options.embed_dim)
+    return (*images, options.backbone_name, options.backbone_precision, *layers)
+
+
+def _free(plain: RunOptions | AblationConfig) -> dict[str, Any]:
+    """Options that change the numbers of a run or its name, but not its time, as they are in `plain`."""
+    options = options_in(type(plain)).items()
+    return {n: getattr(plain, n) for n, option in options if option.work is Work.NONE or option.scope is Scope.RUN}
 
 
 _PLAIN = RunOptions()

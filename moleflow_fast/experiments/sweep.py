@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moleflow_fast.config.identity import identity
 from moleflow_fast.config.options import RunOptions
 from moleflow_fast.experiments.records import Record, Records
 from moleflow_fast.experiments.sweep_plan import PlannedRun
 from moleflow_fast.experiments.sweep_view import Progress, SweepView
 from moleflow_fast.experiments.worker import Attempt, attempt_run
-from moleflow_fast.run.directory import RunDirectory, identity
+from moleflow_fast.run.directory import RunDirectory
 
 _POLL_SECONDS = 0.5
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from moleflow_fast.config.options import RunOptions, build_parser, options_of
+from moleflow_fast.config.command_line import build_parser, options_of
+from moleflow_fast.config.identity import identity
+from moleflow_fast.config.options import OPTIONS, RunOptions
 from moleflow_fast.config.presets import Preset, matching
 from moleflow_fast.errors import UserError
-from moleflow_fast.run.directory import identity
 
-_FILES = ("data_path", "backbone_weights", "cache_dir", "load_checkpoint")
-_DECIDED_HERE = ("--preset", "--seed", "--experiment_name", "--log_dir", "--resume", "--parallel_tasks")
+_DECIDED_HERE = frozenset(f"--{name}" for name, option in OPTIONS.items() if option.decided_by_sweep)
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ def make_plan(
     grid: Mapping[str, Sequence[str]],
     data: Mapping[str, str],
     given: Sequence[str],
+    parser: argparse.ArgumentParser | None = None,
 ) -> Plan:
     """Every preset that matches, at every grid point, with every seed; a seed's runs come together.
 
@@ -58,7 +58,8 @@ def make_plan(
         seeds: None: the preset's own, or 0.
         grid: option name -> values as on a command line; `on` and `off` for options without a value.
         data: kind of data set (mvtec, visa, mpdd) -> its folder, for runs whose options name none.
-        given: options of `python -m moleflow_fast.train` for every run; they win over a preset's.
+        given: options of `moleflow train` for every run; they win over a preset's.
+        parser: knows them, and ends the program where they are wrong; a plain one if None.
 
     Raises:
         UserError: a pattern that matches nothing, an option value out of range, or a data set without folder.
@@ -68,7 +69,7 @@ def make_plan(
         raise UserError(f"{', '.join(own)}: a sweep decides that itself; use --presets, --seeds and -o")
     chosen = _presets(patterns)
     bases: list[Preset | None] = [p for p in chosen if p.options] if chosen else [None]
-    parser = build_parser("python -m moleflow_fast.sweep")
+    parser = parser or build_parser()
     runs: dict[str, PlannedRun] = {}
     wanted: Sequence[int | None] = seeds or [None]
     for seed, preset, point in itertools.product(wanted, bases, _points(grid)):
@@ -85,7 +86,7 @@ def _presets(patterns: Sequence[str]) -> list[Preset]:
         exact = [p for p in matching(pattern) if p.name == pattern]
         some = exact or matching(pattern)
         if not some:
-            raise UserError(f"--presets {pattern}: no preset matches (python -m moleflow_fast.train --list_presets)")
+            raise UserError(f"--presets {pattern}: no preset matches (moleflow train --list_presets)")
         found.update((p.name, p) for p in some)
     return list(found.values())
 
@@ -117,12 +118,10 @@ def _planned(
 ) -> PlannedRun:
     argv = argv if preset is None else ["--preset", preset.name, *argv]
     try:
-        options = options_of(parser, [*_data_path(parser, argv, preset, data), *argv])
+        options = options_of(parser, [*_data_path(parser, argv, preset, data), *argv]).in_full()
     except ValueError as error:
         remedy = " (for presets of several data sets: --data mvtec=DIR visa=DIR mpdd=DIR)"
         raise UserError(f"{name}: {error}{remedy if '--data_path' in str(error) else ''}") from error
-    files = {f: os.path.abspath(value) for f in _FILES if (value := getattr(options, f)) is not None}
-    options = dataclasses.replace(options, **files)
     return PlannedRun(identity(options), (name,), options)
 
 

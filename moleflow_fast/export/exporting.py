@@ -109,7 +109,7 @@ def _export(request: Request) -> Exported:
     if options.view == "tiles":
         raise UserError(
             f"{request.run} sees pictures in tiles (--view tiles), and an exported program takes one square: export a "
-            "run trained with --view whole, or label pictures with python -m moleflow_fast.predict"
+            "run trained with --view whole, or label pictures with moleflow predict"
         )
     paths = enough(pictures.to_check_with(loaded.run, request.images, request.images_of_a_class))
     images = np.stack([pictures.prepared(path, options.img_size, options.view) for path in paths])

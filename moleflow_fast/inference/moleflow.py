@@ -123,7 +123,8 @@ class MoLEFlow:
             self.flow.eval()  # walks every module of every task: 0.8 ms for four
         if self.mixes(patches):
             places = self._places_of(tuple(self.flow.task_ids), patches.device)
-            nll = self.flow.nll_mixed(self.flow.task_ids, places[task_ids], patches, self._positions_of(patches))
+            experts, positions = self.flow.experts(self.flow.task_ids), self._positions_of(patches)
+            nll = self.flow.runner.batched_nll(experts, places[task_ids], patches, positions)
             return nll.nan_to_num_(torch.inf, torch.inf, -torch.inf)  # as `rank_non_finite_as_anomalous`, in one pass
         present = set(task_ids.tolist())
         if len(present) == 1:
@@ -144,7 +145,8 @@ class MoLEFlow:
 
     def mixes(self, x: Tensor) -> bool:
         """Whether images of different tasks go through the flow in one pass."""
-        return bool(self.flow.task_ids) and self.flow.why_not_mixed(x, self.flow.task_ids) is None
+        experts = self.flow.experts(self.flow.task_ids)
+        return bool(experts) and self.flow.runner.why_not_batched(experts, x) is None
 
     def features_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Patches (B, H, W, D) and their means (B, D)."""
@@ -171,10 +173,13 @@ class MoLEFlow:
         While anything trains weights are merged at every call, and a graph would be of old ones.
         """
         ids = tuple(self.flow.task_ids)
-        if not ids or (packed := self.flow.packed(ids, images.new_empty(0, dtype=torch.float32))) is None:
+        if not ids:
+            return None
+        read = self.flow.runner.batched_experts_read(self.flow.experts(ids), images.new_empty(0, dtype=torch.float32))
+        if read is None:
             return None
         backbone = self.extractor.reads() if isinstance(self.extractor, PatchExtractor) else [self.extractor]
-        return [*packed, *self.router.reads(), self._places_of(ids, self.router.device), *backbone]
+        return [*read, *self.router.reads(), self._places_of(ids, self.router.device), *backbone]
 
     def _places_of(self, task_ids: tuple[int, ...], device: torch.device) -> Tensor:
         """Place of each task id in `task_ids`, an int32 tensor to look them up in."""

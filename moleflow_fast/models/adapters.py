@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moleflow_fast.config.ablation import ADAPTER_MODES
+from moleflow_fast.config.switches import ADAPTER_MODES
 from moleflow_fast.models.gaussian_front import GaussianFront
 from moleflow_fast.models.spatial_mixer import SpatialContextMixer
 from moleflow_fast.models.statistics import FeatureStatistics

@@ -6,17 +6,14 @@ x -> input adapter or Gaussian front of t -> spatial mixer -> base flow with the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import moleflow_fast.engine as engine  # not its names: the engine imports this package's modules itself
-from moleflow_fast.backend import flow_backend
+from moleflow_fast import runner_registry
 from moleflow_fast.config.ablation import BARE_MODEL_CONFIG, AblationConfig
-from moleflow_fast.engine.conditioning import ConditionCache, Conditions, tensors_of, why_not_alike
-from moleflow_fast.models import published_format as reference_format
+from moleflow_fast.models import published_format
 from moleflow_fast.models.adapters import (
     FeatureStatistics,
     GaussianFront,
@@ -25,9 +22,11 @@ from moleflow_fast.models.adapters import (
 )
 from moleflow_fast.models.coupling import CouplingFlow
 from moleflow_fast.models.dia import DeepInvertibleAdapter
+from moleflow_fast.models.expert import Expert, FlowModules
+from moleflow_fast.models.flow_runner import FlowRunner
 from moleflow_fast.models.lora_linear import LoRALinear
 from moleflow_fast.models.subnets import MoLEContextSubnet, MoLESubnet
-from moleflow_fast.ops.density import density_loss, patch_nll, tail_size
+from moleflow_fast.ops.density import patch_nll
 
 
 class MoLESpatialAwareNF(nn.Module):
@@ -39,6 +38,7 @@ class MoLESpatialAwareNF(nn.Module):
         clamp_alpha: bound of the log-scales.
         lora_rank, lora_alpha: rank and scale of the LoRA parts.
         ablation_config: switches; None means the published bare model (soft_ln adapter, no DIA).
+        runner: runs the flow; None means the one that the package has registered, which is compiled.
     """
 
     _anchor: Tensor
@@ -52,6 +52,7 @@ class MoLESpatialAwareNF(nn.Module):
         lora_alpha: float = 1.0,
         device: torch.device | str = "cpu",
         ablation_config: AblationConfig | None = None,
+        runner: FlowRunner | None = None,
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
@@ -78,8 +79,7 @@ class MoLESpatialAwareNF(nn.Module):
             self.spatial_mixer = SpatialContextMixer(
                 embed_dim, self.config.spatial_context_mode, self.config.spatial_context_kernel
             )
-        self._engine = engine.FlowEngine()
-        self._conditions = ConditionCache()
+        self.runner: FlowRunner = runner or runner_registry.new_runner()
         self.to(device)
 
     @property
@@ -270,8 +270,7 @@ class MoLESpatialAwareNF(nn.Module):
             raise ValueError(f"expected patches (B, H, W, {self.embed_dim}), got {tuple(x.shape)}")
         if reverse:
             return self._inverse(x)
-        task_id = self.current_task_id
-        return self._with_front(task_id, self._run(x, task_id))
+        return self._run(self.current_task_id, x)
 
     def forward_as(self, task_id: int | None, x: Tensor) -> tuple[Tensor, Tensor]:
         """`forward` under the expert of `task_id`, whichever task is active: several threads may call it at once.
@@ -280,7 +279,7 @@ class MoLESpatialAwareNF(nn.Module):
             KeyError: a task that was never added.
         """
         self.require_known(task_id)
-        return self._with_front(task_id, self._run_as(task_id, x, conditioned=False))
+        return self._run(task_id, x)
 
     def nll_as(self, task_id: int | None, x: Tensor, conditioned: bool = False) -> Tensor:
         """-log p per patch (B, H, W) under the expert of `task_id`, less the constant of a Gaussian front.
@@ -295,94 +294,29 @@ class MoLESpatialAwareNF(nn.Module):
             KeyError: a task that was never added.
         """
         self.require_known(task_id)
-        return patch_nll(*self._run_as(task_id, x, conditioned))
+        expert = self.expert(task_id)
+        return patch_nll(*self.runner.forward(expert.flow, x if conditioned else expert.condition(x)))
 
-    def _run_as(self, task_id: int | None, x: Tensor, conditioned: bool) -> tuple[Tensor, Tensor]:
-        if self.why_not_compiled(x, task_id) is None:
-            return self._engine.run(self._parts(task_id), x if conditioned else self.condition(x, task_id))
-        with self._engine.one_at_a_time:
-            active = self.current_task_id
-            self.set_active_task(task_id)
-            try:
-                return self._run_flow(x, task_id) if conditioned else self._run(x, task_id)
-            finally:
-                self.set_active_task(active)
-
-    def _with_front(self, task_id: int | None, result: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        z, logdet = result
-        front = self.front(task_id)
+    def _run(self, task_id: int | None, x: Tensor) -> tuple[Tensor, Tensor]:
+        expert, front = self.expert(task_id), self.front(task_id)
+        z, logdet = self.runner.forward(expert.flow, expert.condition(x))
         return z, logdet if front is None else logdet + front.logdet()
 
-    @torch.no_grad()
-    def nll_mixed(self, task_ids: Sequence[int], chosen: Tensor, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        """-log p (B, H, W), image b of x (B, H, W, D) under the expert of task_ids[chosen[b]], chosen (B,) int32.
+    def expert(self, task_id: int | None) -> Expert:
+        """The modules that act for a task."""
+        key = str(task_id)
+        base = self.task_flows[key] if key in self.task_flows else self.flow
+        dia = self.dia_adapters[key] if key in self.dia_adapters else None
+        adapter = self.input_adapters[key] if key in self.input_adapters else None
+        return Expert(adapter, self.spatial_mixer, FlowModules(base, task_id, dia))  # type: ignore[arg-type]
 
-        One pass over the batch, whose tasks the host need not know; only where `why_not_mixed` is None.
-
-        Args:
-            positions: (H, W, D), None where x already has them.
-        """
-        x = self._conditions_of(task_ids).apply(x, chosen, positions)
-        return self._engine.nll_mixed([self._parts(t) for t in task_ids], x, chosen)
-
-    def packed(self, task_ids: Sequence[int], x: Tensor) -> list[object] | None:
-        """What `nll_mixed` reads of the flow, as objects: others once a parameter behind them has changed.
-
-        None where `nll_mixed` cannot run on x, and while any of those parameters trains: nothing is kept then.
-        """
-        if self._why_not_alike(task_ids) is not None:
-            return None
-        kept = self._engine.kept_stack([self._parts(t) for t in task_ids], x)
-        around = list(tensors_of([self.input_adapters, *([] if self.spatial_mixer is None else [self.spatial_mixer])]))
-        if kept is None or any(t.requires_grad for t in around):
-            return None
-        return [*kept, self._conditions_of(task_ids), *around]
-
-    def _conditions_of(self, task_ids: Sequence[int]) -> Conditions:
-        adapters = [self.input_adapters[str(t)] for t in task_ids if str(t) in self.input_adapters]
-        return self._conditions.of(adapters, self.spatial_mixer)
-
-    def why_not_mixed(self, x: Tensor, task_ids: Sequence[int]) -> str | None:
-        """Why images of these tasks cannot go through in one pass, or None."""
-        return self._why_not_alike(task_ids) or self._engine.why_not_mixed([self._parts(t) for t in task_ids], x)
-
-    def _why_not_alike(self, task_ids: Sequence[int]) -> str | None:
-        if flow_backend(self.device) != "triton":
-            return "only Triton kernels choose weights by image"
-        if any(str(t) in self.task_flows for t in task_ids):
-            return "its tasks have flows of their own"
-        return why_not_alike(list(self.input_adapters.values()))
-
-    def parameters_hold_still(self) -> AbstractContextManager[None]:
-        """For the parts of one optimizer step: in the block weights are merged once and not at every call."""
-        return self._engine.hold()
-
-    def why_not_compiled(self, x: Tensor, task_id: int | None) -> str | None:
-        """Why the flow of a task runs on x in plain PyTorch, or None where the compiled engine runs it."""
-        return self._engine.why_not(self._parts(task_id), x)
-
-    def _run(self, x: Tensor, task_id: int | None) -> tuple[Tensor, Tensor]:
-        """z and log-determinant of flow and DIA of a task."""
-        return self._run_flow(self.condition(x, task_id), task_id)
-
-    def _run_flow(self, x: Tensor, task_id: int | None) -> tuple[Tensor, Tensor]:
-        """z and log-determinant of flow and DIA of a task, for what `condition` gave."""
-        parts = self._parts(task_id)
-        if self._engine.takes(parts, x):
-            return self._engine.run(parts, x)
-        self._engine.forget()
-        z, logdet = parts.base(x)
-        if parts.dia is None:
-            return z, logdet
-        z, dia_logdet = parts.dia(z)
-        return z, logdet + dia_logdet
+    def experts(self, task_ids: Sequence[int]) -> list[Expert]:
+        """The modules of several tasks."""
+        return [self.expert(task_id) for task_id in task_ids]
 
     def condition(self, x: Tensor, task_id: int | None) -> Tensor:
         """Input adapter and spatial mixer of a task: what the flow takes in, (B, H, W, D)."""
-        key = str(task_id)
-        if key in self.input_adapters:
-            x = self.input_adapters[key](x)
-        return x if self.spatial_mixer is None else self.spatial_mixer(x)
+        return self.expert(task_id).condition(x)
 
     def density_loss(
         self,
@@ -393,7 +327,7 @@ class MoLESpatialAwareNF(nn.Module):
         lambda_logdet: float,
         conditioned: bool = False,
     ) -> Tensor:
-        """`ops.density.density_loss` of flow and DIA for x (B, H, W, D); on a GPU without z ever being written.
+        """`ops.density.density_loss` of flow and DIA for x (B, H, W, D).
 
         A Gaussian front's log-determinant is no part of it, because no parameter decides it.
 
@@ -403,19 +337,14 @@ class MoLESpatialAwareNF(nn.Module):
         Raises:
             ValueError: as there.
         """
-        task_id = self.current_task_id
-        fused = flow_backend(x.device) == "triton" and x.numel() > 0 and torch.is_grad_enabled()
-        if not fused or self.why_not_compiled(x, task_id) is not None:
-            run = self._run_flow if conditioned else self._run
-            return density_loss(
-                *run(x, task_id),
-                tail_weight=tail_weight,
-                tail_top_k_ratio=tail_top_k_ratio,
-                lambda_logdet=lambda_logdet,
-            )
-        tail = 0 if tail_weight is None else tail_size(x.shape[1] * x.shape[2], tail_top_k_ratio)
-        x = x if conditioned else self.condition(x, task_id)
-        return self._engine.loss(self._parts(task_id), x, tail, tail_weight or 0.0, lambda_logdet)
+        expert = self.expert(self.current_task_id)
+        return self.runner.loss(
+            expert.flow,
+            x if conditioned else expert.condition(x),
+            tail_weight=tail_weight,
+            tail_top_k_ratio=tail_top_k_ratio,
+            lambda_logdet=lambda_logdet,
+        )
 
     def log_prob_patch(self, x: Tensor) -> Tensor:
         """log p per patch (B, H, W) = -|z|^2 / 2 - D/2 ln(2 pi) + logdet."""
@@ -426,12 +355,7 @@ class MoLESpatialAwareNF(nn.Module):
         return self.log_prob_patch(x).sum((1, 2))
 
     def _inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        parts = self._parts(self.current_task_id)
-        logdet = z.new_zeros(z.shape[:-1])
-        if parts.dia is not None:
-            z, logdet = parts.dia(z, reverse=True)
-        x, flow_logdet = parts.base(z, reverse=True)
-        logdet = logdet + flow_logdet
+        x, logdet = self.expert(self.current_task_id).flow.inverse(z)
         front = self.front(self.current_task_id)
         return (x, logdet) if front is None else (front.inverse(x), logdet - front.logdet())
 
@@ -442,18 +366,18 @@ class MoLESpatialAwareNF(nn.Module):
 
         Permutations may be dense matrices, integer vectors (newer FrEIA) or our `perm_index`.
         """
-        state = reference_format.to_native(state_dict)
-        for task_id in reference_format.task_ids(state):
+        state = published_format.to_native(state_dict)
+        for task_id in published_format.task_ids(state):
             if task_id not in self.task_ids:
                 self.add_task(task_id)
         return super().load_state_dict(state, strict=strict, assign=assign)
 
     def reference_state_dict(self) -> dict[str, Tensor]:
         """The state under the published names, with dense `w_perm` and `w_perm_inv`, for a strict load there."""
-        state = reference_format.to_reference(self.state_dict())
+        state = published_format.to_reference(self.state_dict())
         if not self.config.use_lora:
             return state
-        return state | reference_format.inert_adapters(state, self.lora_rank, self.config.use_task_bias)
+        return state | published_format.inert_adapters(state, self.lora_rank, self.config.use_task_bias)
 
     # -- construction --------------------------------------------------------------------------------
 
@@ -517,11 +441,6 @@ class MoLESpatialAwareNF(nn.Module):
             use_regular_linear=own_layers,
             use_spectral_norm=config.use_spectral_norm,
         )
-
-    def _parts(self, task_id: int | None) -> engine.Parts:
-        key = str(task_id)
-        base = self.task_flows[key] if key in self.task_flows else self.flow
-        return engine.Parts(base, task_id, self.dia_adapters[key] if key in self.dia_adapters else None)  # type: ignore[arg-type]
 
     def _base_layers(self) -> Iterator[LoRALinear]:
         return (module for module in self.flow.modules() if isinstance(module, LoRALinear))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moleflow_fast.config.ablation import SPATIAL_CONTEXT_MODES
+from moleflow_fast.config.switches import SPATIAL_CONTEXT_MODES
 from moleflow_fast.ops.depthwise import box_mean, depthwise, gated_residual
 
 

@@ -56,7 +56,7 @@ class FeatureStatistics:
             return {}
         return {"mean": self._mean, "squares": self._squares, "count": torch.tensor(self.count)}
 
-    def go_on_from(self, running: dict[str, Tensor]) -> None:
+    def load_running(self, running: dict[str, Tensor]) -> None:
         """Take on what `running` gave.
 
         Raises:

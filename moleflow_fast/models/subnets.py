@@ -104,6 +104,7 @@ class MoLEContextSubnet(nn.Module):
         super().__init__()
         hidden = 2 * dims_in
         fraction = context_init_scale / context_max_alpha
+        self.active_task: int | None = None
         self.context_max_alpha = context_max_alpha
         self.context_scale_param = nn.Parameter(torch.tensor([math.log(fraction / (1 - fraction))]))
         self.context_conv = nn.Conv2d(dims_in, dims_in, context_kernel, padding=context_kernel // 2, groups=dims_in)
@@ -119,6 +120,7 @@ class MoLEContextSubnet(nn.Module):
         _lora_layers_add(self, task_id)
 
     def set_active_task(self, task_id: int | None) -> None:
+        self.active_task = task_id
         _lora_layers_activate(self, task_id)
 
     def begin_at_zero(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,33 +17,8 @@ from torch.autograd.graph import increment_version
 
 from moleflow_fast._compiled import compiled
 from moleflow_fast.backend import runs_compiled
+from moleflow_fast.kernels.adamp_groups import AdamPSettings, AdamPTensor, Group
 from moleflow_fast.ops.native import threads
-
-
-class AdamPSettings(NamedTuple):
-    """What a parameter group shares, in the order that the compiled part reads."""
-
-    lr: float
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    delta: float
-    wd_ratio: float
-    nesterov: bool
-
-
-class AdamPTensor(NamedTuple):
-    """A parameter, its gradient and moments, all of one shape; `step` is the number of this step, from 1."""
-
-    parameter: Tensor
-    gradient: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-    step: int
-
-
-Group = tuple[AdamPSettings, Sequence[AdamPTensor]]
 
 
 @torch.no_grad()

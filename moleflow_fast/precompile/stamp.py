@@ -6,16 +6,12 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import moleflow_fast
-from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, RunOptions
-
-# What decides numbers and no kernel.
-_NO_KERNELS = NOT_PART_OF_THE_RESULT | {
-    "dataset", "data_path", "task_classes", "cl_scenario", "use_rotation_aug", "rotation_degrees", "backbone_weights",
-    "random_backbone", "num_epochs", "lr", "seed", "slow_lr_ratio", "load_checkpoint", "final_eval_only", "device",
-    "backend", "extensions", "removed_tasks", "view",
-}  # fmt: skip
+from moleflow_fast.config.identity import result_options
+from moleflow_fast.config.option import Work
+from moleflow_fast.config.options import OPTIONS, RunOptions
 
 
 def stamp(options: RunOptions, dim: int, arch: int, ways: str) -> Path:
@@ -26,10 +22,16 @@ def stamp(options: RunOptions, dim: int, arch: int, ways: str) -> Path:
     import triton  # where there is no GPU it may not be installed
     from triton._C.libtriton import get_cache_invalidating_env_vars
 
-    shapes = {name: value for name, value in options.to_json().items() if name not in _NO_KERNELS}
-    told = [triton.__version__, sorted(get_cache_invalidating_env_vars().items()), _sources(), shapes, dim, arch, ways]
+    variables = sorted(get_cache_invalidating_env_vars().items())
+    told = [triton.__version__, variables, _sources(), _shapes(options), dim, arch, ways]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     return Path(triton.knobs.cache.dir) / f"moleflow-{digest[:32]}.compiled"
+
+
+def _shapes(options: RunOptions) -> dict[str, Any]:
+    """The options that may decide which kernels are launched, all of the method's among them."""
+    values = result_options(options)
+    return {n: value for n, value in values.items() if n not in OPTIONS or OPTIONS[n].work is Work.KERNELS}
 
 
 def _sources() -> str:

@@ -7,10 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from moleflow_fast.config.options import LINE_DATASETS, NOT_PART_OF_THE_RESULT, RunOptions, build_parser, options_of
+from moleflow_fast.config.command_line import build_parser, options_of
+from moleflow_fast.config.data_sets import LINE_DATASETS
+from moleflow_fast.config.option import Comparison
+from moleflow_fast.config.options import OPTIONS, RunOptions
 
 # Said by whoever runs it: where images and results lie, and on what.
-_LEFT_OUT = NOT_PART_OF_THE_RESULT | {"data_path", "seed", "device", "backend"}
+_LEFT_OUT = frozenset(
+    name
+    for name, option in OPTIONS.items()
+    if not option.is_identity or option.comparison in (Comparison.CIRCUMSTANCE, Comparison.EQUIVALENT)
+)
 
 
 def command_line(options: RunOptions) -> list[str]:

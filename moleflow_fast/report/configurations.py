@@ -11,12 +11,13 @@ from moleflow_fast.config.options import RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_result import METRICS
 from moleflow_fast.report.factors import (
+    EQUIVALENT,
     GROUP_OPTIONS,
+    PROTOCOL,
     Departures,
     Effective,
     departures,
     effective_options,
-    factor_of,
     values_text,
 )
 from moleflow_fast.report.published_rows import REFERENCE, options_of_presets, published_figures
@@ -232,7 +233,7 @@ def _from_preset(run: Run, name: str) -> dict[str, object]:
     return {
         option: ours.get(option)
         for option in {**ours, **theirs}
-        if option not in {*GROUP_OPTIONS, "backend"} and ours.get(option) != theirs.get(option)
+        if option not in GROUP_OPTIONS | EQUIVALENT and ours.get(option) != theirs.get(option)
     }
 
 
@@ -306,13 +307,6 @@ def _neighbours(centre: Configuration, configurations: Sequence[Configuration]) 
     return sum(len(departures(c.effective, centre.effective)) == 1 for c in configurations)
 
 
-# What makes figures comparable with published ones, beside what defines the group.
-_PROTOCOL = (
-    "num_epochs", "img_size", "msk_size", "batch_size", "embed_dim", "use_rotation_aug", "score_smooth_sigma",
-    "interp_mode", "precision", "load_checkpoint", "final_eval_only",
-)  # fmt: skip
-
-
 def _protocol(baseline: Configuration, reference: str) -> dict[str, tuple[object, object]]:
     """Option -> (here, published) where the baseline departs from a published row.
 
@@ -323,12 +317,7 @@ def _protocol(baseline: Configuration, reference: str) -> dict[str, tuple[object
     if baseline.runs[0].tasks:
         ours["task_classes"] = tuple(name for task in baseline.runs[0].tasks for name in task)
     everything = reference in baseline.presets
-    names = [
-        option
-        for option in {**theirs, **ours}
-        if option != "backend"
-        and (option in GROUP_OPTIONS or everything or option in _PROTOCOL or factor_of(option) == "backbone")
-    ]
+    names = [option for option in {**theirs, **ours} if option not in EQUIVALENT and (everything or option in PROTOCOL)]
     return {o: (ours.get(o), theirs.get(o)) for o in names if ours.get(o) != theirs.get(o)}
 
 

@@ -2,98 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from moleflow_fast.config.options import RunOptions
-from moleflow_fast.run.directory import result_options
+from moleflow_fast.config.identity import result_options
+from moleflow_fast.config.option import Comparison
+from moleflow_fast.config.options import OPTIONS, RunOptions
 
 Effective = Mapping[str, Any]
 Departures = Mapping[str, Mapping[str, Any]]
 
-# Where a run took place and with which seed: no part of a configuration.
-_CIRCUMSTANCES = frozenset({"seed", "data_path", "device"})
+COMPONENT = "component_"  # begins the factor that is a component of the method, switched off or shaped otherwise
+
+
+def factor_of(option: str) -> str:
+    """The factor of an option; one that belongs to none is its own."""
+    known = OPTIONS[option]
+    return COMPONENT + known.component if known.component else known.factor or option
+
+
+def _grouped(names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        found[factor_of(name)] = (*found.get(factor_of(name), ()), name)
+    return MappingProxyType(found)
+
+
+def _compared(*kinds: Comparison) -> frozenset[str]:
+    return frozenset(name for name, option in OPTIONS.items() if option.comparison in kinds)
+
+
+# Factor -> its options.
+COMPONENTS = _grouped(name for name, option in OPTIONS.items() if option.component)
+FACTORS = _grouped(name for name, option in OPTIONS.items() if option.is_identity and not option.component)
 
 # Alike within a group, or it would be another group.
-GROUP_OPTIONS = frozenset({"dataset", "task_classes", "cl_scenario", "backbone_name"})
-
-FACTORS: Mapping[str, tuple[str, ...]] = {
-    "learning_rate": ("lr",),
-    "dia_blocks": ("dia_n_blocks",),
-    "coupling_layers": ("num_coupling_layers",),
-    "lora_rank": ("lora_rank",),
-    "front_directions": ("front_directions",),
-    "epochs": ("num_epochs",),
-    "logdet_weight": ("lambda_logdet",),
-    "tail_loss": ("use_tail_aware_loss", "tail_weight", "tail_top_k_ratio"),
-    "aggregation": (
-        "score_aggregation_mode",
-        "score_aggregation_top_k",
-        "score_aggregation_top_k_percent",
-        "score_aggregation_percentile",
-        "cluster_weight",
-        "cluster_high_score_percentile",
-    ),
-    "spatial_kernel": ("spatial_context_kernel",),
-    "scale_kernel": ("scale_context_kernel",),
-    "backbone": (
-        "backbone_weights",
-        "random_backbone",
-        "backbone_layers",
-        "vit_blocks",
-        "use_high_res",
-        "backbone_precision",
-        "embed_dim",
-    ),
-}
-
-COMPONENTS: Mapping[str, tuple[str, ...]] = {
-    "component_dia": ("use_dia",),
-    "component_adapter": ("use_task_adapter",),
-    "component_whitening": ("use_whitening_adapter", "adapter_mode", "soft_ln_init_scale"),
-    "component_router": ("use_router",),
-    "component_mahalanobis": ("use_mahalanobis", "router_covariance"),
-    "component_lora": ("use_lora",),
-    "component_task_bias": ("use_task_bias",),
-    "component_positions": ("use_pos_embedding",),
-    "component_spatial": ("use_spatial_context",),
-    "component_scale": ("use_scale_context",),
-    "component_freeze": ("no_freeze_base",),
-    "component_separated": ("use_task_separated",),
-    "component_regular_linear": ("use_regular_linear",),
-    "component_spectral": ("use_spectral_norm",),
-}
-
-_FACTOR_OF = {option: factor for factor, options in {**FACTORS, **COMPONENTS}.items() for option in options}
-
-# Option -> (switch, value of the switch with which the option acts).
-_ACTS_WITH: Mapping[str, tuple[str, Any]] = {
-    "dia_n_blocks": ("use_dia", True),
-    "dia_hidden_ratio": ("use_dia", True),
-    "lora_rank": ("use_lora", True),
-    "lora_alpha": ("use_lora", True),
-    "use_mahalanobis": ("use_router", True),
-    "router_covariance": ("use_mahalanobis", True),
-    "use_whitening_adapter": ("use_task_adapter", True),
-    "adapter_mode": ("use_whitening_adapter", False),
-    "soft_ln_init_scale": ("adapter_mode", "soft_ln"),
-    "front_directions": ("adapter_mode", "gaussian"),
-    "spatial_context_mode": ("use_spatial_context", True),
-    "spatial_context_kernel": ("use_spatial_context", True),
-    "scale_context_kernel": ("use_scale_context", True),
-    "scale_context_init_scale": ("use_scale_context", True),
-    "scale_context_max_alpha": ("use_scale_context", True),
-    "tail_weight": ("use_tail_aware_loss", True),
-    "tail_top_k_ratio": ("use_tail_aware_loss", True),
-    "score_aggregation_top_k": ("score_aggregation_mode", "top_k"),
-    "score_aggregation_top_k_percent": ("score_aggregation_mode", "top_k_percent"),
-    "score_aggregation_percentile": ("score_aggregation_mode", "percentile"),
-    "cluster_weight": ("score_aggregation_mode", "spatial_cluster"),
-    "cluster_high_score_percentile": ("score_aggregation_mode", "spatial_cluster"),
-    "rotation_degrees": ("use_rotation_aug", True),
-    "slow_lr_ratio": ("enable_slow_stage", True),
-    "slow_blocks_k": ("enable_slow_stage", True),
-}
+GROUP_OPTIONS = _compared(Comparison.GROUP)
+# What makes figures comparable with published ones, beside what defines the group.
+PROTOCOL = _compared(Comparison.GROUP, Comparison.PROTOCOL)
+# What computes the same, another way.
+EQUIVALENT = _compared(Comparison.EQUIVALENT)
+# Where a run took place and with which seed: no part of a configuration.
+_CIRCUMSTANCES = _compared(Comparison.CIRCUMSTANCE)
 
 
 def effective_options(options: RunOptions) -> dict[str, Any]:
@@ -107,10 +58,16 @@ def effective_options(options: RunOptions) -> dict[str, Any]:
     flat = {name: value for name, value in flat.items() if name not in _CIRCUMSTANCES}
     if options.ablation.has_front:
         del flat["use_spatial_context"]
-    for option, (switch, needed) in _ACTS_WITH.items():  # switches stand before what depends on them
-        if flat.get(switch) != needed:
-            flat.pop(option, None)
-    return flat
+    return {name: value for name, value in flat.items() if _acts(name, flat)}
+
+
+def _acts(name: str, flat: Effective) -> bool:
+    """Whether an option has an effect: its switch, if it has one, stands as it must and has an effect itself."""
+    condition = OPTIONS[name].acts_with
+    if condition is None:
+        return True
+    switch, needed = condition
+    return flat.get(switch) == needed and _acts(switch, flat)
 
 
 def departures(options: Effective, baseline: Effective) -> dict[str, dict[str, Any]]:
@@ -127,11 +84,6 @@ def departures(options: Effective, baseline: Effective) -> dict[str, dict[str, A
         if option not in baseline and factor_of(option) in found:
             found[factor_of(option)][option] = value
     return found
-
-
-def factor_of(option: str) -> str:
-    """The factor of an option; one that belongs to none is its own."""
-    return _FACTOR_OF.get(option, option)
 
 
 def values_text(values: Mapping[str, Any]) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-from moleflow_fast.config.options import RunOptions, build_parser, options_from
+from moleflow_fast.config.command_line import build_parser, options_from
+from moleflow_fast.config.options import OPTIONS, RunOptions
 from moleflow_fast.config.presets import presets
 
 PUBLISHED = "published"
 REFERENCE = "MVTec-WRN50-60ep-lr2e4-dia4"
 
 # Not in any preset, and not to be taken from this machine's environment either.
-_UNSAID = ("--data_path", PUBLISHED, "--backend", "auto", "--precision", "fp32")
+_BY_ENVIRONMENT = {name: option.default for name, option in OPTIONS.items() if option.environment}
+_UNSAID = ("--data_path", PUBLISHED, *(f"--{name}={default}" for name, default in _BY_ENVIRONMENT.items()))
 
 
 @cache

@@ -81,5 +81,5 @@ def say_rescaled(run: Run, known: Calibration) -> None:
     if absent and run.moleflow.router.compares_distances:
         run.console.say(
             f"limits         of {run.tasks.names(absent)} are scaled to the new covariance, not measured: their images "
-            "are not there; put them back and measure anew: python -m moleflow_fast.calibrate"
+            "are not there; put them back and measure anew: moleflow calibrate"
         )

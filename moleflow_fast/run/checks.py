@@ -72,7 +72,8 @@ def flow_in_words(run: Run, trainer: MoLEContinualTrainer) -> str:
 def _why_plain(run: Run) -> str | None:
     """Why the flow runs in plain PyTorch, None if it is compiled; an error where that was insisted on in vain."""
     features = torch.empty(0, device=run.device)
-    reason = run.moleflow.flow.why_not_compiled(features, None)
+    flow = run.moleflow.flow
+    reason = flow.runner.why_not_compiled(flow.expert(None).flow, features)
     runs_compiled(features, why_not=reason, backend=flow_backend(run.device))
     return reason
 

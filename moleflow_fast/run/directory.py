@@ -14,7 +14,6 @@ routing_confusion.png, heatmaps/*.png
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import logging
 import math
@@ -26,7 +25,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, PATHS, RunOptions
+from moleflow_fast.config.identity import result_options
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.evaluation.class_result import ClassResult, Evaluation
 from moleflow_fast.system.files import WriteFailed, reading, remove_leftovers, replacing, write_json, writing
@@ -284,20 +284,8 @@ def _started(path: Path) -> bool:
     return path.exists() and any(not file.name.startswith(".") for file in path.iterdir())
 
 
-def result_options(options: RunOptions) -> dict[str, Any]:
-    """The options that decide a run's numbers, paths as the places they lead to."""
-    values = {name: value for name, value in options.to_json().items() if name not in NOT_PART_OF_THE_RESULT}
-    return {**values, **{name: os.path.realpath(values[name]) for name in PATHS if values[name] is not None}}
-
-
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, **values["ablation"], "ablation": None}
-
-
-def identity(options: RunOptions) -> str:
-    """What a run is: equal for options that give the same numbers, whatever the run is called and wherever it lies."""
-    text = json.dumps(result_options(options), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def environment() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from moleflow_fast.errors import UserError
 from moleflow_fast.system.interruption import handlers_kept
 
 # Workers search the folder in which Ray starts, whatever `python -P` says: they shall find the same package as we.
-_OUR_FOLDER = Path(__file__).parent.parent
+_OUR_FOLDER = Path(__file__).parents[2]
 _OBJECT_STORE_BYTES = 2**27  # runs exchange files and a few numbers; Ray would take a third of the memory
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from moleflow_fast.config.ablation import AblationConfig, get_ablation_config
-from moleflow_fast.config.options import NOT_PART_OF_THE_RESULT, PATHS, RunOptions
-from moleflow_fast.config.requested import given_backend, given_precision
+from moleflow_fast.config.arguments import given_by_environment, given_options
+from moleflow_fast.config.options import OPTIONS, RunOptions
 from moleflow_fast.run.directory import RunDirectory, RunDirectoryError
 
 
@@ -30,9 +30,10 @@ def resumed(args: argparse.Namespace, path: Path) -> RunOptions:
     stored = RunDirectory.open(path).options()
     known = {**vars(stored), **vars(stored.ablation)}
     asked = _asked(args)
-    require_alike(path, known, {name: v for name, v in asked.items() if name not in NOT_PART_OF_THE_RESULT})
-    machine = {name: value for name, value in asked.items() if name in NOT_PART_OF_THE_RESULT - {"preset"}}
-    return replace(stored, **{**machine, "resume": True, "log_dir": str(path.parent), "experiment_name": path.name})
+    require_alike(path, known, {name: value for name, value in asked.items() if OPTIONS[name].is_identity})
+    free = {name: value for name, value in asked.items() if not OPTIONS[name].is_identity}
+    own = {"preset": stored.preset, "resume": True, "log_dir": str(path.parent), "experiment_name": path.name}
+    return replace(stored, **free | own)
 
 
 def require_alike(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -52,17 +53,14 @@ def require_alike(path: Path, before: Mapping[str, Any], now: Mapping[str, Any])
 
 def _same(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     one, other = before[name], now[name]
-    if name in PATHS and one is not None and other is not None:
+    if name in OPTIONS and OPTIONS[name].is_path and one is not None and other is not None:
         return os.path.realpath(one) == os.path.realpath(other)
     return bool(one == other)
 
 
 def _asked(args: argparse.Namespace) -> dict[str, Any]:
     """Name -> value of the options that were given, those of the method among them; also by the environment."""
-    names = {field.name for cls in (RunOptions, AblationConfig) for field in fields(cls)}
-    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
     preset = vars(get_ablation_config(args.ablation_preset))
     of_preset = {name: value for name, value in preset.items() if value != getattr(AblationConfig(), name)}
-    environment = {"backend": given_backend(), "precision": given_precision()}
-    asked = {**{name: value for name, value in environment.items() if value is not None}, **of_preset, **given}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
+    given = given_options(args, RunOptions) | given_options(args, AblationConfig)
+    return given_by_environment(RunOptions) | of_preset | given

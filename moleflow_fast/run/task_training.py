@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from moleflow_fast.config.identity import result_options
 from moleflow_fast.evaluation.diagnostics import task_diagnostics
-from moleflow_fast.run.directory import RunDirectory, result_options
+from moleflow_fast.run.directory import RunDirectory
 from moleflow_fast.run.run import Run
 from moleflow_fast.system.files import write_json
 from moleflow_fast.system.interruption import end_waits

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Self
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from moleflow_fast.backend import flow_backend
 from moleflow_fast.config.ablation import AblationConfig
-from moleflow_fast.engine.plan import images_at_once, parts_of_a_step
+from moleflow_fast.engine.plan import parts_of_a_step
 from moleflow_fast.engine.training import DeviceSteps
 from moleflow_fast.errors import UserError
 from moleflow_fast.inference.moleflow import MoLEFlow
@@ -26,8 +25,10 @@ from moleflow_fast.system.phases import phase
 from moleflow_fast.trainer.epochs import Epochs
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.loader_features import batches_of
+from moleflow_fast.trainer.optimizer import AdamP
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
 from moleflow_fast.trainer.stage import Stage
+from moleflow_fast.trainer.steps import HostSteps, Loss, Steps
 from moleflow_fast.trainer.task_state import BatchRecord, EpochRecord, Listener, StateKeeper, TaskState
 from moleflow_fast.utils.logger import TrainingLogger
 
@@ -230,10 +231,10 @@ class MoLEContinualTrainer:
         done = len(state.records)
         for stage in stages:
             if stage.first_epoch < done < stage.first_epoch + stage.epochs:
-                stage.begin(self.nf_model)
-                stage.optimizer.go_on_from(state.optimizer)
+                self._begin(task_id, stage)
+                stage.optimizer.load_moments(state.optimizer)
         if task_id == 0 and not self.config.has_front:
-            self.nf_model.feature_statistics.go_on_from(state.statistics)
+            self.nf_model.feature_statistics.load_running(state.statistics)
         with torch.no_grad():
             for name, value in own.items():
                 value.copy_(state.model[name])
@@ -342,7 +343,7 @@ class MoLEContinualTrainer:
 
     def _train_epoch(self, task_id: int, stage: Stage, epoch: int, num_epochs: int, batches: Epochs) -> EpochRecord:
         if epoch == 0:
-            stage.begin(self.nf_model)
+            self._begin(task_id, stage)
         number = stage.first_epoch + epoch
         rate = stage.set_rate(epoch)
         self.nf_model.train()
@@ -352,7 +353,7 @@ class MoLEContinualTrainer:
             images += patches.shape[0]
             mean = self._start_step(task_id, stage, patches)
             self.listener(BatchRecord(task_id, number, num_epochs, batch + 1, len(batches), patches.shape[0], mean))
-        total, counted, skipped = stage.finish_steps()
+        total, counted, skipped = stage.steps.finish()
         if counted == 0:
             raise TrainingDivergedError(
                 f"task {task_id}, epoch {number + 1}: none of {skipped} batches had a finite loss below "
@@ -372,63 +373,38 @@ class MoLEContinualTrainer:
 
     def _start_step(self, task_id: int, stage: Stage, patches: Tensor) -> float:
         """Take an optimizer step, or start one on the device; returns the epoch's mean loss as far as it is known."""
-        if stage.device_steps is None and self._steps_on_device(task_id, patches):
-            stage.device_steps = DeviceSteps(
-                self._whole_loss(stage), stage.optimizer, CLIP_NORM, LARGEST_LOSS, parts_of_a_step()
-            )
-        if stage.device_steps is None:
-            return stage.count(self._step(task_id, stage, patches))
         if task_id == 0 and not self.config.has_front:
             self.nf_model.update_reference_stats(self.moleflow.add_positions(patches))
-        return stage.device_steps(patches)
+        return stage.steps(patches)
 
-    def _whole_loss(self, stage: Stage) -> Callable[[Tensor], Tensor]:
-        plain = stage.name == "slow"  # no reference to the stage: its graphs would outlive it in a cycle
+    def _begin(self, task_id: int, stage: Stage) -> None:
+        """Begin a stage, with steps on the device where Triton kernels run the flow."""
+        loss = self._whole_loss(plain=stage.name == "slow")
 
-        def loss(patches: Tensor) -> Tensor:
-            return self._loss(self._with_positions(patches), plain)
+        def new_steps(optimizer: AdamP) -> Steps:
+            if self._steps_on_device(task_id):
+                return DeviceSteps(loss, optimizer, CLIP_NORM, LARGEST_LOSS, parts_of_a_step())
+            return HostSteps(loss, optimizer, CLIP_NORM, LARGEST_LOSS, self.nf_model.runner.weights_fixed)
 
-        return loss
+        stage.begin(self.nf_model, new_steps)
 
     @property
     def steps_are_graphs(self) -> bool:
         """Whether training steps run as CUDA graphs, and not one operation after another."""
-        return self.device.type == "cuda" and self._steps_on_device(None, torch.empty(0, device=self.device))
+        return self.device.type == "cuda" and self._steps_on_device(None)
 
-    def _steps_on_device(self, task_id: int | None, patches: Tensor) -> bool:
-        return flow_backend(self.device) == "triton" and self.nf_model.why_not_compiled(patches, task_id) is None
+    def _steps_on_device(self, task_id: int | None) -> bool:
+        features = torch.empty(0, device=self.device)
+        why_not = self.nf_model.runner.why_not_compiled(self.nf_model.expert(task_id).flow, features)
+        return flow_backend(self.device) == "triton" and why_not is None
 
-    def _step(self, task_id: int, stage: Stage, patches: Tensor) -> float:
-        """One optimizer step; NaN if the batch was skipped.
-
-        On a CPU the batch goes through in parts that fit its caches, forward and backward, and gradients add up: the
-        loss is a mean over images. A step then holds the intermediates of one part instead of those of the batch.
-        """
-        x = self._with_positions(patches)
-        if task_id == 0 and not self.config.has_front:
-            self.nf_model.update_reference_stats(x)
-        stage.optimizer.zero_grad(set_to_none=True)
-        with self.nf_model.parameters_hold_still():
-            value = self._backward(x, plain=stage.name == "slow")
-        if not math.isfinite(value) or value > LARGEST_LOSS:
-            return math.nan
-        norm = stage.optimizer.step(max_norm=CLIP_NORM)
-        return value if math.isfinite(norm) else math.nan
+    def _whole_loss(self, plain: bool) -> Loss:
+        """The loss of patches (B, H, W, D) as batches give them."""
+        return lambda patches: self._loss(self._with_positions(patches), plain)
 
     def _with_positions(self, patches: Tensor) -> Tensor:
         """What the loss takes; a front has had the positions already."""
         return patches if self.config.has_front else self.moleflow.add_positions(patches)
-
-    def _backward(self, x: Tensor, plain: bool) -> float:
-        """Gradients of the loss of a batch x (B, H, W, D), added up over its parts; stops where it is not finite."""
-        value = 0.0
-        for part in x.split(images_at_once(x[0].numel(), training=True) if x.device.type == "cpu" else len(x)):
-            loss = self._loss(part, plain) * (len(part) / len(x))
-            value += float(loss.detach())
-            if not math.isfinite(value):
-                return value
-            loss.backward()
-        return value
 
     def _loss(self, x: Tensor, plain: bool) -> Tensor:
         config = self.config

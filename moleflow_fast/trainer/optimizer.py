@@ -9,7 +9,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor, Group, adamp_step
+from moleflow_fast.kernels.adamp_groups import AdamPSettings, AdamPTensor, Group
+from moleflow_fast.ops.adamp import adamp_step
 
 
 class AdamP(torch.optim.Optimizer):
@@ -82,6 +83,11 @@ class AdamP(torch.optim.Optimizer):
                     self.state[tensor.parameter]["step"] = tensor.step
         return loss if max_norm is None else norm
 
+    def set_rate(self, rate: float) -> None:
+        """Learning rate of the steps to come, for all parameters."""
+        for group in self.param_groups:
+            group["lr"] = rate
+
     def moments(self) -> dict[str, Tensor]:
         """Its whole state as tensors, by position of the parameter: "<i>.step", "<i>.exp_avg", "<i>.exp_avg_sq"."""
         return {
@@ -90,7 +96,7 @@ class AdamP(torch.optim.Optimizer):
             for name, value in self.state.get(parameter, {}).items()
         }
 
-    def go_on_from(self, moments: Mapping[str, Tensor]) -> None:
+    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
         """Take on what `moments` gave of an optimizer of the same parameters, on whatever device.
 
         Raises:

@@ -60,7 +60,7 @@ def export_published(moleflow: MoLEFlow, directory: Path, task_id: int) -> Path:
     if moleflow.config.has_front:
         raise UserError(
             "this run has Gaussian fronts (--adapter_mode gaussian), which no published checkpoint can hold: train "
-            "with --adapter_mode whitening to write one, or take `python -m moleflow_fast.export` for one program"
+            "with --adapter_mode whitening to write one, or take `moleflow export` for one program"
         )
     file = directory / f"task_{task_id}" / STATE_FILE
     state = {name: value.cpu() for name, value in moleflow.flow.reference_state_dict().items()}

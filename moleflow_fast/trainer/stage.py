@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 
-from moleflow_fast.engine.training import DeviceSteps
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 from moleflow_fast.trainer.optimizer import AdamP
+from moleflow_fast.trainer.steps import Steps
 
 
 class Stage:
@@ -33,41 +32,23 @@ class Stage:
         self.rate = rate
         self.weight_decay = weight_decay
         self.optimizer: AdamP
-        self.device_steps: DeviceSteps | None = None
-        self._losses: list[float] = []
+        self.steps: Steps
 
-    def begin(self, model: MoLESpatialAwareNF) -> None:
+    def begin(self, model: MoLESpatialAwareNF, new_steps: Callable[[AdamP], Steps]) -> None:
         """Only this stage's parameters get gradients."""
         model.requires_grad_(False)
         for parameter in self.params:
             parameter.requires_grad_(True)
         self.optimizer = AdamP(self.params, lr=self.lr, weight_decay=self.weight_decay)
+        self.steps = new_steps(self.optimizer)
 
     def end(self) -> None:
         """Give back what the stage's steps hold."""
-        if self.device_steps is not None:
-            self.device_steps.release()
-            self.device_steps = None
-
-    def count(self, loss: float) -> float:
-        """Take in the loss of a step, NaN if it was skipped; returns the mean of those that counted."""
-        self._losses.append(loss)
-        finite = [value for value in self._losses if math.isfinite(value)]
-        return sum(finite) / max(len(finite), 1)
-
-    def finish_steps(self) -> tuple[float, int, int]:
-        """Of the steps since the last call: the sum of their losses, how many counted, how many were skipped."""
-        if self.device_steps is not None:
-            return self.device_steps.finish()
-        finite = [value for value in self._losses if math.isfinite(value)]
-        skipped = len(self._losses) - len(finite)
-        self._losses.clear()
-        return sum(finite), len(finite), skipped
+        self.steps.release()
+        del self.steps
 
     def set_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, which the steps to come take."""
         rate = self.rate(epoch, self.epochs, self.lr)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        if self.device_steps is not None:
-            self.device_steps.set_rate(rate)
+        self.steps.set_rate(rate)
         return rate

@@ -11,7 +11,7 @@ import torch
 from run.small_runs import CLASSES, command_line, rows, write_data
 from torch import Tensor
 
-from moleflow_fast.config.options import build_parser, options_of
+from moleflow_fast.config.command_line import build_parser, options_of
 from moleflow_fast.evaluation.by_class import ClassResult
 from moleflow_fast.evaluation.metrics import aupro, ranking_metrics
 from moleflow_fast.ops.pixel_map import pixel_map_reference

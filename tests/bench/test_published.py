@@ -93,12 +93,13 @@ def test_model_stays_untouched() -> None:
 def test_same_steps(task_id: int) -> None:
     trainer = begun_trainer(task_id, AblationConfig())
     stage = trainer._stages(task_id, 10, 1e-3)[0]
-    stage.begin(trainer.nf_model)
+    trainer._begin(task_id, stage)
     published = PublishedTraining(published_model(trainer.nf_model), task_id, 1e-3)
     stage.set_rate(0 if task_id == 0 else 1)  # the full rate
     patches = task_features(task_id, images=4)
     for _ in range(3):
-        assert published.step(patches) == pytest.approx(trainer._step(task_id, stage, patches), rel=1e-5)
+        trainer._start_step(task_id, stage, patches)
+        assert published.step(patches) == pytest.approx(stage.steps.finish()[0], rel=1e-5)
     for ours, theirs in zip(stage.params, published.params, strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
 

@@ -21,12 +21,13 @@ from operations import OPERATIONS, PROTOTYPES, Operation, Shape, trained_paramet
 
 from moleflow_fast.backend import use_backend  # noqa: E402
 from moleflow_fast.config import AblationConfig  # noqa: E402
-from moleflow_fast.engine import channel_major, channel_packing  # noqa: E402
-from moleflow_fast.engine.packing import pack, trained  # noqa: E402
+from moleflow_fast.engine import channel_layout, channel_major  # noqa: E402
 from moleflow_fast.kernels import latent, transpose  # noqa: E402
 from moleflow_fast.kernels.adamp import DeviceAdamP  # noqa: E402
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF  # noqa: E402
 from moleflow_fast.ops.mahalanobis import mahalanobis_distances, stack_gaussians  # noqa: E402
+from moleflow_fast.packing.packer import pack, trained  # noqa: E402
+from moleflow_fast.packing.target import Target  # noqa: E402
 from moleflow_fast.trainer.optimizer import AdamP  # noqa: E402
 
 COMPILED = json.loads((Path(__file__).parents[1] / "kernels" / "compiled.json").read_text())["kernels"]
@@ -78,10 +79,10 @@ def later_step() -> None:
         for task_id in (0, 1):
             model.add_task(task_id)
     model.freeze_all_base()
-    parts = model._parts(1)
-    packed, params = trained(parts, pack(parts, "bf16"))
+    modules = model.expert(1).flow
+    packed, params = trained(modules, pack(modules, Target("channel_major", "bf16")))
     x = torch.empty(2, 3, 5, flow.dim, device="meta")
-    pending = channel_packing.unpack(packed.plan, packed.tensors)[0].pending
+    pending = channel_layout.unpack(packed.plan, packed.tensors)[0].pending
     state, tiles, saved = channel_major.blocks(packed.plan, packed.tensors, x, keep=True)
     nll, logdet = x[..., 0].flatten(), torch.empty_like(x[..., 0].flatten())
     latent.state_nll(state, pending, tiles, packed.log_scales, nll, logdet)

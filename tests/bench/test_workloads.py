@@ -10,6 +10,7 @@ from device import ON_GPU
 from workloads import StepCase, TrainingSteps
 
 from moleflow_fast.backend import requested_backend, requested_precision
+from moleflow_fast.engine.training import DeviceSteps
 
 FLOW = Flow(16, blocks=1, dia_blocks=1, rank=4)
 DIA_ONLY = Flow(16, blocks=0, dia_blocks=2, rank=4)
@@ -31,7 +32,7 @@ def test_steps(backend: str, task_id: int, flow: Flow) -> None:
     steps.begin_again()
     assert all(p.grad is None for p in steps._params)
     steps(case.patches())
-    assert (steps._stage.device_steps is not None) == backend.startswith("triton")
+    assert isinstance(steps._stage.steps, DeviceSteps) == backend.startswith("triton")
     assert steps.count() == (1, 0)
     assert any(not torch.equal(a, b) for a, b in zip(before, steps._params, strict=True))
 
@@ -47,7 +48,7 @@ def test_every_backend_takes_the_same_steps(backend: str) -> None:
     losses = []
     for other in (expected, steps):
         other(patches)
-        losses.append(other._stage.finish_steps()[0])
+        losses.append(other._stage.steps.finish()[0])
     assert losses[1] == pytest.approx(losses[0], rel=tolerance)
 
 

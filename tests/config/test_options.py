@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from moleflow_fast.config import ABLATION_PRESETS, AblationConfig
-from moleflow_fast.config.options import DEMO_DEFAULTS, RunOptions, build_parser, parse_options
-from moleflow_fast.run.directory import identity
+from moleflow_fast.config.command_line import DEMO_DEFAULTS, build_parser
+from moleflow_fast.config.identity import identity
+from moleflow_fast.config.options import RunOptions
+from moleflow_fast.run.asked import parse_options
 
 MVTEC = ["--dataset", "mvtec", "--data_path", "somewhere"]
 

@@ -1,4 +1,4 @@
-"""python -m moleflow_fast.calibrate: new limits of a finished run."""
+"""moleflow calibrate: new limits of a finished run."""
 
 import json
 import shutil

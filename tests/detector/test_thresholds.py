@@ -108,7 +108,7 @@ def test_a_calibration_without_scores(finished: RunResult, data: Path, tmp_path:
     del content["normal"]
     file.write_text(json.dumps(content))
     assert Detector.load(copy, threshold=0.3).limits[0].calibrated == 0.3
-    with pytest.raises(CalibrationError, match="made by an older version.*moleflow_fast.calibrate RUN makes it anew"):
+    with pytest.raises(CalibrationError, match="made by an older version.*moleflow calibrate RUN makes it anew"):
         Detector.load(copy, false_alarms=0.01)
     with pytest.raises(CalibrationError):
         replace(LINE.tasks[0], scores=()).threshold_at(0.1)

@@ -64,10 +64,10 @@ def unknown_options(page: Path) -> Iterator[str]:
     """Of a command in a code block, its own; of those named in the text, an option of any command."""
     for words in _commands(page):
         name = _command_of(words)
-        if name is None or not (COMMANDS / f"{name}.py").exists():
+        if name not in _names():
             continue
         yield from (f"{name} has no {option}" for option in _options_in(words) if option not in options_of(name))
-    everything = frozenset().union(*(options_of(file.stem) for file in COMMANDS.glob("[a-z]*.py")))
+    everything = frozenset().union(*(options_of(name) for name in _names()))
     for code in _inline(page):
         for option in re.findall(r"(?<![\w-])--[a-z]\w*(?:-\w+)*", code) if code.startswith("--") else ():
             if option not in everything | _OF_OTHER_COMMANDS:
@@ -88,8 +88,6 @@ CHECKS: tuple[Check, ...] = (long_lines, broken_links, unknown_commands, unknown
 def options_of(name: str) -> frozenset[str]:
     """What `--help` of a command shows. A sweep takes those of training too."""
     module = importlib.import_module(f"moleflow_fast.cli.{name}")
-    if not hasattr(module, "main"):
-        return frozenset()
     with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
         module.main(["--help"])
     own = frozenset(re.findall(r"(?<![\w-])--[a-z]\w*", shown.getvalue()))
@@ -140,7 +138,14 @@ def _is_command(name: str, program: str) -> bool:
         return True
     place = ROOT / "moleflow_fast" / name.replace(".", "/")
     as_module = place.with_suffix(".py").exists() or (place / "__main__.py").exists()
-    return (COMMANDS / f"{name}.py").exists() if program == "moleflow" else as_module
+    return name in _names() if program == "moleflow" else as_module
+
+
+@cache
+def _names() -> frozenset[str]:
+    """Modules of cli/ that are commands; beside them stand what all share."""
+    command = re.compile(r"^def build_parser\(", re.MULTILINE)
+    return frozenset(file.stem for file in COMMANDS.glob("*.py") if command.search(file.read_text()))
 
 
 def _options_in(words: list[str]) -> list[str]:
@@ -171,7 +176,8 @@ def _files() -> frozenset[str]:
 def _is_here(token: str, page: Path) -> bool:
     ours = token.startswith(_TOP) or token.rpartition(".")[2] in _ANYWHERE
     example = token.startswith(("/", "-", ".")) or "/" not in token and token in _EXAMPLES
-    return not ours or example or token in _files() or (page.parent / token).exists()
+    placeholder = "NAME" in token or "WAY" in token
+    return not ours or example or placeholder or token in _files() or (page.parent / token).exists()
 
 
 _EXAMPLES = frozenset({"report.md"})  # what commands write

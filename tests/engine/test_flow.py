@@ -1,8 +1,6 @@
 """The compiled engine against the plain modules, in every configuration it runs."""
 
-import copy
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,10 +8,10 @@ import torch
 from flow_models import CONFIGS, FULL, PLAIN, features, make_model
 
 from moleflow_fast.backend import BackendError, use_backend
-from moleflow_fast.engine.packing import pack, trained
-from moleflow_fast.engine.parts import Seen
 from moleflow_fast.engine.plan import images_at_once, parse
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+from moleflow_fast.packing.packer import pack, trained
+from moleflow_fast.packing.target import Target
 
 
 def run(model: MoLESpatialAwareNF, x: torch.Tensor, backend: str) -> tuple[torch.Tensor, torch.Tensor, dict]:
@@ -34,6 +32,10 @@ def assert_same(actual: tuple, expected: tuple, bound: float) -> None:
     for name, a, e in pairs:
         error = float((a - e).abs().max() / e.abs().max().clamp_min(1e-12))
         assert error < bound, (name, error)
+
+
+def why_plain(model: MoLESpatialAwareNF, x: torch.Tensor, task: int) -> str | None:
+    return model.runner.why_not_compiled(model.expert(task).flow, x)
 
 
 @pytest.mark.parametrize("task", [0, 1])
@@ -105,8 +107,8 @@ def test_only_the_losses_that_are_used_count() -> None:
 
 def test_operator_checks() -> None:
     model = make_model(dim=6, blocks=1, rank=1)
-    parts = model._parts(1)
-    packed, params = trained(parts, pack(parts))
+    flow = model.expert(1).flow
+    packed, params = trained(flow, pack(flow, Target()))
     params = [p.detach().clone().requires_grad_(True) for p in params]
     x = features(2, 2, 2, 6).requires_grad_(True)
     arguments = (x, list(packed.tensors), params, packed.plan.text, True)
@@ -123,84 +125,11 @@ def test_gradcheck() -> None:
         assert torch.autograd.gradcheck(model, (x,))
 
 
-def test_packed_weights_are_never_stale() -> None:
-    model = make_model().requires_grad_(False)
-    x = features()
-
-    def agrees() -> None:
-        with torch.no_grad():
-            with use_backend("cpp"):
-                compiled = model(x)
-            with use_backend("eager"):
-                plain = model(x)
-        torch.testing.assert_close(compiled, plain, rtol=1e-10, atol=1e-10)
-
-    agrees()
-    block = model.flow.module_list[0]
-    with torch.no_grad():
-        block.subnet.s_layer1.lora_B["1"].add_(0.5)  # in place
-    agrees()
-    model.load_state_dict({n: v * 1.1 if v.is_floating_point() else v for n, v in model.state_dict().items()})
-    agrees()
-    layer = block.subnet.t_layer1.base_linear
-    layer.weight = torch.nn.Parameter(torch.randn_like(layer.weight))
-    model.requires_grad_(False)
-    agrees()
-    model.requires_grad_(True)
-    model(x)  # a training step whose optimizer changes parameters behind their version counters
-    for parameter in model.parameters():
-        parameter.data.mul_(0.9)
-    agrees()
-    model.requires_grad_(False)
-    agrees()
-    agrees()
-
-
-def test_parts_are_still_until_something_behind_them_changes() -> None:
-    model = make_model().requires_grad_(False)
-    layer = model.flow.module_list[1].subnet.s_layer2
-    seen = Seen([model._parts(0)])
-    layer.lora_A["1"].data.add_(1)
-    layer.lora_A["1"].requires_grad_(True)  # another task's
-    model.add_task(2)
-    assert seen.still()
-
-    def moves(change: Callable[[], object]) -> None:
-        seen = Seen([model._parts(0)])
-        assert seen.still()
-        change()
-        assert not seen.still()
-
-    moves(lambda: layer.lora_A["0"].add_(1))
-    moves(lambda: setattr(layer.lora_B["0"], "data", layer.lora_B["0"].data.clone()))
-    moves(lambda: layer.lora_A.update({"0": torch.nn.Parameter(layer.lora_A["0"].data, requires_grad=False)}))
-    moves(lambda: layer.task_biases.pop("0"))
-    moves(lambda: model.flow.module_list[0].perm_index.copy_(torch.arange(20)))
-    moves(lambda: setattr(model.dia_adapters["0"].coupling_blocks[0], "s_net", model.dia_adapters["1"]))
-    moves(lambda: model.flow.module_list[1].subnet.t_layer1.base_linear.requires_grad_(True))
-
-
-def test_hooks_are_noticed() -> None:
-    model = make_model(CONFIGS["no_scale_context"]).requires_grad_(False)
-    seen = Seen([model._parts(0)])
-    torch.nn.utils.spectral_norm(model.flow.module_list[0].subnet.layer1.base_linear)
-    assert not seen.still() and model.why_not_compiled(features(), 0) is not None
-
-
-def test_frozen_tasks_are_packed_once() -> None:
-    model = make_model().requires_grad_(False)
-    with torch.no_grad(), use_backend("cpp"):
-        model(features())
-        first = model._engine._packs.get(model._parts(1), None)
-        model(features())
-        assert model._engine._packs.get(model._parts(1), None) is first
-
-
 def test_weights_that_train_are_packed_once_while_they_hold_still() -> None:
     model = make_model()
-    parts = model._parts(1)
-    with model.parameters_hold_still():
-        assert model._engine._packs.get(parts, None) is model._engine._packs.get(parts, None)
+    flow = model.expert(1).flow
+    with model.runner.weights_fixed():
+        assert model.runner.packed(flow) is model.runner.packed(flow)
     with torch.no_grad():
         model.flow.module_list[0].subnet.s_layer1.lora_B["1"].add_(0.5)
     assert_same(run(model, features(), "cpp"), run(model, features(), "eager"), 1e-10)
@@ -246,20 +175,14 @@ def test_two_threads_score_different_tasks_at_once(backend: str) -> None:
 
 def test_what_the_engine_does_not_run_takes_the_plain_path() -> None:
     spectral = make_model(replace(PLAIN, use_spectral_norm=True))
-    assert "spectral" in (spectral.why_not_compiled(features(), 1) or "")
+    assert "spectral" in (why_plain(spectral, features(), 1) or "")
     with use_backend("cpp"), pytest.raises(BackendError, match="spectral normalisation"):
         spectral(features())
     spectral(features())  # auto
     with use_backend("cpp"), pytest.raises(BackendError, match="float16"):
         make_model().half()(features().half())
-    assert "not torch.float64" not in (make_model().why_not_compiled(features(), 0) or "")
-    assert "float32" in (make_model().why_not_compiled(features().float(), 0) or "")
-
-
-def test_models_can_be_copied() -> None:
-    model = make_model()
-    twin = copy.deepcopy(model)
-    torch.testing.assert_close(twin(features()), model(features()))
+    assert "not torch.float64" not in (why_plain(make_model(), features(), 0) or "")
+    assert "float32" in (why_plain(make_model(), features().float(), 0) or "")
 
 
 def test_chunks_are_whole_images() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from launches import Launches
+from launches import Launches, no_interpreting
 from training_steps import TrainingStep
 
 from moleflow_fast.backend import use_backend, use_precision
@@ -17,12 +17,12 @@ ON_A_CPU = "copy_"  # casts that torch's products on a GPU do by themselves, and
 
 
 def launched(task: int, blocks: int = BLOCKS) -> Launches:
-    """Those of a task's second step; in bf16, of which only the numbers mean nothing in the interpreter."""
+    """Those of a task's second step in bf16; no step reads from the device what its kernels write."""
     torch.manual_seed(0)
     model = MoLESpatialAwareNF(8, blocks, lora_rank=2, ablation_config=AblationConfig(dia_n_blocks=COUPLINGS))
     step = TrainingStep(model.to(DEVICE), task, DEVICE)
     patches = torch.randn(2, 2, 2, 8, device=DEVICE)
-    with use_backend("triton"), use_precision("bf16"):
+    with use_backend("triton"), use_precision("bf16"), no_interpreting():
         step.run(patches)
         body = step.body(patches)
         with Launches() as counted:

@@ -52,8 +52,9 @@ def trained(backend: str, config: AblationConfig = SMALL) -> tuple[MoLEContinual
     return trainer, records
 
 
-@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("tail", [pytest.param(False, marks=pytest.mark.full), True])
 def test_equal_to_single_steps(tail: bool, in_parts: None) -> None:
+    """The plain loss, which `test_density` holds to its definition, with --full."""
     config = replace(SMALL, use_tail_aware_loss=tail)
     (single, expected), (graph, records) = trained("eager", config=config), trained("triton", config=config)
     for a, b in zip(records, expected, strict=True):
@@ -72,7 +73,7 @@ def test_parameters_that_the_loss_does_not_reach_stay() -> None:
     assert trainer.nf_model.spatial_mixer is not None
     before = trainer.nf_model.spatial_mixer.depthwise_conv.weight.clone()
     with use_backend("triton"):
-        train(trainer, 0, epochs=1, device=DEVICE)
+        train(trainer, 0, epochs=1, images=4, device=DEVICE)
     assert torch.equal(trainer.nf_model.spatial_mixer.depthwise_conv.weight, before)
 
 
@@ -99,9 +100,9 @@ def test_step_counts_reach_the_optimizer() -> None:
     plain = trainer._stages
     trainer._stages = lambda *a: stages.extend(plain(*a)) or stages  # type: ignore[method-assign, func-returns-value]
     with use_backend("triton"):
-        train(trainer, 0, epochs=2, device=DEVICE)
+        train(trainer, 0, epochs=2, images=4, device=DEVICE)
     counts = {state["step"] for state in stages[0].optimizer.state.values()}
-    assert counts == {4}  # two epochs of two batches
+    assert counts == {2}  # two epochs of one batch
 
 
 def test_progress_is_reported_for_every_batch() -> None:
@@ -147,8 +148,11 @@ def test_a_step_reads_nothing_from_the_device(monkeypatch: pytest.MonkeyPatch) -
             plain(self, patches)
 
     monkeypatch.setattr(training._Step, "__call__", watched)
-    trained("triton")
-    assert len(calls) == 4
+    trainer = small_trainer()
+    with use_backend("triton"):
+        train(trainer, 0, epochs=1, device=DEVICE)  # of two steps
+        train(trainer, 1, epochs=1, images=4, device=DEVICE)
+    assert len(calls) == 3
 
 
 @needs_gpu

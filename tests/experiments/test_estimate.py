@@ -6,10 +6,10 @@ import pytest
 from run.small_runs import command_line, write_data
 
 from moleflow_fast.cli.sweep import main
-from moleflow_fast.config.options import parse_options
 from moleflow_fast.experiments import estimate as module
 from moleflow_fast.experiments.estimate import Costs, Size, estimate, flow_seconds, measure, shape_of, size_of
 from moleflow_fast.experiments.sweep_plan import make_plan
+from moleflow_fast.run.asked import parse_options
 
 BASELINE = "MVTec-WRN50-60ep-lr2e4-dia4"
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from moleflow_fast.cli.sweep import _share, build_parser, main
-from moleflow_fast.config.options import RunOptions, parse_options
+from moleflow_fast.config.identity import identity
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.experiments.sweep import Share
 from moleflow_fast.experiments.sweep_plan import Plan, make_plan
-from moleflow_fast.run.directory import identity
+from moleflow_fast.run.asked import parse_options
 
 BASELINE, DIA2, TOP3 = "MVTec-WRN50-60ep-lr2e4-dia4", "MVTec-WRN50-DIA2", "MVTec-WRN50-TopK3"
 

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from moleflow_fast.config.known_bad import known_bad
-from moleflow_fast.config.options import RunOptions, parse_options
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.config.presets import METRICS, get_preset, listing, matching, presets
+from moleflow_fast.run.asked import parse_options
 
 UNKNOWN = ("MVTec-WRN50-GlobalContext", "MVTec-WRN50-SemanticProj", "MVTec-WRN50-TAPE")
 RUNNABLE = [name for name, preset in presets().items() if preset.options]

@@ -203,4 +203,4 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         build_parser().parse_args(["--help"])
     text = capsys.readouterr().out
-    assert "examples:" in text and "python -m moleflow_fast.export runs/parts --format onnx" in text
+    assert "examples:" in text and "moleflow export runs/parts --format onnx" in text

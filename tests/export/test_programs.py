@@ -12,7 +12,7 @@ from flow_models import CONFIGS, FULL, PLAIN
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.config.ablation import SCORE_AGGREGATION_MODES
+from moleflow_fast.config.switches import SCORE_AGGREGATION_MODES
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.evaluation.scorer import WORST_SCORE
 from moleflow_fast.export import exporting, formats, runtimes

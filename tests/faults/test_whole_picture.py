@@ -9,12 +9,13 @@ from PIL import Image
 
 from moleflow_fast.cli.predict import main as predict
 from moleflow_fast.cli.train import main as train
-from moleflow_fast.config.options import RunOptions, parse_options
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.data.check import check_dataset
 from moleflow_fast.data.data_error import DataError
 from moleflow_fast.detector.detector import Detector
 from moleflow_fast.errors import UserError
 from moleflow_fast.export.exporting import Request, export
+from moleflow_fast.run.asked import parse_options
 from moleflow_fast.run.directory import RunDirectoryError
 
 LONG, SHORT = 320, 80

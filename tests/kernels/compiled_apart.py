@@ -18,19 +18,22 @@ SPILLED = {80: 8, 90: 0, 100: 8}  # bytes, in what runs without a table: nothing
 INSTRUCTION = {80: "mma.sync", 90: "wgmma", 100: "tcgen05"}
 
 
-def compiled_once(script: Path, factory: pytest.TempPathFactory) -> Any:
+def compiled_once(script: Path, request: pytest.FixtureRequest) -> Any:
     """The JSON that `script` prints; it runs once a run of the tests, and workers beside this one share the result.
+
+    With --full the script compiles all that it knows, else what stands for it.
 
     A process of its own runs it: here kernels may have been decorated for the interpreter.
     """
-    folder = factory.getbasetemp()
+    folder = request.getfixturevalue("tmp_path_factory").getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
     result = folder / f"{script.stem}.json"
     with FileLock(result.with_suffix(".lock")):
         if not result.exists():
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # the package that is tested here
-            done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+            command = [sys.executable, script, *(["--full"] if request.config.getoption("--full") else [])]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
             assert done.returncode == 0, done.stderr
             result.write_text(done.stdout)
     return json.loads(result.read_text())

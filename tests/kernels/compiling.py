@@ -53,9 +53,10 @@ def run_flows(operands: str, grid: tuple[int, int, int]) -> None:
     import torch
 
     from moleflow_fast.config import AblationConfig
-    from moleflow_fast.engine import channel_major, channel_packing
-    from moleflow_fast.engine.packing import pack, trained
+    from moleflow_fast.engine import channel_layout, channel_major
     from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
+    from moleflow_fast.packing.packer import pack, trained
+    from moleflow_fast.packing.target import Target
 
     x = torch.empty(*grid, CHANNELS, device="meta")
     for context in (True, False):
@@ -63,13 +64,13 @@ def run_flows(operands: str, grid: tuple[int, int, int]) -> None:
             config = AblationConfig(use_scale_context=context)
             model = MoLESpatialAwareNF(CHANNELS, 1, ablation_config=config, device="meta")
             model.add_task(0)
-        parts = model._parts(0)
-        packed, params = trained(parts, pack(parts, operands))
+        flow = model.expert(0).flow
+        packed, params = trained(flow, pack(flow, Target("channel_major", operands)))
         z, logdet, saved = channel_major.forward(packed.plan, packed.tensors, x, keep=True)
         channel_major.forward(packed.plan, packed.tensors, x, keep=False)
-        mixed = channel_packing.stack(packed.plan, [packed.tensors, packed.tensors])
+        stacked = channel_layout.stack(packed.plan, [packed.tensors, packed.tensors])
         chosen = torch.empty(grid[0], dtype=torch.int32, device="meta")
-        channel_major.forward(packed.plan, mixed, x, keep=False, tasks=chosen)
+        channel_major.forward(packed.plan, stacked, x, keep=False, tasks=chosen)
         channel_major.backward(packed.plan, packed.tensors, params, saved, z, logdet)
 
 
@@ -94,7 +95,7 @@ def run_operations() -> None:
         whitening,
     )
     from moleflow_fast.kernels.adamp import DeviceAdamP
-    from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor
+    from moleflow_fast.kernels.adamp_groups import AdamPSettings, AdamPTensor
 
     images, height, width = GRID
     with torch.device("meta"):
@@ -174,25 +175,27 @@ def figures(log: str, ptx: str, shared: int) -> dict[str, Any]:
     }
 
 
-def wanted() -> Iterator[tuple[str, str, int, Launch]]:
-    """Label, kind, GPU and launch: kernels for each kind of GPU, and the products of odd sizes in bf16.
+def wanted(full: bool) -> Iterator[tuple[str, str, int, Launch]]:
+    """Label, kind, GPU and launch: kernels for sm_90, which all is tuned for, a minute of compiling.
 
-    Flows in fp32 for the GPU that they are tuned for alone: each kind takes half a minute.
+    `full`: three minutes more. For the other GPUs too, and for sm_90 flows in fp32 and the products of odd sizes.
     """
     bf16, fp32 = ((operands, partial(run_flows, operands, GRID)) for operands in ("bf16", "fp32"))
-    for arch in (80, 90, 100):
-        for operands, run in (bf16, *((fp32,) if arch == 90 else ()), ("fp32", run_operations)):
+    for arch in (80, 90, 100) if full else (90,):
+        for operands, run in (bf16, *((fp32,) if arch == 90 and full else ()), ("fp32", run_operations)):
             yield from ((text, operands, arch, launch) for text, launch in launches(run, arch))
+    if not full:
+        return
     # Of several tasks each image starts where the one before ends: unaligned at such sizes, which is accepted.
     ragged = launches(partial(run_flows, "bf16", RAGGED), 90)
     wide = [(text, launch) for text, launch in ragged if "product" in text and "MIXED=1" not in text]
     yield from ((text, "bf16 ragged", 90, launch) for text, launch in wide)
 
 
-def compile_all() -> dict[str, Any]:
+def compile_all(full: bool) -> dict[str, Any]:
     import triton
 
-    kernels = {f"{text} {kind} sm_{arch}": compile_launch(launch, arch) for text, kind, arch, launch in wanted()}
+    kernels = {f"{text} {kind} sm_{arch}": compile_launch(launch, arch) for text, kind, arch, launch in wanted(full)}
     return {"triton": triton.__version__, "kernels": kernels}
 
 
@@ -204,13 +207,14 @@ def one_a_line(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"replace {RECORD.name} instead of printing")
-    write = parser.parse_args().write
+    parser.add_argument("--full", action="store_true", help="every kernel for every kind of GPU")
+    parser.add_argument("--write", action="store_true", help=f"replace {RECORD.name}, in full, instead of printing")
+    args = parser.parse_args()
     # Read when Triton is imported: kernels as kernels, and the assembler's report, which a cached result lacks.
     os.environ.pop("TRITON_INTERPRET", None)
     os.environ |= {"TRITON_DUMP_PTXAS_LOG": "1", "TRITON_ALWAYS_COMPILE": "1"}
-    text = one_a_line(compile_all())
-    if write:
+    text = one_a_line(compile_all(args.full or args.write))
+    if args.write:
         RECORD.write_text(text + "\n")
     else:
         print(text)

@@ -5,6 +5,7 @@ Prints JSON: of each way, for each kind of GPU, the figures of `compiling.figure
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -27,6 +28,16 @@ class Variant(NamedTuple):
     what: str  # tokens, and what a coupling keeps
     launch: Callable[[], object]
     arch: int
+
+
+def wanted(full: bool) -> Iterator[Variant]:
+    """All variants if `full`; else one tile a way, with tokens that tiles divide and do not, and bf16 elsewhere."""
+    seen: set[tuple[object, ...]] = set()
+    for variant in variants():
+        kind = variant.way.name, variant.operation, variant.precision, variant.what.split(",")[0], variant.arch
+        if full or (kind not in seen and (variant.arch == 90 or variant.precision == "bf16")):
+            yield variant
+        seen.add(kind)
 
 
 def variants() -> Iterator[Variant]:
@@ -128,10 +139,13 @@ def compiled(variant: Variant) -> dict[str, Any]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="every tile of every way")
+    full = parser.parse_args().full
     # Read when Triton is imported: kernels as kernels, and the assembler's report, which a cached result lacks.
     os.environ.pop("TRITON_INTERPRET", None)
     os.environ |= {"TRITON_DUMP_PTXAS_LOG": "1", "TRITON_ALWAYS_COMPILE": "1"}
-    print(json.dumps([compiled(variant) for variant in variants()], indent=1))
+    print(json.dumps([compiled(variant) for variant in wanted(full)], indent=1))
 
 
 if __name__ == "__main__":

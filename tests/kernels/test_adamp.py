@@ -7,7 +7,8 @@ import torch
 from adamp_gradients import layer_orthogonal, rows_orthogonal
 
 from moleflow_fast.kernels.adamp import _CHANNELS, _LAYER, _NONE, _PROJECTION, DeviceAdamP
-from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor, adamp_step_reference
+from moleflow_fast.kernels.adamp_groups import AdamPSettings, AdamPTensor
+from moleflow_fast.ops.adamp import adamp_step_reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = [(5, 7), (1, 1), (1, 33), (140, 3), (3, 2, 3, 3), (6, 1, 3, 3), (17,), (), (300,), (2, 70), (9, 300), (0, 4)]

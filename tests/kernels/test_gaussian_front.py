@@ -8,7 +8,6 @@ from kernel_checks import BOUND, DEVICE, on_triton, random
 from launches import Launches
 
 from moleflow_fast.backend import use_backend
-from moleflow_fast.engine.conditioning import Conditions
 from moleflow_fast.models.gaussian_front import GaussianFront
 from moleflow_fast.ops.gaussian_front import (
     FrontsByTask,
@@ -17,6 +16,7 @@ from moleflow_fast.ops.gaussian_front import (
     gaussian_front_by_task_reference,
     gaussian_front_reference,
 )
+from moleflow_fast.packing.conditioning import Conditions
 
 
 def front(height: int, width: int, directions: int, channels: int, seed: int = 0) -> FrontTensors:

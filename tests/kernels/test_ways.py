@@ -157,7 +157,7 @@ def test_the_nearest_table_serves_and_says_so_once(caplog: pytest.LogCaptureFixt
         found = [find_table("NVIDIA H100 80GB HBM3", (9, 0)) for _ in range(2)]
     assert [t.device for t in found] == 2 * ["NVIDIA H200"]
     (message,) = caplog.messages
-    assert "not measured on NVIDIA H100 80GB HBM3: python -m moleflow_fast.tune" in message
+    assert "not measured on NVIDIA H100 80GB HBM3: moleflow tune" in message
 
 
 def test_no_table_at_all_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -165,7 +165,7 @@ def test_no_table_at_all_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
         found = [find_table("NVIDIA A100-SXM4-80GB", (8, 0)) for _ in range(2)]
     assert [t.entries for t in found] == [(), ()]
     (message,) = caplog.messages
-    assert "defaults serve: python -m moleflow_fast.tune" in message
+    assert "defaults serve: moleflow tune" in message
 
 
 def test_a_damaged_table_is_left_out_with_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
@@ -173,7 +173,7 @@ def test_a_damaged_table_is_left_out_with_the_remedy(caplog: pytest.LogCaptureFi
     tuned_file("NVIDIA H200").write_text('{"device": "NVIDIA H200"')
     assert find_table("NVIDIA H200", (9, 0)).source.startswith("bench/ways_table.py")
     (message,) = caplog.messages
-    assert "nvidia-h200.json" in message and "delete it, or measure again: python -m moleflow_fast.tune" in message
+    assert "nvidia-h200.json" in message and "delete it, or measure again: moleflow tune" in message
 
 
 def test_every_thread_sees_the_table() -> None:

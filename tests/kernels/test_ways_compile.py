@@ -1,4 +1,4 @@
-"""Every way of the flow's products compiles as it has to, for GPUs that are not here."""
+"""Every way of the flow's products compiles as it has to, for GPUs that are not here; with --full in every tile."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ SCRIPT = Path(__file__).with_name("compiling_ways.py")
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return compiled_once(SCRIPT, tmp_path_factory)
+def compiled(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    return compiled_once(SCRIPT, request)
 
 
 def name(way: dict[str, Any]) -> str:
@@ -26,9 +26,9 @@ def products(compiled: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [way for way in compiled if way["foreseen_bytes"] is not None]
 
 
-def test_nothing_spills(compiled: list[dict[str, Any]]) -> None:
+def test_nothing_spills(compiled: list[dict[str, Any]], pytestconfig: pytest.Config) -> None:
     spilled = {name(way): way["spill_bytes"] for way in compiled if way["spill_bytes"] > SPILLED[way["arch"]]}
-    assert len(compiled) > 60 and spilled == {}
+    assert len(compiled) > (100 if pytestconfig.getoption("--full") else 30) and spilled == {}
 
 
 def test_shared_memory_fits_and_is_foreseen(compiled: list[dict[str, Any]]) -> None:

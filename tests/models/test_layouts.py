@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from moleflow_fast.backend import use_backend
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.config.ablation import SPATIAL_CONTEXT_MODES
+from moleflow_fast.config.switches import SPATIAL_CONTEXT_MODES
 from moleflow_fast.models.mole_nf import MoLESpatialAwareNF
 
 

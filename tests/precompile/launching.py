@@ -20,8 +20,8 @@ from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from moleflow_fast.kernels.adamp import DeviceAdamP
+from moleflow_fast.kernels.adamp_groups import AdamPSettings, AdamPTensor
 from moleflow_fast.kernels.products import relu_product
-from moleflow_fast.ops.adamp import AdamPSettings, AdamPTensor
 from moleflow_fast.precompile.compiling import compile_launches
 from moleflow_fast.precompile.launches import launches
 

@@ -52,7 +52,9 @@ FRONT = {"adapter_mode": "gaussian", "use_whitening_adapter": False, "front_dire
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are not interpreted where there is a GPU")
-@pytest.mark.parametrize("ablation", [{}, FRONT], ids=["default", "gaussian"])
+@pytest.mark.parametrize(
+    "ablation", [pytest.param({}, id="default"), pytest.param(FRONT, id="gaussian", marks=pytest.mark.full)]
+)
 def test_a_small_run_launches_what_was_found(ablation: dict[str, Any], tmp_path: Path) -> None:
     options = RunOptions(**OPTIONS, ablation=AblationConfig(**ablation))
     with use_backend("triton"), interpreted() as launched:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from report.written_runs import BASELINE, PROTOCOL, PUBLISHED, figures, write_run
 
-from moleflow_fast.config.options import RunOptions, parse_options
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.errors import UserError
 from moleflow_fast.report.command_line import command_line
 from moleflow_fast.report.configurations import Group, group_runs
@@ -16,6 +16,7 @@ from moleflow_fast.report.sections.combinations import single_parts, sum_of_part
 from moleflow_fast.report.sections.components import stars
 from moleflow_fast.report.sections.recommendations import balanced
 from moleflow_fast.report.sections.trade_off import pareto_front
+from moleflow_fast.run.asked import parse_options
 
 FULL = figures(0.9, 0.4)
 

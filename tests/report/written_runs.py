@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moleflow_fast.config.options import RunOptions, parse_options
+from moleflow_fast.config.options import RunOptions
 from moleflow_fast.evaluation.by_class import ClassResult, Evaluation
+from moleflow_fast.run.asked import parse_options
 from moleflow_fast.run.directory import RunDirectory
 
 CLASSES = ("bolt", "cable", "disc", "gear", "plate")

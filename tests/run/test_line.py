@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from moleflow_fast import Detector
 from moleflow_fast.config.method import method
-from moleflow_fast.config.options import RunOptions, parse_options
+from moleflow_fast.config.options import RunOptions
+from moleflow_fast.run.asked import parse_options
 from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.session import ContinualRun, RunResult
 

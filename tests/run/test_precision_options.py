@@ -13,7 +13,8 @@ from run.small_runs import CLASSES, arguments, command_line, run
 
 from moleflow_fast.cli.evaluate import main as evaluate
 from moleflow_fast.cli.train import main
-from moleflow_fast.config.options import RunOptions, parse_options
+from moleflow_fast.config.options import RunOptions
+from moleflow_fast.run.asked import parse_options
 from moleflow_fast.run.console import RunConsole
 from moleflow_fast.run.context import RunContext
 from moleflow_fast.run.directory import RunDirectoryError

@@ -1,4 +1,4 @@
-"""`python -m moleflow_fast.train` as a person meets it: messages, exit codes, nothing left half-done."""
+"""`moleflow train` as a person meets it: messages, exit codes, nothing left half-done."""
 
 import json
 import shutil

@@ -10,7 +10,7 @@ import torch
 from small_trainer import DIM, TensorSource, make_trainer, task_features, train
 
 from moleflow_fast.config import AblationConfig
-from moleflow_fast.config.ablation import ADAPTER_MODES, SPATIAL_CONTEXT_MODES
+from moleflow_fast.config.switches import ADAPTER_MODES, SPATIAL_CONTEXT_MODES
 from moleflow_fast.trainer.continual_trainer import MoLEContinualTrainer, TrainingDivergedError
 from moleflow_fast.trainer.feature_loader import FeatureLoader
 from moleflow_fast.trainer.schedule import cosine_rate, warmup_cosine_rate
@@ -219,6 +219,6 @@ def test_weights_are_merged_once_after_training() -> None:
         train(trainer, task, epochs=1)
     assert not any(p.requires_grad for p in trainer.nf_model.parameters())
     model = trainer.nf_model
-    first = [model._engine.packed(model._parts(t)) for t in range(2)]
+    first = [model.runner.packed(model.expert(t).flow) for t in range(2)]
     trainer.inference(task_features(1, 3).permute(0, 3, 1, 2))
-    assert all(model._engine.packed(model._parts(t)) is packed for t, packed in enumerate(first))
+    assert all(model.runner.packed(model.expert(t).flow) is packed for t, packed in enumerate(first))

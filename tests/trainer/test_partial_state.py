@@ -93,7 +93,7 @@ def fresh(config: AblationConfig, args: dict, before: dict, statistics: dict, ta
     if task > 0:
         trainer.nf_model.load_state_dict(before)
         if not config.has_front:
-            trainer.nf_model.feature_statistics.go_on_from(statistics)
+            trainer.nf_model.feature_statistics.load_running(statistics)
         trainer.nf_model.finalize_reference_stats()
         trainer.nf_model.freeze()
     return trainer

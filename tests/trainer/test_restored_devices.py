@@ -109,6 +109,6 @@ def test_statistics_of_their_own_stay_where_they_are() -> None:
     statistics = FeatureStatistics()
     statistics.update(task_features(0))
     again = FeatureStatistics()
-    again.go_on_from(statistics.running())
+    again.load_running(statistics.running())
     again.update(task_features(1))
     assert again.count == 2 * task_features(0).shape[:-1].numel()

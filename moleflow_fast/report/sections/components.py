@@ -7,8 +7,9 @@ import math
 from moleflow_fast.report.configurations import Configuration
 from moleflow_fast.report.context import NOTHING, Context
 from moleflow_fast.report.document import Block, Heading, Table, Text
-from moleflow_fast.report.factors import COMPONENTS
+from moleflow_fast.report.factors import COMPONENT, COMPONENTS
 from moleflow_fast.report.sections.comparisons import comparison_table, distinct, reading
+from moleflow_fast.report.words import Words
 
 # Least loss of image AUROC for five, four, three and two stars; less is one.
 STARS = ((0.03, 5), (0.01, 4), (0.0025, 3), (0.001, 2))
@@ -18,7 +19,7 @@ def components(context: Context) -> list[Block]:
     """One row a switch, the largest loss of image AUROC first, with stars by a stated rule."""
     words, group = context.words, context.main
     blocks: list[Block] = [Heading(words("components"))]
-    found = distinct([(words(factor), c) for factor in COMPONENTS for c in group.single(factor)])
+    found = distinct([(_label(words, factor), c) for factor in COMPONENTS for c in group.single(factor)])
     if not found:
         return blocks + context.missing("missing_components", baseline=group.baseline.name)
     found.sort(key=lambda row: -_loss(context, row[1]))
@@ -34,6 +35,10 @@ def stars(loss: float) -> str:
     """Importance of a component by the image AUROC that the method loses without it."""
     count = next((count for least, count in STARS if loss >= least), 1)
     return "\u2605" * count + "\u2606" * (5 - count)
+
+
+def _label(words: Words, factor: str) -> str:
+    return words.or_same("component", factor.removeprefix(COMPONENT))
 
 
 def _loss(context: Context, configuration: Configuration) -> float:

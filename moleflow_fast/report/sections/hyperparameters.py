@@ -12,6 +12,7 @@ from moleflow_fast.report.document import Block, Figure, Heading
 from moleflow_fast.report.factors import COMPONENTS, FACTORS, plain
 from moleflow_fast.report.sections.comparisons import comparison_table, distinct, reading
 from moleflow_fast.report.sections.ranking import with_baseline
+from moleflow_fast.report.words import Words
 
 _DRAWN = ("dia_blocks", "coupling_layers", "lora_rank")
 _TRIMMED = ("score_aggregation_", "use_tail_aware_", "tail_")
@@ -21,7 +22,7 @@ def hyperparameters(context: Context) -> list[Block]:
     """One table a factor, with lines for those that are numbers of layers or ranks."""
     words, group = context.words, context.main
     blocks: list[Block] = [Heading(words("hyperparameters"))]
-    factors = factors_of(group)
+    factors = factors_of(words, group)
     if not factors:
         return blocks + context.missing("missing_hyperparameters", baseline=group.baseline.name)
     for factor in factors:
@@ -34,16 +35,17 @@ def hyperparameters(context: Context) -> list[Block]:
     return blocks
 
 
-def factors_of(group: Group) -> list[str]:
+def factors_of(words: Words, group: Group) -> list[str]:
     """Factors with rows of their own, those with a name first; the switches of the ablation have their own section."""
     single = {factor for c in group.configurations if len(c.departures) == 1 for factor in c.departures}
-    return [*(f for f in FACTORS if f in single), *sorted(single - {*FACTORS, *COMPONENTS})]
+    named = [factor for factor in words.names("factor") if factor in single]
+    return [*named, *sorted(single - {*named, *COMPONENTS})]
 
 
 def factor_label(context: Context, factor: str, values: Mapping[str, Any]) -> str:
     """What a factor was set to: the bare value of a factor with one option, `mode=top_k, top_k=10` of others."""
     texts = {option: _text(context, value) for option, value in values.items()}
-    if len(FACTORS.get(factor, (factor,))) == 1:
+    if len(FACTORS[factor]) == 1:
         return next(iter(texts.values()))
     return ", ".join(f"{_trimmed(option)}={text}" for option, text in texts.items())
 
@@ -60,7 +62,7 @@ def _trimmed(option: str) -> str:
 
 def _sorted_rows(context: Context, group: Group, factor: str) -> list[tuple[str, Configuration]]:
     """The baseline in its place among numbers, or first; the others option by option, by value."""
-    options = FACTORS.get(factor, (factor,))
+    options = FACTORS[factor]
     standing = {o: group.baseline.effective[o] for o in options if o in group.baseline.effective}
     others = [(c.departures[factor], c) for c in group.single(factor)]
     others.sort(key=lambda row: [(options.index(option), *_order(value)) for option, value in row[0].items()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from moleflow_fast.config.options import OPTIONS
 from moleflow_fast.report.configurations import Group
 from moleflow_fast.report.context import Context
 from moleflow_fast.report.document import Block, Bullets, Caution, Details, Heading, Table, Text
@@ -49,7 +50,7 @@ def _value(context: Context, value: object, option: str) -> str:
         return words("on" if value else "off")
     if value is None:
         return words("all_classes" if option == "task_classes" else "left_to_default")
-    if option == "backbone_weights":
+    if OPTIONS[option].is_path:
         return Path(str(value)).name  # where it lies is one machine's matter
     if isinstance(value, tuple) and len(value) > 1 and all(isinstance(v, str) for v in value):
         return f"{', '.join(map(str, value))} ({len(value)})"

@@ -60,7 +60,7 @@ def _goal(context: Context, goal: str, chosen: Configuration, placed: Sequence[C
     rows = [(c.name, str(len(c.runs)), *(mean_cell(c, metric) for metric in HEADLINE)) for c in shown]
     arguments = command_line(chosen.options)
     arguments += [] if chosen.options.dataset == "demo" else ["--data_path", "DIR"]
-    command = "python -m moleflow_fast.train " + shlex.join(arguments)
+    command = "moleflow train " + shlex.join(arguments)
     blocks: list[Block] = [Heading(words(goal), 3), Text(words(f"{goal}_rule", count=len(placed)))]
     blocks += [Code(command), Table([words(column) for column in columns], rows)]
     if chosen is group.baseline:
@@ -126,7 +126,7 @@ def _without_influence(context: Context, group: Group) -> list[Block]:
     """Factors none of whose rows leaves the noise, or differs by more than a trifle where there is no interval."""
     words = context.words
     found = []
-    for factor in factors_of(group):
+    for factor in factors_of(words, group):
         differences = [group.difference(c, metric) for c in group.single(factor) for metric in HEADLINE]
         known = [d for d in differences if d is not None]
         if known and all(_negligible(d) for d in known):

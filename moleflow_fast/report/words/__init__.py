@@ -26,3 +26,7 @@ class Words:
     def or_same(self, kind: str, name: str) -> str:
         """The word for an option or factor; the name itself where it has none."""
         return self._texts.get(f"{kind}_{name}", name)
+
+    def names(self, kind: str) -> list[str]:
+        """The options, factors or components that have a word, in the order of the table."""
+        return [key.removeprefix(f"{kind}_") for key in self._texts if key.startswith(f"{kind}_")]

@@ -252,7 +252,7 @@ KOREAN = {
     ),
     "published_skipped": "이 실험 조건에서는 기준과의 차이가 공개된 것과 달라 비교하지 않음: {names}.",
     "missing_published": (
-        "같은 데이터에서 측정한 기준 설정과 다른 프리셋이 필요합니다. python -m moleflow_fast.train --preset NAME "
+        "같은 데이터에서 측정한 기준 설정과 다른 프리셋이 필요합니다. moleflow train --preset NAME "
         "--data_path DIR 로 실행하고 그 디렉터리를 지정하십시오."
     ),
     # Continual

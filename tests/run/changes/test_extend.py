@@ -15,8 +15,8 @@ from moleflow_fast import Detector
 from moleflow_fast.cli.evaluate import main as evaluate
 from moleflow_fast.cli.report import main as report
 from moleflow_fast.cli.train import main
-from moleflow_fast.config.options import parse_options
 from moleflow_fast.detector.result import Result
+from moleflow_fast.run.asked import parse_options
 from moleflow_fast.run.changes import changed_run
 from moleflow_fast.run.directory import RunDirectoryError
 from moleflow_fast.run.evaluating import Evaluating

@@ -8,63 +8,19 @@ has changed or trains.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from moleflow_fast.engine.parts import Parts
+from moleflow_fast.engine.channel_layout import Ends, Rows
 from moleflow_fast.engine.plan import Plan
 from moleflow_fast.kernels.merge import Merge, MergedLayer
 from moleflow_fast.models.coupling import AllInOneBlock
+from moleflow_fast.models.expert import FlowModules
 from moleflow_fast.models.lora_linear import LoRALinear
 from moleflow_fast.models.subnets import MoLEContextSubnet, context_taps
-
-
-class Ends(NamedTuple):
-    """Row of each channel when tokens enter and when they leave (D,) int32, and what is pending then (D, 2)."""
-
-    entry: Tensor
-    exit: Tensor
-    pending: Tensor
-
-
-class Rows(NamedTuple):
-    """How a block finds its channels.
-
-    Attributes:
-        rows: (D,) int32, row of each channel as the block numbers them, the driving half first.
-        pending: (D, 2), scale and offset that each row still lacks.
-        affine: (D, 2), the block's global scale and offset; ones and zeros in a task flow.
-    """
-
-    rows: Tensor
-    pending: Tensor
-    affine: Tensor
-
-
-class BaseWeights(NamedTuple):
-    """Layers of a base block, in the operands' dtype, the scale network's rows first; biases and taps are fp32."""
-
-    taps: Tensor  # (k * k, split)
-    taps_bias: Tensor
-    first: Tensor  # (2 h, 2 split) with context, where the shift network reads `split` columns; else (h, split)
-    first_bias: Tensor
-    second: Tensor  # (2 half, h)
-    second_bias: Tensor
-
-
-class TaskWeights(NamedTuple):
-    """Layers of a coupling of the task flow; as `BaseWeights`."""
-
-    first: Tensor  # (2 h, driver)
-    first_bias: Tensor
-    middle: Tensor  # (2 h, h)
-    middle_bias: Tensor
-    last: Tensor  # (2 driven, h)
-    last_bias: Tensor
-
+from moleflow_fast.packing.seen import sum_of_log_scales, tensors_of
 
 Layers = Sequence[nn.Module]  # one of each network, the scale network first
 
@@ -79,16 +35,16 @@ class ChannelPacker:
         self._taps = _Unchanged()
         self._merges: dict[tuple[str, int | None], tuple[Merge, list[_Place]]] = {}
 
-    def pack(self, plan: Plan, parts: Parts, layers: Sequence[Layers]) -> tuple[list[Tensor], Tensor]:
-        """What `unpack` takes apart, and the sum of the logarithms of global scales.
+    def pack(self, plan: Plan, flow: FlowModules, layers: Sequence[Layers]) -> tuple[list[Tensor], Tensor]:
+        """What `channel_layout.unpack` takes apart, and the sum of the logarithms of global scales.
 
         Args:
             layers: of each base block the first and the last layers, of each coupling of the task flow the first,
                 the middle and the last ones.
         """
-        *packed, log_scales = self._rows_of(plan, parts)
-        taps = self._taps_of(plan, parts)
-        merge, places = self._merge(plan, layers, parts.task_id)
+        *packed, log_scales = self._rows_of(plan, flow)
+        taps = self._taps_of(plan, flow)
+        merge, places = self._merge(plan, layers, flow.task_id)
         weights, biases = merge()
         merged = [place.take(weights, biases) for place in places]
         for index in range(len(plan.kernels)):
@@ -97,17 +53,17 @@ class ChannelPacker:
             packed += pair
         return packed, log_scales
 
-    def _rows_of(self, plan: Plan, parts: Parts) -> list[Tensor]:
-        blocks = _blocks(parts)
+    def _rows_of(self, plan: Plan, flow: FlowModules) -> list[Tensor]:
+        blocks = _blocks(flow)
         behind = [t for block in blocks for t in (block.perm_index, block.global_scale, block.global_offset)]
-        like = next(parts.tensors())
-        return self._rows.get(plan.text, behind, lambda: [*find_rows(plan, blocks, like), parts.sum_of_log_scales()])
+        like = next(tensors_of(flow))
+        return self._rows.get(plan.text, behind, lambda: [*find_rows(plan, blocks, like), sum_of_log_scales(flow)])
 
-    def _taps_of(self, plan: Plan, parts: Parts) -> list[Tensor]:
+    def _taps_of(self, plan: Plan, flow: FlowModules) -> list[Tensor]:
         """Taps and bias of one base block after the other, empty where there is no context."""
-        contexts = [block.subnet for block in _blocks(parts) if isinstance(block.subnet, MoLEContextSubnet)]
+        contexts = [block.subnet for block in _blocks(flow) if isinstance(block.subnet, MoLEContextSubnet)]
         if not contexts:
-            return [next(parts.tensors()).new_empty(0)] * (2 * len(plan.kernels))
+            return [next(tensors_of(flow)).new_empty(0)] * (2 * len(plan.kernels))
         behind = [t for context in contexts for t in context.context_parameters()]
         return self._taps.get(
             plan.text, behind, lambda: [t for pair in zip(*context_taps(contexts), strict=True) for t in pair]
@@ -174,8 +130,8 @@ def _merged_layer(layer: nn.Module, task_id: int | None, width: int, out: int, b
     return MergedLayer(linear.weight.detach().contiguous(), bias, task_bias, lora_a, lora_b, width, out, bias_out)
 
 
-def _blocks(parts: Parts) -> list[AllInOneBlock]:
-    return list(parts.base.module_list)  # type: ignore[arg-type]
+def _blocks(flow: FlowModules) -> list[AllInOneBlock]:
+    return list(flow.base.module_list)  # type: ignore[arg-type]
 
 
 def find_rows(plan: Plan, blocks: Sequence[AllInOneBlock], like: Tensor) -> list[Tensor]:
@@ -194,31 +150,6 @@ def find_rows(plan: Plan, blocks: Sequence[AllInOneBlock], like: Tensor) -> list
         found += Rows(torch.cat([rows[driver], rows[driven]]), pending, identity)
         pending = _pass_on(pending, rows[driver], identity[driver], rows[driven])
     return [*Ends(entry, rows, pending), *found]
-
-
-def stack(plan: Plan, packs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """One flow of several tasks: what they share once, weights (T, M, K) and biases (T, M) of each below the other."""
-    shared = len(Ends._fields) + len(Rows._fields) * (len(plan.kernels) + len(plan.task_blocks))
-    layers = [*BaseWeights._fields * len(plan.kernels), *TaskWeights._fields * len(plan.task_blocks)]
-    each = list(zip(*(pack[shared:] for pack in packs), strict=True))
-    stacked = [
-        tensors[0] if name.startswith("taps") else torch.stack(tensors)
-        for name, tensors in zip(layers, each, strict=True)
-    ]
-    return [*packs[0][:shared], *stacked]
-
-
-def unpack(
-    plan: Plan, packed: Sequence[Tensor]
-) -> tuple[Ends, list[tuple[Rows, BaseWeights]], list[tuple[Rows, TaskWeights]]]:
-    """What `find_rows` and then each block gave, in the order base, task flow."""
-    tensors = iter(packed)
-    ends = Ends(*islice(tensors, len(Ends._fields)))
-    rows = [Rows(*islice(tensors, len(Rows._fields))) for _ in (*plan.kernels, *plan.task_blocks)]
-    base = [BaseWeights(*islice(tensors, len(BaseWeights._fields))) for _ in plan.kernels]
-    own = [TaskWeights(*islice(tensors, len(TaskWeights._fields))) for _ in plan.task_blocks]
-    split = len(base)
-    return ends, list(zip(rows[:split], base, strict=True)), list(zip(rows[split:], own, strict=True))
 
 
 def _linear(layer: nn.Module) -> nn.Linear:

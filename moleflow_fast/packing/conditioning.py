@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from moleflow_fast.models.adapters import GaussianFront, SpatialContextMixer, WhiteningAdapter
+from moleflow_fast.models.expert import Expert
 from moleflow_fast.ops.depthwise import depthwise
 from moleflow_fast.ops.gaussian_front import FrontsByTask
 from moleflow_fast.ops.snapshot import Snapshot
 from moleflow_fast.ops.whitening import whitening_by_task
+
+
+def adapters_of(experts: Sequence[Expert]) -> list[nn.Module]:
+    """Their input adapters, as far as they have any."""
+    return [expert.adapter for expert in experts if expert.adapter is not None]
+
+
+def tensors_around(experts: Sequence[Expert]) -> Iterator[Tensor]:
+    """Parameters and buffers of the adapters of experts, and of the mixer that they share."""
+    return _tensors_of(adapters_of(experts), experts[0].mixer)
 
 
 def why_not_alike(adapters: Sequence[nn.Module]) -> str | None:
@@ -76,16 +86,10 @@ class ConditionCache:
         # Both change in one assignment: another thread may be reading.
         self._built: tuple[Snapshot, Conditions | None] = (Snapshot(), None)
 
-    def __deepcopy__(self, memo: dict) -> ConditionCache:
-        return ConditionCache()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ConditionCache, ()
-
     @torch.no_grad()
     def of(self, adapters: Sequence[nn.Module], mixer: SpatialContextMixer | None) -> Conditions:
         """The same object as long as nothing behind it has changed."""
-        tensors = list(tensors_of([*adapters, *([] if mixer is None else [mixer])]))
+        tensors = list(_tensors_of(adapters, mixer))
         seen, known = self._built
         if known is None or any(t.requires_grad for t in tensors) or not seen.still(tensors):
             known = Conditions(adapters, mixer)
@@ -93,6 +97,6 @@ class ConditionCache:
         return known
 
 
-def tensors_of(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
-    """Their parameters and buffers."""
+def _tensors_of(adapters: Sequence[nn.Module], mixer: nn.Module | None) -> Iterator[Tensor]:
+    modules = [*adapters, *([] if mixer is None else [mixer])]
     return chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,96 +10,36 @@ import torch
 from torch import Tensor, nn
 
 from moleflow_fast.engine.base_block import BaseBlock
-from moleflow_fast.engine.parts import Parts, Seen
 from moleflow_fast.engine.plan import Plan, TaskBlock
 from moleflow_fast.engine.task_block import TaskCoupling
 from moleflow_fast.models.coupling import AllInOneBlock
 from moleflow_fast.models.dia import AffineCouplingBlock, SimpleSubnet
+from moleflow_fast.models.expert import FlowModules
 from moleflow_fast.models.lora_linear import LoRALinear
 from moleflow_fast.models.subnets import MoLEContextSubnet, MoLESubnet, context_taps
+from moleflow_fast.packing.seen import sum_of_log_scales
+from moleflow_fast.packing.target import Target
 
 if TYPE_CHECKING:
-    from moleflow_fast.engine.channel_packing import ChannelPacker
+    from moleflow_fast.packing.channel_packer import ChannelPacker
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A flow with one task's parts merged in; `log_scales` is the constant sum over blocks of log(global scale)."""
+    """A flow with one task's LoRA merged in; `log_scales` is the constant sum over blocks of log(global scale)."""
 
     plan: Plan
     tensors: tuple[Tensor, ...]
     log_scales: Tensor
 
 
-_Key = tuple[int | None, str | None, bool]  # task, operands, whether products of fp32 operands may run in tf32
-
-
-def _key(parts: Parts, operands: str | None) -> _Key:
-    return parts.task_id, operands, torch.backends.cuda.matmul.allow_tf32
-
-
-class PackCache:
-    """Keeps the packed form of each task while nothing behind it can have changed (see `Seen`)."""
-
-    def __init__(self) -> None:
-        self._kept: dict[_Key, tuple[Packed, Seen]] = {}
-        self._seen: dict[int | None, tuple[Parts, Seen]] = {}
-        self._held: dict[_Key, Packed] | None = None
-        self._packer = Packer()
-        self.forgotten = 0
-        """How often anything was forgotten: what was built of packed forms before is then in doubt."""
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Pack each task at most once in the block, in which no parameter may change."""
-        self._held = {}
-        try:
-            yield
-        finally:
-            self._held = None
-
-    def get(self, parts: Parts, operands: str | None) -> Packed:
-        held, key = self._held, _key(parts, operands)
-        if held is None:
-            return self._current(parts, key)
-        if key not in held:
-            held[key] = self._current(parts, key)
-        return held[key]
-
-    def seen(self, parts: Parts) -> Seen | None:
-        """How the parts were when last packed, if they are so still and frozen."""
-        known = self._seen.get(parts.task_id)
-        return known[1] if known is not None and known[0] == parts and known[1].still() else None
-
-    def forget(self) -> None:
-        """Of every task: what trains may be the base, which all share."""
-        with self._lock:
-            self.forgotten += 1
-            self._seen, self._kept = {}, {}
-
-    def _current(self, parts: Parts, key: _Key) -> Packed:
-        seen = self.seen(parts)
-        if seen is None:
-            seen = Seen([parts])
-            if not seen.still():  # something trains
-                self.forget()
-                return self._packer.pack(parts, key[1])
-        with self._lock:
-            known = self._kept.get(key)
-            if known is None or known[1] is not seen:
-                known = self._kept[key] = (self._packer.pack(parts, key[1]), seen)
-                self._seen[parts.task_id] = (parts, seen)
-            return known[0]
-
-
-def obstacle(parts: Parts) -> str | None:
-    """Why these parts cannot be packed, or None."""
-    for block in parts.base.module_list:
+def obstacle(flow: FlowModules) -> str | None:
+    """Why this flow cannot be packed, or None."""
+    for block in flow.base.module_list:
         subnet = block.subnet
         if not isinstance(subnet, (MoLEContextSubnet, MoLESubnet)):
             return f"its subnet is a {type(subnet).__name__}"
-        if _kernel(subnet) != _kernel(_blocks(parts)[0].subnet):
+        if _kernel(subnet) != _kernel(_blocks(flow)[0].subnet):
             return "its base blocks differ in their context"
         if any(layer._forward_pre_hooks for layer in subnet.modules()):
             return "its layers carry spectral normalisation or other hooks"
@@ -115,42 +53,42 @@ class Packer:
         self._channel_major: ChannelPacker | None = None
 
     @torch.no_grad()
-    def pack(self, parts: Parts, operands: str | None = None) -> Packed:
-        """The flow with a task's parts merged in; `operands` as in `Plan`."""
-        plan = replace(_plan(parts), operands=operands)
-        blocks, couplings = _blocks(parts), _couplings(parts)
-        if operands is None:
-            tensors = [t for block in blocks for t in _pack_base_block(block, parts.task_id)]
+    def pack(self, flow: FlowModules, target: Target) -> Packed:
+        """The flow with a task's LoRA merged in, for a target."""
+        plan = replace(_plan(flow), engine=target.engine, operands=target.operands)
+        blocks, couplings = _blocks(flow), _couplings(flow)
+        if target.engine == "cpu":
+            tensors = [t for block in blocks for t in _pack_base_block(block, flow.task_id)]
             tensors += [t for coupling in couplings for t in _pack_coupling(coupling)]
-            return Packed(plan, tuple(tensors), parts.sum_of_log_scales())
-        layers = [group for block in blocks for group in _grouped(_layers(block.subnet, parts.task_id))]
+            return Packed(plan, tuple(tensors), sum_of_log_scales(flow))
+        layers = [group for block in blocks for group in _grouped(_layers(block.subnet, flow.task_id))]
         for s_net, t_net in map(_nets, couplings):
             layers += [list(pair) for pair in zip(_linears(s_net), _linears(t_net), strict=True)]
-        packed, log_scales = self._packer().pack(plan, parts, layers)
+        packed, log_scales = self._packer().pack(plan, flow, layers)
         return Packed(plan, tuple(packed), log_scales)
 
     def _packer(self) -> ChannelPacker:
         if self._channel_major is None:
-            from moleflow_fast.engine.channel_packing import ChannelPacker  # it needs Triton, which a CPU does not
+            from moleflow_fast.packing.channel_packer import ChannelPacker  # it needs Triton, which a CPU does not
 
             self._channel_major = ChannelPacker()
         return self._channel_major
 
 
-def pack(parts: Parts, operands: str | None = None) -> Packed:
+def pack(flow: FlowModules, target: Target) -> Packed:
     """`Packer.pack` once."""
-    return Packer().pack(parts, operands)
+    return Packer().pack(flow, target)
 
 
-def trained(parts: Parts, packed: Packed) -> tuple[Packed, list[Tensor]]:
+def trained(flow: FlowModules, packed: Packed) -> tuple[Packed, list[Tensor]]:
     """The packed flow whose plan names every tensor that wants a gradient, and those tensors in its order."""
-    named = dict(_trained(parts))
+    named = dict(_trained(flow))
     return replace(packed, plan=replace(packed.plan, slots=tuple(named))), list(named.values())
 
 
-def _plan(parts: Parts) -> Plan:
-    blocks, couplings = _blocks(parts), _couplings(parts)
-    scaling = {m.scaling for m in parts.base.modules() if isinstance(m, LoRALinear)}
+def _plan(flow: FlowModules) -> Plan:
+    blocks, couplings = _blocks(flow), _couplings(flow)
+    scaling = {m.scaling for m in flow.base.modules() if isinstance(m, LoRALinear)}
     return Plan(
         channels=sum(blocks[0].split) if blocks else sum(couplings[0].split),
         kernels=tuple(_kernel(block.subnet) for block in blocks),
@@ -163,12 +101,12 @@ def _plan(parts: Parts) -> Plan:
     )
 
 
-def _blocks(parts: Parts) -> list[AllInOneBlock]:
-    return list(parts.base.module_list)  # type: ignore[arg-type]
+def _blocks(flow: FlowModules) -> list[AllInOneBlock]:
+    return list(flow.base.module_list)  # type: ignore[arg-type]
 
 
-def _couplings(parts: Parts) -> list[AffineCouplingBlock]:
-    return [] if parts.dia is None else list(parts.dia.coupling_blocks)  # type: ignore[arg-type]
+def _couplings(flow: FlowModules) -> list[AffineCouplingBlock]:
+    return [] if flow.dia is None else list(flow.dia.coupling_blocks)  # type: ignore[arg-type]
 
 
 def _kernel(subnet: nn.Module) -> int:
@@ -235,9 +173,9 @@ def _merged(layer: nn.Module, task_id: int | None) -> tuple[Tensor, Tensor]:
     return weight.detach().contiguous(), bias.detach()
 
 
-def _trained(parts: Parts) -> Iterator[tuple[str, Tensor]]:
-    taps = _trained_taps(_blocks(parts))
-    for index, block in enumerate(_blocks(parts)):
+def _trained(flow: FlowModules) -> Iterator[tuple[str, Tensor]]:
+    taps = _trained_taps(_blocks(flow))
+    for index, block in enumerate(_blocks(flow)):
         name = f"flow.{index}"
         if block.global_scale.requires_grad or block.global_offset.requires_grad:
             yield f"{name}.scale", block.scale()
@@ -245,9 +183,9 @@ def _trained(parts: Parts) -> Iterator[tuple[str, Tensor]]:
         if index in taps:
             yield f"{name}.taps", taps[index][0]
             yield f"{name}.taps_bias", taps[index][1]
-        for layer_name, layer in _layers(block.subnet, parts.task_id):
-            yield from _trained_in_layer(f"{name}.{layer_name}", layer, parts.task_id)
-    for index, coupling in enumerate(_couplings(parts)):
+        for layer_name, layer in _layers(block.subnet, flow.task_id):
+            yield from _trained_in_layer(f"{name}.{layer_name}", layer, flow.task_id)
+    for index, coupling in enumerate(_couplings(flow)):
         for net_name, net in (("s", coupling.s_net), ("t", coupling.t_net)):
             yield from _trained_in_net(f"dia.{index}.{net_name}", net)
 

@@ -20,17 +20,16 @@ from moleflow_fast.backend import PRECISIONS, use_precision
 from moleflow_fast.engine.flat_gradients import product
 from moleflow_fast.engine.graphs import capture
 from moleflow_fast.engine.streams import Beside
+from moleflow_fast.kernels import channel_major
+from moleflow_fast.kernels.candidates import BY_IMAGE, candidates
+from moleflow_fast.kernels.coupling import coupling_product, logdet_tiles
+from moleflow_fast.kernels.operands import Shape
+from moleflow_fast.kernels.products import relu_gradient_product, relu_product, sum_tiles
+from moleflow_fast.kernels.tiles import launchable, shared_limit
+from moleflow_fast.kernels.ways import choose, use_table
+from moleflow_fast.kernels.ways_table import Entry, Timing, Way, sorted_entry, table_of_one
 from moleflow_fast.ops.coupling import base_clamping
 from moleflow_fast.ops.lora_gradients import factored_gradients, gradients_from_dense, weight_gradient
-
-from . import channel_major
-from .candidates import BY_IMAGE, candidates
-from .coupling import coupling_product, logdet_tiles
-from .operands import Shape
-from .products import relu_gradient_product, relu_product, sum_tiles
-from .tiles import launchable, shared_limit
-from .ways import choose, use_table
-from .ways_table import Entry, Timing, Way, sorted_entry, table_of_one
 
 logger = logging.getLogger(__name__)
 
