@@ -11,8 +11,9 @@ import torch
 pytest.importorskip("triton")
 
 from moleflow_fast.cli import tune
+from moleflow_fast.engine import tuning
 from moleflow_fast.engine.tuning import Case, Sizes, cases
-from moleflow_fast.kernels import products, tuning
+from moleflow_fast.kernels import products
 from moleflow_fast.kernels.candidates import candidates
 from moleflow_fast.kernels.operands import Shape
 from moleflow_fast.kernels.ways import Implementation, choose, current_table, use_table
