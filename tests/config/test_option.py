@@ -20,8 +20,8 @@ from moleflow_fast.report.words import LANGUAGES, Words
 PACKAGE = Path(config.__file__).resolve().parents[1]
 # Written by --extend and --remove alone.
 NOT_ON_A_COMMAND_LINE = {"extensions", "removed_tasks"}
-# Lists that a new option does not touch: columns of a published table, and what a worker is told otherwise.
-LISTS_OF_OTHER_THINGS = {"utils/result_tables.py", "run/task_training.py"}
+# Lists that a new option does not touch: columns of a published table, what a worker is told otherwise, what a demo is.
+LISTS_OF_OTHER_THINGS = {"utils/result_tables.py", "run/task_training.py", "cli/demo.py"}
 
 
 @dataclasses.dataclass(frozen=True)
