@@ -50,7 +50,7 @@ lint: $(VENV)/.installed-test ## format, ruff, the layers of the package, types
 stubs: $(VENV)/.installed-test ## the compiled part's signatures: moleflow_fast/_C.pyi
 	$(BIN)/pip install pybind11-stubgen
 	$(RUN) -m pybind11_stubgen moleflow_fast._C -o .
-	$(BIN)/ruff check --fix moleflow_fast/_C.pyi && $(BIN)/ruff format moleflow_fast/_C.pyi
+	$(BIN)/ruff check -q --fix --ignore E501 moleflow_fast/_C.pyi && $(BIN)/ruff format moleflow_fast/_C.pyi
 
 test: lint ## lint, then every test, against the installed package
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto # a worker per core: more threads would only get in their way

@@ -20,28 +20,37 @@ int32_t join(std::vector<int32_t>& parent, int32_t a, int32_t b) {
     return parent[a < b ? b : a] = a < b ? a : b;
 }
 
+// Labels of a row of a mask, joined with those of the row above, null for the first one; 0 outside.
+void label_row(const uint8_t* mask, const int32_t* above, int32_t* row, int width, std::vector<int32_t>& parent) {
+    for (int x = 0; x < width; ++x) {
+        row[x] = 0;
+        if (!mask[x]) continue;
+        int32_t label = x > 0 ? row[x - 1] : 0;
+        for (int dx = -1; above && dx <= 1; ++dx) {
+            if (x + dx < 0 || x + dx >= width) continue;
+            const int32_t other = above[x + dx];
+            if (other) label = label ? join(parent, label, other) : other;
+        }
+        if (!label) {
+            label = static_cast<int32_t>(parent.size());
+            parent.push_back(label);
+        }
+        row[x] = label;
+    }
+}
+
+Region merged(const Region& a, const Region& b) {
+    return {std::min(a.left, b.left), std::min(a.top, b.top), std::max(a.right, b.right),
+            std::max(a.bottom, b.bottom), a.area + b.area, std::max(a.peak, b.peak)};
+}
+
 }  // namespace
 
 int32_t label_regions(const uint8_t* mask, int32_t* regions, int height, int width) {
     std::vector<int32_t> parent{0};
     for (int y = 0; y < height; ++y) {
-        const uint8_t* pixels = mask + static_cast<ptrdiff_t>(y) * width;
         int32_t* row = regions + static_cast<ptrdiff_t>(y) * width;
-        for (int x = 0; x < width; ++x) {
-            row[x] = 0;
-            if (!pixels[x]) continue;
-            int32_t label = x > 0 ? row[x - 1] : 0;
-            for (int dx = -1; y > 0 && dx <= 1; ++dx) {
-                if (x + dx < 0 || x + dx >= width) continue;
-                const int32_t above = row[x + dx - width];
-                if (above) label = label ? join(parent, label, above) : above;
-            }
-            if (!label) {
-                label = static_cast<int32_t>(parent.size());
-                parent.push_back(label);
-            }
-            row[x] = label;
-        }
+        label_row(mask + static_cast<ptrdiff_t>(y) * width, y > 0 ? row - width : nullptr, row, width, parent);
     }
     // Roots come before what they root: one pass numbers them without gaps.
     int32_t count = 0;
@@ -57,20 +66,29 @@ int32_t label_regions(const uint8_t* mask, int32_t* regions, int height, int wid
 
 template <typename T>
 std::vector<Region> find_regions(const T* values, const uint8_t* mask, int height, int width) {
-    const int64_t pixels = static_cast<int64_t>(height) * width;
-    std::vector<int32_t> labels(pixels);
-    const int32_t count = label_regions(mask, labels.data(), height, width);
-    std::vector<Region> regions(count, {width, height, 0, 0, 0, -std::numeric_limits<double>::infinity()});
-    for (int64_t p = 0; p < pixels; ++p) {
-        if (!labels[p]) continue;
-        const auto x = static_cast<int>(p % width), y = static_cast<int>(p / width);
-        Region& region = regions[labels[p] - 1];
-        region.left = std::min(region.left, x);
-        region.top = std::min(region.top, y);
-        region.right = std::max(region.right, x + 1);
-        region.bottom = std::max(region.bottom, y + 1);
-        region.peak = std::max(region.peak, static_cast<double>(values[p]));
-        ++region.area;
+    std::vector<int32_t> parent{0}, row(width), above(width);
+    std::vector<Region> found{{}};  // by label
+    for (int y = 0; y < height; ++y) {
+        const ptrdiff_t start = static_cast<ptrdiff_t>(y) * width;
+        label_row(mask + start, y > 0 ? above.data() : nullptr, row.data(), width, parent);
+        for (int x = 0; x < width; ++x) {
+            if (!row[x]) continue;
+            const Region pixel{x, y, x + 1, y + 1, 1, static_cast<double>(values[start + x])};
+            if (row[x] < static_cast<int32_t>(found.size())) {
+                found[row[x]] = merged(found[row[x]], pixel);
+            } else {
+                found.push_back(pixel);
+            }
+        }
+        row.swap(above);
+    }
+    for (size_t i = found.size(); i-- > 1;) {
+        const int32_t root = find_root(parent, static_cast<int32_t>(i));
+        if (root != static_cast<int32_t>(i)) found[root] = merged(found[root], found[i]);
+    }
+    std::vector<Region> regions;
+    for (size_t i = 1; i < found.size(); ++i) {
+        if (parent[i] == static_cast<int32_t>(i)) regions.push_back(found[i]);
     }
     return regions;
 }

@@ -72,7 +72,8 @@ def base_coupling(
         x: (n, D + gap): columns between the halves are not read.
         out: (n, D + gap of its own): columns between the halves are not written.
     """
-    compiled.base_coupling_forward(s, t, *biases, x, out, logdet, *affine, clamping, threads())
+    scale, offset, source, split = affine
+    compiled.base_coupling_forward(s, t, *biases, x, out, logdet, scale, offset, source, split, clamping, threads())
 
 
 def base_coupling_backward(
