@@ -32,7 +32,13 @@ class Stage:
         self.rate = rate
         self.weight_decay = weight_decay
         self.optimizer: AdamP
-        self.steps: Steps
+        self._steps: Steps | None = None
+
+    @property
+    def steps(self) -> Steps:
+        """Those of a stage that has begun."""
+        assert self._steps is not None
+        return self._steps
 
     def begin(self, model: MoLESpatialAwareNF, new_steps: Callable[[AdamP], Steps]) -> None:
         """Only this stage's parameters get gradients."""
@@ -40,12 +46,13 @@ class Stage:
         for parameter in self.params:
             parameter.requires_grad_(True)
         self.optimizer = AdamP(self.params, lr=self.lr, weight_decay=self.weight_decay)
-        self.steps = new_steps(self.optimizer)
+        self._steps = new_steps(self.optimizer)
 
     def end(self) -> None:
-        """Give back what the stage's steps hold."""
-        self.steps.release()
-        del self.steps
+        """Give back what the stage's steps hold; one without an epoch to train has not begun."""
+        if self._steps is not None:
+            self._steps.release()
+            self._steps = None
 
     def set_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, which the steps to come take."""
