@@ -20,9 +20,9 @@ def launched(task: int, blocks: int = BLOCKS) -> Launches:
     """Those of a task's second step in bf16; no step reads from the device what its kernels write."""
     torch.manual_seed(0)
     model = MoLESpatialAwareNF(8, blocks, lora_rank=2, ablation_config=AblationConfig(dia_n_blocks=COUPLINGS))
-    step = TrainingStep(model.to(DEVICE), task, DEVICE)
     patches = torch.randn(2, 2, 2, 8, device=DEVICE)
     with use_backend("triton"), use_precision("bf16"), no_interpreting():
+        step = TrainingStep(model.to(DEVICE), task, DEVICE)
         step.run(patches)
         body = step.body(patches)
         with Launches() as counted:

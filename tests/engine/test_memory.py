@@ -63,10 +63,10 @@ def peak_mib(task: int, precision: str, monkeypatch: pytest.MonkeyPatch) -> floa
     config = AblationConfig(dia_n_blocks=4)
     with META:
         model = MoLESpatialAwareNF(768, 8, lora_rank=64, device=META, ablation_config=config)
-    step = TrainingStep(model, task, META)
     patches = torch.empty(16, 28, 28, 768, device=META)
     monkeypatch.setattr(training, "_mean", lambda totals: 0.0)  # a meta tensor has no numbers
     with use_backend("triton"), use_precision(precision):
+        step = TrainingStep(model, task, META)
         with Peak():
             step.run(patches)
         body = step.body(patches)

@@ -40,7 +40,7 @@ def test_the_live_picture_counts_and_shows_what_is_at_work(console: Console) -> 
     view = SweepView(console, 5)
     view.finished("a-seed0", MEANS, 7200)
     view.lost("b-seed0", "out of memory", again=False)
-    console.console = Console(file=io.StringIO(), width=100)
+    console.console = rich.console.Console(file=io.StringIO(), width=100)
     console.console.print(view._picture([Progress("c-seed0", 2, 5, 60)]))
     lines = [" ".join(line.split()) for line in text(console).splitlines()]
     assert lines[:3] == [
