@@ -57,7 +57,8 @@ def test_a_way_that_disagrees_is_left_out(monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setitem(products._HIDDEN, "library", Implementation(wrong, lambda op, tile: True))
     case = next(case for case in SMALL if case.operation == "relu_product")
     (entry,) = tune.tune([case], "a GPU", (9, 0), CPU, lambda run: 1.0).entries
-    assert [timing.way.name for timing in entry.timings] == ["pointers"]
+    names = {timing.way.name for timing in entry.timings}
+    assert "pointers" in names and "library" not in names
     assert "library is left out: it is" in caplog.text
 
 
@@ -68,7 +69,8 @@ def test_a_way_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch, caplog: p
     monkeypatch.setitem(products._HIDDEN, "library", Implementation(failing, lambda op, tile: True))
     case = next(case for case in SMALL if case.operation == "relu_product")
     (entry,) = tune.tune([case], "a GPU", (9, 0), CPU, lambda run: 1.0).entries
-    assert [timing.way.name for timing in entry.timings] == ["pointers"]
+    names = {timing.way.name for timing in entry.timings}
+    assert "pointers" in names and "library" not in names
     assert caplog.messages[0].endswith("library is left out: no room")
 
 
@@ -81,7 +83,8 @@ def test_only_what_can_be_launched_is_measured(monkeypatch: pytest.MonkeyPatch) 
     """A GPU with 64 KiB of shared memory a block."""
     monkeypatch.setattr(tuning, "shared_limit", lambda device: 64 << 10)
     case = Case("relu_product", "bf16", Shape(2, 768, 1152, 12544), lambda: lambda: ())
-    assert [way.name for way in tuning._launchable(case, CPU)] == ["library"]
+    names = {way.name for way in tuning._launchable(case, CPU)}
+    assert "library" in names and not names & {"pointers", "descriptors"}
 
 
 def test_cases_reach_every_operation_and_precision() -> None:
