@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,7 +88,3 @@ def _limits(task: TaskCalibration) -> dict[str, float]:
         "regions above": task.pixel_threshold,
         "unknown beyond": task.distance_limit,
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -24,7 +24,7 @@ The same command again goes on where it was interrupted, or scores the images ag
 _EXAMPLES = """\
 examples:
   moleflow demo                             # runs/demo-data: the images, runs/demo: the run and what it found
-  moleflow demo -o /tmp/trial               # the same below /tmp/trial
+  moleflow demo -o trial                    # the same below trial
   moleflow demo --random_backbone           # without a network, from which the backbone's weights come
 
 every other option is one of moleflow train"""
@@ -106,7 +106,3 @@ def surest(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if name not in best or record["calibrated"] > best[name]["calibrated"]:
             best[name] = record
     return list(best.values())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

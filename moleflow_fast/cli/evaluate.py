@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +70,3 @@ def _evaluate(args: argparse.Namespace) -> int:
     file = directory.write_again((routed, oracle))  # which a read-only run does not take
     print(f"written to {file}")
     return FINE
-
-
-if __name__ == "__main__":
-    sys.exit(main())

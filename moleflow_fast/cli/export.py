@@ -91,7 +91,3 @@ def _report(exported: Exported) -> None:
         print(f"note: {note}")
     for file in exported.files:
         print(f"written to {file} ({file.stat().st_size / 2**20:.1f} MiB)")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
 from moleflow_fast.cli.outcome import outcome
@@ -78,7 +77,3 @@ def _export(args: argparse.Namespace) -> int:
     for file in export(args.run, args.output):
         print(f"written to {file}")
     return FINE
-
-
-if __name__ == "__main__":
-    sys.exit(main())

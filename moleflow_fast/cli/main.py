@@ -71,7 +71,3 @@ def _unknown(word: str) -> int:
         text = f"no command {word!r}{did_you_mean(word, COMMANDS)}"
     print(f"error: {text}\nsee moleflow --help", file=sys.stderr)
     return MISTYPED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

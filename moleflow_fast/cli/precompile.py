@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 
 from moleflow_fast.cli.outcome import outcome
 from moleflow_fast.cli.parser import CommandParser
@@ -84,7 +83,3 @@ def _arch_here() -> int:
         raise UserError("there is no GPU here: name one to compile for, e.g. --arch 90")
     major, minor = torch.cuda.get_device_capability()
     return 10 * major + minor
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -167,7 +167,3 @@ def _say_unreadable(errors: Sequence[str]) -> None:
         print(f"unreadable: {error}", file=sys.stderr)
     if len(errors) > _NAMED:
         print(f"and {len(errors) - _NAMED} more: see the column error of scores.csv", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from moleflow_fast.cli.outcome import outcome
@@ -46,7 +45,3 @@ def _report(args: argparse.Namespace) -> int:
     html = write_report(args.runs, Path(args.output), args.lang, args.baseline, args.rival)
     print(f"written to {html} and {html.with_suffix('.md')}")
     return FINE
-
-
-if __name__ == "__main__":
-    sys.exit(main())

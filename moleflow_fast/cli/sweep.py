@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,7 +183,3 @@ def _folders(words: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--data {word}: expected mvtec=DIR, visa=DIR or mpdd=DIR")
         folders[kind] = folder
     return folders
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -105,7 +105,3 @@ def _execute(run: ContinualRun) -> int:
         print(f"interrupted: {run.way_on} to go on with {run.directory.path}", file=sys.stderr)
         return Interrupted(number).exit_code
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -105,7 +104,3 @@ def line(entry: Entry) -> str:
     (best, *others) = (f"{timing.way} {timing.us:.1f} us" for timing in entry.timings)
     against = f"; {'; '.join(others)}" if others else ""
     return f"{entry.operation:<24} {entry.precision:<5} {size:<24} {best}{against}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
